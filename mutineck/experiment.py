@@ -1,0 +1,492 @@
+"""What an experiment is: one YAML file, read into validated records; unknown keys and names are refused."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from mutineck.arms import ArmSpec, resolve_arm
+
+FAMILIES = ("faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "fcos", "atss", "gfl")
+STAGES = ("dataset", "teachers", "features", "clusters", "distillation", "ablations", "figures")
+INTERMEDIATE = "intermediate"
+
+
+class ExperimentError(ValueError):
+    """An experiment that cannot be run; the message names file, field and remedy."""
+
+
+class Record(BaseModel):
+    """Base of all records: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ShapesSpec(Record):
+    """Generated scenes (`dataset.format: shapes`)."""
+
+    images: int = Field(600, ge=10)
+    size: tuple[int, int] = (256, 192)
+    """Width and height in pixels."""
+    max_objects: int = Field(8, ge=1, le=64)
+
+
+class DatasetSpec(Record):
+    """Where the pictures and boxes come from, and how they are divided."""
+
+    format: Literal["shapes", "voc", "coco"]
+    root: str | None = None
+    """Folder of the data set; relative to the working directory. Not used for `shapes`."""
+    split: tuple[float, float, float] = (8, 1, 1)
+    """Shares of train, val and test (`voc` and `shapes`; `coco` keeps its own)."""
+    seed: int = 0
+    strict: bool = False
+    """Refuse a data set with any defect, instead of repairing or leaving out."""
+    categories: tuple[str, ...] | None = None
+    """Categories to keep, in this order; all that occur, sorted, if null."""
+    aliases: dict[str, str] = {}
+    """Name in the files -> category."""
+    voc_offset: int = Field(1, ge=0, le=1)
+    """First pixel's coordinate in VOC XML: 1 in Pascal VOC, 0 in many hand-made sets."""
+    download: bool = False
+    limit: int | None = Field(None, ge=1)
+    """Keep only so many images of each split (a quick look)."""
+    shapes: ShapesSpec = ShapesSpec()
+
+
+class DetectorSpec(Record):
+    """A detector: a family at a chosen size, or a config that mmdet carries."""
+
+    family: Literal["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "fcos", "atss", "gfl"]
+    depth: Literal[18, 34, 50, 101] = 18
+    base_channels: int = Field(64, ge=8)
+    """Channels of the ResNet's first stage; 64 is the published network."""
+    neck_channels: int = Field(256, ge=16)
+    head_channels: int | None = Field(None, ge=16)
+    """Width of the box head's fully connected layers (two-stage) or towers (one-stage); family's own if null."""
+    anchor_scale: float = Field(8, gt=0)
+    """Side of the smallest anchor in units of its stride (two-stage, RetinaNet, ATSS, GFL)."""
+    config: str | None = None
+    """A config below mmdet's `configs/`, e.g. `faster_rcnn/faster_rcnn_r50_fpn_1x_coco.py`; sizes above are then ignored."""
+    pretrained: str | None = None
+    """Backbone weights, e.g. `torchvision://resnet50`; null starts from random weights."""
+
+
+class ScheduleSpec(Record):
+    """How a detector is trained."""
+
+    epochs: int = Field(12, ge=1)
+    batch: int = Field(8, ge=1)
+    """Images a step, over all processes."""
+    learning_rate: float = Field(0.02, gt=0)
+    """For `base_batch` images a step; scaled linearly to `batch`."""
+    base_batch: int | None = Field(None, ge=1)
+    """Batch that `learning_rate` was chosen for; `batch` itself if null."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    clip: float | None = 35.0
+    """Bound of the gradient's L2 norm."""
+    warmup: int = Field(100, ge=0)
+    """Iterations of linear warm-up."""
+    steps: tuple[float, ...] = (0.667, 0.917)
+    """Learning rate divided by ten after these shares of the epochs (8 and 11 of 12)."""
+
+    @property
+    def scaled_learning_rate(self) -> float:
+        """Learning rate for `batch` images a step."""
+        return self.learning_rate * self.batch / (self.base_batch or self.batch)
+
+
+class InputSpec(Record):
+    """What the network sees."""
+
+    scale: tuple[int, int] = (256, 192)
+    """Width and height that an image is fitted into, aspect kept."""
+    flip: float = Field(0.5, ge=0, le=1)
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    to_rgb: bool = True
+
+
+class TeacherSpec(Record):
+    """A teacher: a zoo name, a config with a checkpoint, or a detector that the experiment trains."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")
+    zoo: str | None = None
+    """Name in mmdet's model index, e.g. `faster_rcnn_r101_fpn_2x_coco`."""
+    config: str | None = None
+    """An mmdet config (a Python file: it is executed, use only what you trust)."""
+    checkpoint: str | None = None
+    detector: DetectorSpec | None = None
+    categories: tuple[str, ...] | None = None
+    """The teacher's own categories, in its label order; the data set's if null."""
+    aliases: dict[str, str] = {}
+    """Teacher's category -> the student's."""
+    schedule: ScheduleSpec | None = None
+    seed: int = 0
+    floor: float = Field(0.0, ge=0, le=1)
+    """Refused for teaching if its val bbox_mAP is below this."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TeacherSpec:
+        given = [bool(self.zoo), bool(self.config), bool(self.detector)]
+        if sum(given) != 1:
+            raise ValueError(f"teacher {self.name!r} needs exactly one of zoo, config (with checkpoint), detector")
+        if self.config and not self.checkpoint:
+            raise ValueError(f"teacher {self.name!r} has a config and no checkpoint: add `checkpoint: PATH`")
+        if self.name == INTERMEDIATE or self.name in ("mean", "confidence", "sequential"):
+            raise ValueError(f"teacher name {self.name!r} is reserved")
+        return self
+
+
+class StudentSpec(Record):
+    """The detector that learns."""
+
+    detector: DetectorSpec
+    schedule: ScheduleSpec = ScheduleSpec()
+    inherit: bool = False
+    """Start neck and heads from the first teacher's (from the intermediate teacher's where an arm has one)."""
+
+
+class IntermediateSpec(Record):
+    """The intermediate teacher: merge neck over the teachers' frozen maps, and a head of its own."""
+
+    mode: Literal["staged", "joint", "prior"] = "staged"
+    head: Literal["own", "anchor"] = "own"
+    prior: bool = True
+    """Add the proposals' quality to the gates while training."""
+    schedule: ScheduleSpec = ScheduleSpec(epochs=3, learning_rate=0.002)
+    gate: float = Field(0.002, ge=0)
+    """Stop if its val bbox_mAP is below the best teacher's by more than this (0.002 = 0.2 mAP)."""
+    ridge: float = Field(1e-3, gt=0)
+    """Ridge of the alignment, relative to the mean variance of a channel."""
+    alignment_images: int = Field(200, ge=1)
+    seed: int = 0
+
+
+class FeaturesSpec(Record):
+    """Instance vectors of every teacher."""
+
+    pooled: Literal["mean", "full"] = "mean"
+    minimum_size: float = Field(8, ge=0)
+    """Boxes whose shorter side is below this (pixels of the network's input) are left out, counted."""
+    batch: int = Field(8, ge=1)
+
+
+class ClustersSpec(Record):
+    """Centroids per category, and how they are drawn."""
+
+    k: int = Field(3, ge=1)
+    restarts: int = Field(10, ge=1)
+    seed: int = 0
+    minimum_share: float = Field(0.05, ge=0, lt=1)
+    """Clusters with a smaller share of their category are dropped."""
+    sample_per_category: int = Field(200, ge=5)
+    """Instances of each category that are drawn and that silhouettes are computed on."""
+
+
+class RegionsSpec(Record):
+    """Stacked proposals and the regions that they divide a target into (method, sections 1 and 3)."""
+
+    iou: float = Field(0.5, gt=0, lt=1)
+    score: float = Field(0.05, ge=0, lt=1)
+    top: int = Field(10, ge=1)
+    quality_temperature: float = Field(0.25, gt=0)
+    region: float = Field(0.2, gt=0, le=1)
+    centre: float = Field(0.8, gt=0, le=1)
+    rho: float = Field(1.0, ge=0)
+
+
+class DistillationSpec(Record):
+    """Weights of the distillation losses; an arm may replace any of them."""
+
+    temperature: float = Field(0.5, gt=0)
+    alpha: float = Field(5e-5, ge=0)
+    """Weight of the foreground (centre and boundary) of the feature difference."""
+    beta: float = Field(2.5e-5, ge=0)
+    gamma: float = Field(5e-5, ge=0)
+    lambda_: float = Field(5e-7, ge=0, alias="lambda")
+    centroid: float = Field(0.5, ge=0)
+    centroid_distance: float = Field(0.5, ge=0)
+    centroid_cosine: float = Field(0.5, ge=-1, le=1)
+    """Gate: a target is pulled only if the teacher's own vector is at least this close to a centroid."""
+    peer: float | None = Field(None, ge=0)
+    """Weight of MGD, PKD or CWD; the published one if null."""
+    warmup_epochs: float = Field(0.0, ge=0)
+    strides: tuple[int, ...] | None = None
+    """Levels to distil, by stride; all that student and teachers share if null."""
+    regions: RegionsSpec = RegionsSpec()
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class EvaluationSpec(Record):
+    """Where detectors are measured."""
+
+    splits: tuple[Literal["val", "test"], ...] = ("val", "test")
+    report: Literal["val", "test"] = "test"
+    """Split that tables and figures show."""
+    batch: int = Field(8, ge=1)
+
+
+class ResourcesSpec(Record):
+    """What one job may use."""
+
+    threads: int = Field(1, ge=1)
+    """CPU threads of a job; Snakemake runs as many jobs at once as fit into the cores."""
+    workers: int = Field(0, ge=0)
+    """Loader processes of a training."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class Experiment(Record):
+    """One study: data set, teachers, student, arms, seeds."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    description: str = ""
+    dataset: DatasetSpec
+    input: InputSpec = InputSpec()
+    teachers: tuple[TeacherSpec, ...] = Field(min_length=1)
+    intermediate: IntermediateSpec = IntermediateSpec()
+    features: FeaturesSpec = FeaturesSpec()
+    clusters: ClustersSpec = ClustersSpec()
+    student: StudentSpec
+    distillation: DistillationSpec = DistillationSpec()
+    arms: dict[str, ArmSpec]
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    evaluation: EvaluationSpec = EvaluationSpec()
+    resources: ResourcesSpec = ResourcesSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_arms(cls, data: Any) -> Any:
+        """Complete every arm from its name (`fgd:mean` alone says all there is to say)."""
+        if not isinstance(data, Mapping) or not isinstance(data.get("arms"), Mapping):
+            return data
+        names = [t.get("name") if isinstance(t, Mapping) else getattr(t, "name", None) for t in data.get("teachers", ())]
+        teachers = [str(name) for name in names if name]
+        return {**data, "arms": {arm: resolve_arm(arm, spec, teachers) for arm, spec in data["arms"].items()}}
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError(f"seeds {list(seeds)} repeat themselves")
+        return seeds
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Experiment:
+        names = [teacher.name for teacher in self.teachers]
+        if len(set(names)) != len(names):
+            raise ValueError(f"teachers: names must differ, got {names}")
+        slugs = [slug(arm) for arm in self.arms]
+        if len(set(slugs)) != len(slugs):
+            raise ValueError(f"arms: names must differ when ':' is read as '-', got {sorted(self.arms)}")
+        return self
+
+    def teacher(self, name: str) -> TeacherSpec:
+        """Return the teacher of that name, or refuse with near matches."""
+        for teacher in self.teachers:
+            if teacher.name == name:
+                return teacher
+        raise ExperimentError(unknown("teacher", name, [t.name for t in self.teachers]))
+
+    def arm(self, name: str) -> ArmSpec:
+        """Return the arm of that name (its folder's name serves too), or refuse with near matches."""
+        for arm, spec in self.arms.items():
+            if name in (arm, slug(arm)):
+                return spec
+        raise ExperimentError(unknown("arm", name, self.arms))
+
+    @property
+    def needs_intermediate(self) -> bool:
+        """Whether any arm learns from the intermediate teacher."""
+        return any(arm.needs_intermediate for arm in self.arms.values())
+
+    @property
+    def needs_centroids(self) -> bool:
+        """Whether any arm is guided by class centroids."""
+        return any(arm.centroids for arm in self.arms.values())
+
+    def settings_for(self, stage: str, item: str | None = None) -> dict[str, Any]:
+        """Return the part of the experiment that a stage's results depend on, JSON-able.
+
+        A change anywhere else leaves the stage up to date.
+        """
+        whole = self.model_dump(mode="json", by_alias=True)
+        common = {"input": whole["input"], "evaluation": whole["evaluation"]}
+        teachers = {teacher["name"]: teacher for teacher in whole["teachers"]}
+        if stage == "dataset":
+            return {"dataset": whole["dataset"]}
+        if stage == "teachers" and item == INTERMEDIATE:
+            parts = {key: whole[key] for key in ("intermediate", "student")}
+            parts["student"].pop("schedule")
+            return common | parts | {"teachers": list(teachers), "regions": whole["distillation"]["regions"]}
+        if stage == "teachers":
+            return common | {"teacher": teachers[self.teacher(item or "").name]}
+        if stage == "features":
+            return {"features": whole["features"], "input": whole["input"], "teachers": list(teachers)}
+        if stage == "clusters":
+            return {"clusters": whole["clusters"]}
+        if stage == "distillation":
+            arm = (item or "").split("/")[0]
+            spec = self.arm(arm)
+            parts = {"student": whole["student"], "arm": spec.model_dump(mode="json", by_alias=True)}
+            if spec.feature != "none" or spec.centroids:
+                parts["distillation"] = whole["distillation"]
+            return common | parts
+        return {"arms": list(self.arms), "seeds": list(self.seeds), "report": self.evaluation.report}
+
+
+def slug(arm: str) -> str:
+    """Return an arm's folder name: `fgd:mean` -> `fgd-mean`."""
+    return arm.replace(":", "-")
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return the message for a name that is not there, with near matches."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    return f"unknown {kind} {name!r}{hint} (known: {', '.join(known) or 'none'})"
+
+
+def repository() -> Path:
+    """Return the folder that holds `experiments/` and `notebooks/`."""
+    return Path(__file__).resolve().parent.parent
+
+
+def find_file(path: str | Path) -> Path:
+    """Find a file given relative to the working directory or to the repository's root.
+
+    Raises:
+        ExperimentError: it is in neither place; the message lists the experiments that exist.
+    """
+    given = Path(path).expanduser()
+    candidates = (given, repository() / given, repository() / "experiments" / f"{given.name.removesuffix('.yaml')}.yaml")
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate.resolve()
+    known = sorted(p.name for p in (repository() / "experiments").glob("*.yaml"))
+    raise ExperimentError(f"{path}: no such experiment; " + unknown("experiment", given.name, known))
+
+
+def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
+    """Read and validate an experiment.
+
+    Args:
+        path: YAML file, relative to the working directory or the repository's root, or a bare name (`shapes`).
+        overrides: `field.path=value` items; values are YAML; a teacher is addressed by name or position
+            (`teachers.big.schedule.epochs=3`).
+
+    Raises:
+        ExperimentError: unknown key, wrong type or unknown name; the message names file, field and near matches.
+    """
+    file = find_file(path)
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ExperimentError(f"{file}: not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ExperimentError(f"{file}: expected a mapping of fields, got {type(data).__name__}")
+    for override in overrides:
+        apply_override(data, override)
+    try:
+        return Experiment.model_validate(data)
+    except ValidationError as error:
+        raise ExperimentError(f"{file}:\n" + "\n".join(explain_errors(error))) from error
+
+
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Set one `field.path=value` in a raw experiment, in place; the value is read as YAML.
+
+    Raises:
+        ExperimentError: no `=`, a value that is no YAML, or a path through something that has no fields.
+    """
+    path, separator, text = override.partition("=")
+    if not separator or not path.strip():
+        raise ExperimentError(f"--set {override!r}: expected field.path=value, e.g. dataset.root=PATH")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ExperimentError(f"--set {override!r}: the value is not valid YAML: {error}") from error
+    keys = [key.strip() for key in path.split(".")]
+    node: Any = data
+    for position, key in enumerate(keys):
+        last = position == len(keys) - 1
+        where = ".".join(keys[: position + 1])
+        if isinstance(node, list):
+            index = _list_index(node, key, where)
+            if last:
+                node[index] = value
+            node = node[index]
+        elif isinstance(node, dict):
+            if last:
+                node[key] = value
+            elif node.get(key) is None:
+                node[key] = {}
+            node = node[key]
+        else:
+            raise ExperimentError(f"--set {override!r}: {'.'.join(keys[:position])} is {node!r} and has no fields")
+
+
+def _list_index(node: list[Any], key: str, where: str) -> int:
+    names = [str(item.get("name")) for item in node if isinstance(item, dict)]
+    if key in names:
+        return names.index(key)
+    if key.isdigit() and int(key) < len(node):
+        return int(key)
+    raise ExperimentError(f"--set {where}: " + unknown("item", key, names))
+
+
+def explain_errors(error: ValidationError) -> list[str]:
+    """Turn pydantic's errors into lines that name the field's path, what came and near matches."""
+    lines = []
+    for item in error.errors():
+        location = item["loc"]
+        path = ".".join(str(part) for part in location) or "experiment"
+        if item["type"] == "extra_forbidden":
+            known = sorted(_fields_at(Experiment, location[:-1]))
+            lines.append(f"  {path}: " + unknown("key", str(location[-1]), known))
+        elif item["type"] == "missing":
+            lines.append(f"  {path}: this field is required")
+        elif item["type"] == "value_error":
+            lines.append(f"  {path}: {item['ctx']['error']}")
+        else:
+            lines.append(f"  {path}: {item['msg'][0].lower()}{item['msg'][1:]}, got {item['input']!r}")
+    return lines
+
+
+def _fields_at(model: Any, location: tuple[Any, ...]) -> list[str]:
+    """Return the field names of the record that a pydantic error's location points into."""
+    import typing
+
+    for part in location:
+        if isinstance(part, int) or not (isinstance(model, type) and issubclass(model, BaseModel)):
+            continue
+        field = model.model_fields.get(part)
+        if field is None:
+            continue
+        found = _record_in(field.annotation, typing)
+        if found is None:
+            return []
+        model = found
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return []
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _record_in(annotation: Any, typing: Any) -> Any:
+    """Return the record type inside an annotation such as `tuple[TeacherSpec, ...]` or `X | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in typing.get_args(annotation):
+        found = _record_in(argument, typing)
+        if found is not None:
+            return found
+    return None

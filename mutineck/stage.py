@@ -1,0 +1,220 @@
+"""A stage of a study as its notebook holds it: settings, folders, and the manifest that says it is finished."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mutineck.experiment import (
+    INTERMEDIATE,
+    STAGES,
+    Experiment,
+    ExperimentError,
+    load_experiment,
+    repository,
+    slug,
+    unknown,
+)
+from mutineck.storage import read_json, sha256_file, sha256_json, write_json
+
+MANIFEST = "manifest.json"
+PARAMETERS: dict[str, tuple[str, ...]] = {
+    stage: ("experiment", "overrides", "outputs") for stage in STAGES
+} | {
+    "teachers": ("experiment", "overrides", "outputs", "teacher"),
+    "distillation": ("experiment", "overrides", "outputs", "arm", "seed"),
+}
+VERSIONS = ("torch", "torchvision", "mmcv-full", "mmdet", "numpy", "scikit-learn", "umap-learn", "papermill")
+
+
+class Study:
+    """One stage of one experiment: where it reads, where it writes, what it finished with.
+
+    Args:
+        experiment: the validated experiment.
+        root: its folder, `outputs/EXPERIMENT`.
+        stage: one of the seven stages.
+        item: the part of the stage (a teacher's name, or `ARM/seedN`), or None where a stage is one job.
+    """
+
+    def __init__(self, experiment: Experiment, root: Path, stage: str, item: str | None = None) -> None:
+        if stage not in STAGES:
+            raise ExperimentError(unknown("stage", stage, STAGES))
+        self.experiment = experiment
+        self.root = Path(root)
+        self.stage = stage
+        self.item = item
+        self._started = time.time()
+
+    def __repr__(self) -> str:
+        return f"Study({self.experiment.name}: {self.stage}{'/' + self.item if self.item else ''}, {self.root})"
+
+    @property
+    def folder(self) -> Path:
+        """Folder of this stage (and item), made if missing."""
+        folder = self.root / self.stage / (self.item or "")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def path(self, *parts: str) -> Path:
+        """Return a path below the experiment's folder; it need not exist."""
+        return self.root.joinpath(*parts)
+
+    def need(self, *parts: str) -> Path:
+        """Return a path below the experiment's folder that an earlier stage has written.
+
+        Raises:
+            FileNotFoundError: it is not there; the message names the command that makes it.
+        """
+        path = self.path(*parts)
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path} is missing: it is written by the stage {parts[0]!r}. "
+                f"Make it with: mutineck run {self.experiment.name} --until {parts[0]}"
+            )
+        return path
+
+    def at(self, stage: str, item: str | None = None) -> Study:
+        """Return the same study at another stage."""
+        return Study(self.experiment, self.root, stage, item)
+
+    def finish(
+        self,
+        *,
+        reads: Iterable[str | os.PathLike[str]] = (),
+        writes: Iterable[str | os.PathLike[str]] = (),
+        results: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Write this stage's manifest, last and atomically, and return it.
+
+        Args:
+            reads: files that the results depend on.
+            writes: files that this stage made; each must exist.
+            results: a few JSON-able numbers worth reading at a glance.
+
+        Raises:
+            FileNotFoundError: a file named in `reads` or `writes` is not there: the stage is not finished.
+        """
+        settings = self.experiment.settings_for(self.stage, self.item)
+        seconds = time.time() - self._started
+        manifest = {
+            "experiment": self.experiment.name,
+            "stage": self.stage,
+            "item": self.item,
+            "settings": settings,
+            "settings_sha256": sha256_json(settings),
+            "results": dict(results or {}),
+            "reads": self._hashes(reads),
+            "writes": self._hashes(writes),
+            "revision": revision(),
+            "versions": versions(),
+            "seconds": round(seconds, 2),
+            "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        write_json(self.folder / MANIFEST, manifest)
+        print(f"{self.stage}{'/' + self.item if self.item else ''} finished in {seconds:.1f} s: {self.folder / MANIFEST}")
+        return manifest
+
+    def _hashes(self, files: Iterable[str | os.PathLike[str]]) -> dict[str, str]:
+        hashes = {}
+        for file in files:
+            path = Path(file)
+            inside = path.resolve().is_relative_to(self.root.resolve())
+            key = str(path.resolve().relative_to(self.root.resolve()) if inside else path)
+            hashes[key] = sha256_file(path)
+        return dict(sorted(hashes.items()))
+
+
+def begin(stage: str, variables: Mapping[str, Any]) -> Study:
+    """Open a stage from a notebook's parameters: the first call of every notebook.
+
+    Args:
+        stage: the stage's name.
+        variables: the notebook's `globals()`, before it has defined anything but parameters.
+
+    Raises:
+        ExperimentError: a parameter that this notebook does not read (papermill itself only warns), a wrong type, or
+            an experiment, teacher or arm that does not exist.
+    """
+    expected = PARAMETERS[stage]
+    given = {name: value for name, value in variables.items() if _is_parameter(name, value)}
+    for name in given:
+        if name not in expected:
+            raise ExperimentError(f"notebook of the stage {stage!r}: " + unknown("parameter", name, expected))
+    overrides = given.get("overrides") or []
+    if isinstance(overrides, str):
+        raise ExperimentError(f"parameter overrides: expected a list of 'field.path=value', got {overrides!r}")
+    experiment = load_experiment(given["experiment"], overrides)
+    outputs = Path(given.get("outputs", "outputs")).expanduser()
+    if not outputs.is_absolute():
+        # A notebook opened in notebooks/ shares its outputs with the repository's root.
+        outputs = repository() / outputs
+    root = outputs / experiment.name
+    seed_and_thread(experiment)
+    print(f"{experiment.name}: {stage}, in {root}")
+    return Study(experiment, root, stage, _item(experiment, stage, given))
+
+
+def seed_and_thread(experiment: Experiment) -> None:
+    """Bound the CPU threads of this process to what the experiment gives a job."""
+    threads = str(experiment.resources.threads)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = threads
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(experiment.resources.threads)
+
+
+def _item(experiment: Experiment, stage: str, given: Mapping[str, Any]) -> str | None:
+    if stage == "teachers":
+        name = str(given["teacher"]) or experiment.teachers[0].name
+        return name if name == INTERMEDIATE else experiment.teacher(name).name
+    if stage == "distillation":
+        arm = str(given["arm"]) or next(iter(experiment.arms))
+        experiment.arm(arm)
+        seed = given["seed"]
+        if not isinstance(seed, int) or isinstance(seed, bool):
+            raise ExperimentError(f"parameter seed: expected a whole number, got {seed!r}")
+        return f"{slug(arm)}/seed{seed}"
+    return None
+
+
+def _is_parameter(name: str, value: Any) -> bool:
+    # IPython's own names are all callables, modules, underscored, or one of these two.
+    return not (name.startswith("_") or name in ("In", "Out") or isinstance(value, types.ModuleType) or callable(value))
+
+
+def read_manifest(root: Path, stage: str, item: str | None = None) -> dict[str, Any] | None:
+    """Return a finished stage's manifest, or None if it is not finished."""
+    path = Path(root) / stage / (item or "") / MANIFEST
+    return read_json(path) if path.is_file() else None
+
+
+def revision() -> dict[str, Any]:
+    """Return the repository's git revision and whether the working tree differs from it."""
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        def git(*words: str) -> str:
+            command = ["git", "-C", str(repository()), *words]
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+        return {"git": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    return {"git": None, "dirty": None}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in VERSIONS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
