@@ -1,0 +1,167 @@
+"""Which cells of a feature map a box covers, and which level of a pyramid a box belongs to.
+
+This is the only place that divides a box by a stride. Boxes are `(x_min, y_min, x_max, y_max)` in
+pixels of the network's input, padding included; a cell's index is `(row, column)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+FINEST_SIDE = 56.0
+"""A box of this side (pixels) or less is pooled from the stride-4 level, as in mmdet's RoI extractors."""
+
+
+class CellRanges(NamedTuple):
+    """Inclusive cell ranges of boxes, clipped to the map; empty where last < first.
+
+    Each field is `(...)` int64, one entry a box. `published` counts the cells before clipping, the
+    number by which FGD's published code divides.
+    """
+
+    top: Tensor
+    left: Tensor
+    bottom: Tensor
+    right: Tensor
+    published: Tensor
+
+    @property
+    def count(self) -> Tensor:
+        """Number of cells of each box that lie on the map, `(...)` int64."""
+        return (self.bottom - self.top + 1).clamp(min=0) * (self.right - self.left + 1).clamp(min=0)
+
+
+def _check_boxes(boxes: Tensor) -> Tensor:
+    if boxes.shape[-1:] != (4,):
+        raise ValueError(f"boxes must be (..., 4) as (x_min, y_min, x_max, y_max), got {tuple(boxes.shape)}")
+    # Half precision counts whole pixels only up to 2048: its floor and ceil would pick wrong cells.
+    return boxes.to(torch.promote_types(boxes.dtype, torch.float32))
+
+
+def _ranges(scaled: Tensor, height: int, width: int) -> CellRanges:
+    left, top = scaled[..., 0].floor().long(), scaled[..., 1].floor().long()
+    right, bottom = scaled[..., 2].ceil().long(), scaled[..., 3].ceil().long()
+    return CellRanges(
+        top=top.clamp(min=0),
+        left=left.clamp(min=0),
+        bottom=bottom.clamp(max=height - 1),
+        right=right.clamp(max=width - 1),
+        published=(bottom - top + 1) * (right - left + 1),
+    )
+
+
+def cell_ranges(boxes: Tensor, stride: int, height: int, width: int) -> CellRanges:
+    """Return the cells `floor(min / stride) .. ceil(max / stride)`, inclusive, of each box.
+
+    Args:
+        boxes: `(..., 4)` as `(x_min, y_min, x_max, y_max)` in pixels of the network's input.
+        stride: pixels a cell.
+        height: rows of the map.
+        width: columns of the map.
+
+    Returns:
+        Ranges with fields `(...)`, clipped to the map, empty for a box beside it.
+
+    Raises:
+        ValueError: if the last dimension of `boxes` is not 4.
+    """
+    return _ranges(_check_boxes(boxes) / stride, height, width)
+
+
+def published_cell_ranges(boxes: Tensor, image_sizes: Tensor, height: int, width: int) -> CellRanges:
+    """Return the cells as FGD's published code finds them: `box / image side * map side`.
+
+    In a padded batch this stretches a box over the padding (the map covers more than the image), so
+    it serves the comparison with FGD only.
+
+    Args:
+        boxes: `(N, J, 4)` as `(x_min, y_min, x_max, y_max)` in pixels.
+        image_sizes: `(N, 2)` as `(height, width)` in pixels, before padding.
+        height: rows of the map.
+        width: columns of the map.
+    """
+    boxes = _check_boxes(boxes)
+    sides = image_sizes.to(boxes)[:, None, [1, 0, 1, 0]]  # (N, 1, 4) as width, height, width, height
+    return _ranges(boxes / sides * boxes.new_tensor([width, height, width, height]), height, width)
+
+
+def cell_indicators(ranges: CellRanges, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Return the two factors of the boxes' masks: rows `(..., H)` and columns `(..., W)`, bool.
+
+    The mask of a box is their outer product, so sums over many boxes never need every mask.
+    """
+    rows = torch.arange(height, device=ranges.top.device)
+    columns = torch.arange(width, device=ranges.top.device)
+    in_rows = (rows >= ranges.top[..., None]) & (rows <= ranges.bottom[..., None])
+    in_columns = (columns >= ranges.left[..., None]) & (columns <= ranges.right[..., None])
+    return in_rows, in_columns
+
+
+def range_masks(ranges: CellRanges, height: int, width: int) -> Tensor:
+    """Return the masks `(..., H, W)` bool of cell ranges."""
+    rows, columns = cell_indicators(ranges, height, width)
+    return rows[..., :, None] & columns[..., None, :]
+
+
+def cell_masks(boxes: Tensor, stride: int, height: int, width: int) -> Tensor:
+    """Return for each box the map's cells it covers, `(..., H, W)` bool; see `cell_ranges`."""
+    return range_masks(cell_ranges(boxes, stride, height, width), height, width)
+
+
+def spread(cells: Tensor) -> Tensor:
+    """Return weights `(N, H, W)` float32 that divide mass 1 evenly over each image's cells; 0 if none.
+
+    Args:
+        cells: `(N, H, W)` bool.
+    """
+    return cells.float() / cells.sum(dim=(1, 2), keepdim=True).clamp(min=1)
+
+
+def pad_boxes(boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Pad the images' boxes to one tensor.
+
+    Args:
+        boxes: for each of N images `(n, 4)`; n may be 0.
+
+    Returns:
+        boxes `(N, J, 4)`, zero where padded, and valid `(N, J)` bool; J is at least 1, so that a
+        batch without boxes needs no branch of its own.
+    """
+    if not boxes:
+        raise ValueError("boxes of at least one image are needed, got none")
+    counts = torch.tensor([len(b) for b in boxes], device=boxes[0].device)
+    padded = pad_sequence([b.reshape(-1, 4) for b in boxes], batch_first=True)
+    if padded.shape[1] == 0:
+        padded = padded.new_zeros(len(boxes), 1, 4)
+    return padded, torch.arange(padded.shape[1], device=padded.device) < counts[:, None]
+
+
+def box_levels(boxes: Tensor, strides: Sequence[int]) -> Tensor:
+    """Return the index into `strides` of the level that each box is pooled from.
+
+    The rule of FPN as mmdet applies it, `floor(log2(sqrt(wh) / 56))`, counts levels from stride 4;
+    here it names a stride and the nearest one present is taken, so that two detectors that share a
+    stride pool a box from it whatever their finest level is.
+
+    Args:
+        boxes: `(J, 4)` as `(x_min, y_min, x_max, y_max)` in pixels of the network's input.
+        strides: the pyramid's strides, rising.
+
+    Returns:
+        `(J,)` int64.
+
+    Raises:
+        ValueError: if `strides` is empty or does not rise.
+    """
+    if not strides or sorted(set(strides)) != list(strides):
+        raise ValueError(f"strides must rise and hold at least one, got {tuple(strides)}")
+    boxes = _check_boxes(boxes)
+    area = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).clamp(min=0)
+    octave = torch.floor(torch.log2(area.sqrt() / FINEST_SIDE + 1e-6))  # 1e-6: mmdet's, and log2(0)
+    present = torch.log2(torch.tensor(strides, dtype=octave.dtype, device=octave.device) / 4)
+    return (octave[..., None] - present).abs().argmin(dim=-1)

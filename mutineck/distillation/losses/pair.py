@@ -1,0 +1,42 @@
+"""What every feature loss does first: compare the shapes, widen the numbers, detach the teacher."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def widen(tensor: Tensor) -> Tensor:
+    """Return the tensor in float32 if it is narrower; sums over a map overflow half precision."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def full_precision(tensor: Tensor) -> torch.autocast:
+    """Return a context in which autocast on the tensor's device is off."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
+def map_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Return student and teacher maps in float32 or wider, the teacher without gradient.
+
+    Args:
+        student: `(N, C, H, W)`.
+        teacher: `(N, C, H, W)`.
+
+    Raises:
+        ValueError: if a map is not four-dimensional or the shapes differ.
+    """
+    if student.dim() != 4 or student.shape != teacher.shape:
+        raise ValueError(
+            "student and teacher maps must share one shape (N, C, H, W), got "
+            f"{tuple(student.shape)} and {tuple(teacher.shape)}; where only the channels differ, "
+            "pass the student's map through channel_adapter(student_channels, teacher_channels) first"
+        )
+    return widen(student), widen(teacher.detach())
+
+
+def channel_adapter(student_channels: int, teacher_channels: int) -> nn.Module:
+    """Return f: a 1x1 convolution from the student's channels to the teacher's, nothing if they agree."""
+    if student_channels == teacher_channels:
+        return nn.Identity()
+    return nn.Conv2d(student_channels, teacher_channels, kernel_size=1)
