@@ -1,0 +1,58 @@
+# Two commands, one study: `make run` and `make test` build the environment by themselves.
+
+PYTHON     ?= python3.11
+EXPERIMENT ?= experiments/shapes.yaml
+CORES      ?= 2
+BIN        := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help env lock run status figures lab test lint unit slow doctor prune clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env:  ## build the environment once a machine, link it as .venv; goes on where it was stopped
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not here; type: apt-get install python3.11-venv g++" \
+	  "  (or: conda env create -f environment.yml), or name another: make env PYTHON=..."; exit 1; }
+	@$(PYTHON) scripts/environment.py
+
+lock: env  ## resolve requirements.in anew: requirements.lock, environment.yml (UPGRADE=--upgrade moves all)
+	$(BIN)/uv pip compile requirements.in --output-file requirements.lock --universal --python-version 3.11 \
+	  --python $(BIN)/python --no-build-isolation-package mmcv-full --generate-hashes --quiet $(UPGRADE) \
+	  --custom-compile-command "make lock"
+	$(BIN)/python scripts/conda.py
+
+run: env  ## run an experiment to its report (EXPERIMENT=experiments/shapes.yaml)
+	@$(BIN)/mutineck run $(EXPERIMENT)
+
+status: env  ## which stages are done, which not, and why
+	@$(BIN)/mutineck status $(EXPERIMENT)
+
+figures: env  ## draw all figures again from what is stored
+	@$(BIN)/mutineck figures $(EXPERIMENT)
+
+lab: env  ## the notebooks in JupyterLab
+	@$(BIN)/jupyter lab notebooks
+
+test: lint unit slow  ## lint, types, unit tests and the chained run of every notebook
+
+lint: env  ## ruff and mypy
+	$(BIN)/ruff check mutineck tests scripts
+	$(BIN)/mypy mutineck scripts
+
+# One thread a process: the tests run side by side, and float sums do not depend on the number of cores.
+unit: env  ## the quick tests, on CORES processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n $(CORES) --dist worksteal
+
+slow: env  ## the tests that train or run notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow
+
+doctor: env  ## what is wrong with this environment, and what to type
+	@$(BIN)/python -m mutineck.doctor
+
+prune: env  ## remove environments of other locks from the cache, 6 GB each
+	@$(PYTHON) scripts/environment.py prune
+
+clean:  ## remove what the tools left in the clone; outputs/ and data/ stay
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .snakemake
+	find mutineck tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

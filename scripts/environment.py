@@ -1,0 +1,364 @@
+"""Build the environment once a machine and link it into this clone; `make env` calls it.
+
+The heavy part (6 GB; mmcv-full compiled for minutes) lies outside the clone, in
+``${MUTINECK_CACHE:-${XDG_CACHE_HOME:-~/.cache}/mutineck}/env-KEY``, where KEY is a hash of requirements.lock and of how it
+is built; every clone with the same lock shares it. An editable install cannot be shared: it points at one clone. So
+``.venv`` in the clone is a thin virtual environment of its own that sees the shared packages through a ``.pth`` file and
+holds only what belongs to the clone: its Python, its scripts and mutineck itself, editable.
+
+Needs the standard library alone, since it runs before anything is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+import venv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPE = 1  # raise it when a change below makes another environment out of the same lock
+PYTHONS = ((3, 11), (3, 12))
+BUILD_TOOLS = re.compile(r"pip|setuptools|wheel|ninja|packaging|flit-core")
+TORCH = re.compile(r"torch|torchvision|triton|nvidia-.*|cuda-.*")
+OPERATORS = "mmcv-full"
+
+SCRIPT = """#!/bin/sh
+'''exec' "{python}" "$0" "$@"
+' '''
+import sys
+from {module} import {start}
+if __name__ == "__main__":
+    sys.exit({call}())
+"""
+
+CHECK = """
+import torch, torchvision, cv2, mmdet
+from mmcv.ops import nms
+boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 8.0, 9.0], [20.0, 20.0, 30.0, 30.0]])
+kept = nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5)[1].tolist()
+assert kept == [0, 2], f"mmcv's compiled nms kept {kept}, not [0, 2]"
+"""
+
+
+class BuildError(RuntimeError):
+    """A step that failed; the message says which and what to do."""
+
+
+def say(text: str) -> None:
+    """Print one line at once, so that it stands before the output of what it announces."""
+    print(f"environment: {text}", flush=True)
+
+
+def read_lock(text: str) -> dict[str, str]:
+    """Give each package of a requirements.lock its lines (every marker's variant and all hashes), by name."""
+    blocks: dict[str, str] = {}
+    name = ""
+    for line in text.splitlines(keepends=True):
+        if line.strip() and not line.lstrip().startswith("#"):
+            if not line[0].isspace():
+                name = re.split(r"[=\s;\[]", line, maxsplit=1)[0].lower().replace("_", "-")
+            blocks[name] = blocks.get(name, "") + line
+    return blocks
+
+
+def flavour() -> str:
+    """Say whether mmcv-full's operators are compiled for the GPU: "cuda" with a GPU and nvcc, or on FORCE_CUDA=1."""
+    if os.environ.get("FORCE_CUDA") == "1":
+        return "cuda"
+    gpu = os.path.exists("/dev/nvidia0") or os.path.exists("/dev/dxg")
+    nvcc = shutil.which("nvcc") or os.path.exists("/usr/local/cuda/bin/nvcc") or "CUDA_HOME" in os.environ
+    return "cuda" if gpu and nvcc else "cpu"
+
+
+def python_tag() -> str:
+    """The running interpreter as in a wheel's name, such as "cp311"."""
+    return f"cp{sys.version_info[0]}{sys.version_info[1]}"
+
+
+def environment_key(lock: str) -> str:
+    """Twelve hex digits that differ wherever another environment would come out."""
+    parts = (str(RECIPE), lock, sys.version.split()[0], flavour(), os.environ.get("TORCH_CUDA_ARCH_LIST", ""))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+
+
+def cache_folder() -> Path:
+    """Where environments and compiled wheels of all clones lie."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("MUTINECK_CACHE") or Path(base) / "mutineck").absolute()
+
+
+@contextlib.contextmanager
+def build_lock(cache: Path) -> Iterator[None]:
+    """Let one process build at a time.
+
+    The kernel drops the lock with the last process that holds the file, and the commands that a step runs hold it too:
+    where a build was killed and its pip lives on, the next build waits for that pip.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    with open(cache / "build.lock", "a+") as file:
+        os.set_inheritable(file.fileno(), True)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            say(f"process {file.read().strip() or '?'} is building already, waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def clean_environ(**extra: str) -> dict[str, str]:
+    """The caller's environment less what would let packages from elsewhere in, or send ours elsewhere."""
+    foreign = ("PYTHONPATH", "PYTHONHOME", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_REQUIRE_VIRTUALENV",
+               "PIP_NO_DEPS", "VIRTUAL_ENV")  # fmt: skip
+    kept = {name: value for name, value in os.environ.items() if name not in foreign}
+    return {**kept, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore", **extra}
+
+
+def call(*command: str | Path, environ: dict[str, str] | None = None) -> None:
+    """Run a command with its output shown; a failure raises BuildError with the command as it would be typed."""
+    words = [str(word) for word in command]
+    # close_fds=False hands the build lock on; Python opens every other file as not inheritable
+    code = subprocess.run(words, env=environ or clean_environ(), cwd=ROOT, close_fds=False).returncode
+    if code:
+        raise BuildError(f"failed with exit status {code}: {' '.join(words)}")
+
+
+def jobs() -> int:
+    """Compilers that run at once: one a core, and 2 GB of memory for each, which torch's headers take."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(cores, memory // 2**31))
+
+
+class Build:
+    """The steps that fill one Python environment from the lock; a step that is done is not done again."""
+
+    def __init__(self, python: Path, cache: Path, lock: str, stamps: Path) -> None:
+        """Take the environment's interpreter, the folder for wheels, the lock's text and the folder of the stamps."""
+        self.python, self.cache, self.stamps = python, cache, stamps
+        self.blocks = read_lock(lock)
+
+    def run(self) -> None:
+        """Run every step whose stamp is missing, in order."""
+        rest = len(self.blocks)
+        steps: tuple[tuple[str, str, Callable[[], None]], ...] = (
+            ("tools", "pip, setuptools, ninja", lambda: self.install(BUILD_TOOLS)),
+            ("torch", "torch and its CUDA libraries, 3 GB", lambda: self.install(TORCH)),
+            ("packages", f"the rest of {rest} pinned packages", lambda: self.install(re.compile(f"(?!{OPERATORS}$).*"))),
+            ("operators", "mmcv-full, compiled: some 10 minutes on two cores, once a machine", self.install_operators),
+            ("check", "every package present, the compiled operators at work", self.check),
+        )
+        self.stamps.mkdir(parents=True, exist_ok=True)
+        for number, (name, what, step) in enumerate(steps, start=1):
+            stamp = self.stamps / name
+            if stamp.exists():
+                continue
+            say(f"[{number}/{len(steps)}] {what}")
+            start = time.monotonic()
+            self.drop_half_installed()
+            step()
+            stamp.write_text(f"{time.monotonic() - start:.0f} s\n")
+
+    def pip(self, *arguments: str | Path, environ: dict[str, str] | None = None) -> None:
+        """Call the environment's pip."""
+        call(self.python, "-m", "pip", *arguments, environ=environ)
+
+    def drop_half_installed(self) -> None:
+        """Remove the records of packages whose installation was killed, which pip would take for installed."""
+        site = subprocess.run([self.python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+                              env=clean_environ(), check=True, capture_output=True, text=True)  # fmt: skip
+        for folder in Path(site.stdout.strip()).glob("*.dist-info"):
+            if not (folder / "RECORD").exists():
+                shutil.rmtree(folder)
+
+    def requirements(self, pattern: re.Pattern[str]) -> Path:
+        """Write the pins and hashes of the packages that match to a file of their own."""
+        path = self.stamps / "requirements.txt"
+        path.write_text("".join(block for name, block in self.blocks.items() if pattern.fullmatch(name)))
+        return path
+
+    def install(self, pattern: re.Pattern[str]) -> None:
+        """Install the pins that match, each file checked against its hash; nothing else moves (``--no-deps``)."""
+        self.pip("install", "--no-deps", "--require-hashes", "-r", self.requirements(pattern))
+
+    def install_operators(self) -> None:
+        """Install mmcv-full from the wheel cache, compiled first where it is not there yet."""
+        version, torch = (re.search(r"==([^\s;]+)", self.blocks[name]) for name in (OPERATORS, "torch"))
+        if not version or not torch:
+            raise BuildError(f"requirements.lock pins no exact {OPERATORS} or torch; type: make lock")
+        # pip's own wheel cache does not know which torch a wheel was compiled against, so it is not asked
+        name = f"{OPERATORS}-{version[1]}-torch-{torch[1]}-{python_tag()}-{flavour()}"
+        wheels = self.cache / "wheels" / name
+        if not list(wheels.glob("*.whl")):
+            self.compile_operators(wheels, self.cache / "build" / name)
+        self.pip("install", "--no-deps", "--no-index", *wheels.glob("*.whl"))
+
+    def compile_operators(self, wheels: Path, source: Path) -> None:
+        """Compile in a folder that stays until the wheel is there: ninja goes on where a killed build stopped."""
+        environ = clean_environ(MAX_JOBS=os.environ.get("MAX_JOBS", str(jobs())))
+        environ.setdefault("CFLAGS", "-g0")  # debug symbols are a third of the compiling and most of the wheel
+        if flavour() == "cuda":
+            environ["FORCE_CUDA"] = "1"
+        else:
+            environ.update(FORCE_CUDA="0", CUDA_VISIBLE_DEVICES="")
+            if os.path.exists("/dev/nvidia0"):
+                say("a GPU is here but no nvcc: mmcv's operators are compiled for the CPU only")
+        if not shutil.which(os.environ.get("CXX", "c++")) and not shutil.which("g++"):
+            raise BuildError("no C++ compiler; type: apt-get install g++   (or: conda install cxx-compiler)")
+        if not (source / "setup.py").exists():
+            self.unpack_source(source)
+        made = source / "dist"
+        self.pip("wheel", "--no-deps", "--no-build-isolation", "-w", made, source, environ=environ)
+        wheels.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(wheels, ignore_errors=True)
+        made.rename(wheels)
+        shutil.rmtree(source)
+
+    def unpack_source(self, source: Path) -> None:
+        """Download mmcv-full's source, checked against its hash, and unpack it; whole or not at all."""
+        fresh = source.with_name(f"{source.name}.new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        self.pip("download", "--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--require-hashes",
+                 "-d", fresh, "-r", self.requirements(re.compile(OPERATORS)))  # fmt: skip
+        (archive,) = fresh.glob("*.tar.gz")
+        with tarfile.open(archive) as file:
+            file.extractall(fresh, filter="data")
+        (folder,) = (path for path in fresh.iterdir() if path.is_dir())
+        folder.rename(source)
+        shutil.rmtree(fresh)
+
+    def check(self) -> None:
+        """Refuse an environment that lacks a package or whose operators do not work."""
+        self.pip("check")
+        call(self.python, "-W", "ignore", "-c", CHECK)
+
+
+def link(shared: Path, clone: Path, stamp: dict[str, object]) -> None:
+    """Make the clone's ``.venv``: thin, over the shared environment, with mutineck editable; its stamp comes last."""
+    folder = clone / ".venv"
+    marker = folder / "mutineck.json"
+    if folder.is_symlink() or (folder.exists() and not marker.exists()):
+        raise BuildError(f"{folder} was not made here; move it away, then type: make env")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    marker.write_text("{}")
+    venv.EnvBuilder(symlinks=True, with_pip=False, prompt="mutineck").create(folder)
+    library = Path("lib") / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    # addsitedir, and not the bare path, so that the .pth files of the shared packages work as well
+    pth = f"import site; site.addsitedir({str(shared / library)!r})\n"
+    (folder / library / "_shared.pth").write_text(pth)
+    write_scripts(shared, folder, library)
+    for data in ("share", "etc"):  # Jupyter looks for its pages, kernels and extensions under the running prefix
+        if (shared / data).exists():
+            shutil.copytree(shared / data, folder / data, copy_function=os.symlink, dirs_exist_ok=True)
+    call(folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-deps", "--no-index",
+         "--no-build-isolation", "-e", clone)  # fmt: skip
+    marker.write_text(json.dumps(stamp, indent=2) + "\n")
+
+
+def write_scripts(shared: Path, folder: Path, library: Path) -> None:
+    """Give the clone every command of the shared environment, run by the clone's own Python."""
+    for package in importlib.metadata.distributions(path=[str(shared / library)]):
+        for entry in package.entry_points.select(group="console_scripts"):
+            module, _, function = entry.value.partition("[")[0].strip().partition(":")
+            text = SCRIPT.format(python=folder / "bin" / "python", module=module,
+                                 start=function.partition(".")[0], call=function)  # fmt: skip
+            path = folder / "bin" / entry.name
+            path.write_text(text)
+            path.chmod(0o755)
+    for path in (shared / "bin").iterdir():  # programs that are no Python, such as ruff and ninja
+        target = folder / "bin" / path.name
+        if not target.exists() and not re.match(r"python|pip|activate|Activate", path.name):
+            target.symlink_to(path)
+
+
+def ensure(clone: Path) -> Path:
+    """Return the clone's ``.venv``, built or finished first where it is not up to date."""
+    lock = (clone / "requirements.lock").read_text()
+    cache = cache_folder()
+    shared = cache / f"env-{environment_key(lock)}"
+    marker = clone / ".venv" / "mutineck.json"
+    stamp: dict[str, object] = {"shared": str(shared), "clone": str(clone)}
+
+    def ready() -> bool:
+        return (shared / "steps" / "check").exists() and marker.exists() and json.loads(marker.read_text()) == stamp
+
+    if not ready():
+        with build_lock(cache):
+            if not ready():  # another process may have finished it while this one waited
+                if not (shared / "steps").exists():
+                    say(f"building {shared}, once for all clones on this machine")
+                    free = shutil.disk_usage(cache).free
+                    if free < 12e9:
+                        raise BuildError(f"{cache} has {free / 1e9:.0f} GB free, 12 are needed; make room, or set "
+                                         "MUTINECK_CACHE to a folder on another disk")  # fmt: skip
+                    venv.EnvBuilder(symlinks=True, with_pip=True, clear=True).create(shared)
+                Build(shared / "bin" / "python", cache, lock, shared / "steps").run()
+                say(f"linking {clone / '.venv'}")
+                link(shared, clone, stamp)
+    say(f"ready: {clone / '.venv'}")
+    return clone / ".venv"
+
+
+def here(clone: Path) -> None:
+    """Fill the environment that runs this script (conda's, a container's) from the same lock, mutineck included."""
+    if sys.prefix == sys.base_prefix and not (Path(sys.prefix) / "conda-meta").exists():
+        raise BuildError("no environment is active; type: conda activate mutineck   (or use: make env)")
+    lock = (clone / "requirements.lock").read_text()
+    stamps = Path(sys.prefix) / "mutineck" / environment_key(lock)
+    with build_lock(cache_folder()):
+        Build(Path(sys.executable), cache_folder(), lock, stamps).run()
+        call(sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "-e", clone)
+
+
+def prune(clone: Path) -> None:
+    """Remove the environments of other locks and half-done builds; a clone that used one builds it again."""
+    cache = cache_folder()
+    used = cache / f"env-{environment_key((clone / 'requirements.lock').read_text())}"
+    with build_lock(cache):
+        for folder in [*cache.glob("env-*"), *cache.glob("build/*")]:
+            if folder != used:
+                say(f"removing {folder}")
+                shutil.rmtree(folder)
+
+
+def main() -> int:
+    """Run the action that the command line names."""
+    actions: dict[str, Callable[[Path], object]] = {"ensure": ensure, "here": here, "prune": prune}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", nargs="?", choices=actions, default="ensure")
+    action = parser.parse_args().action
+    if sys.version_info[:2] not in PYTHONS:
+        found = ".".join(map(str, sys.version_info[:3]))
+        say(f"Python 3.11 is needed (3.12 resolves too), this is {found}; type: make env PYTHON=python3.11")
+        return 1
+    try:
+        actions[action](ROOT)
+    except (BuildError, OSError, subprocess.CalledProcessError) as error:
+        say(f"{error}\nenvironment: what is done stays done: the same command goes on from here")
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on from here")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
