@@ -1,0 +1,100 @@
+"""All results of a study as tidy rows: one row an arm, seed, split, metric and category."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mutineck.experiment import INTERMEDIATE, slug
+from mutineck.stage import Study
+from mutineck.storage import read_json
+
+COLUMNS = ("arm", "seed", "split", "metric", "category", "value")
+TEACHER = "teacher:"
+"""Prefix of a teacher's name in the column `arm`."""
+HEADLINE = "bbox_mAP"
+
+
+def runs(study: Study) -> Iterator[tuple[str, int | None, Path]]:
+    """Yield ``(arm, seed, folder)`` of everything that a study measures: teachers first, then arms, as it lists them.
+
+    A teacher's arm is ``teacher:NAME`` and its seed None. The folders need not exist.
+    """
+    experiment = study.experiment
+    names = [teacher.name for teacher in experiment.teachers]
+    if experiment.needs_intermediate:
+        names.append(INTERMEDIATE)
+    for name in names:
+        yield TEACHER + name, None, study.path("teachers", name)
+    for arm in experiment.arms:
+        for seed in experiment.seeds:
+            yield arm, seed, study.path("distillation", slug(arm), f"seed{seed}")
+
+
+def collect(study: Study) -> pd.DataFrame:
+    """Return all results as a frame of the columns arm, seed, split, metric, category, value.
+
+    ``seed`` is a nullable integer (teachers have none), ``category`` is empty for a metric over all categories, and
+    ``value`` lies in 0..1, NaN where a category does not occur. What is not there is named by ``missing``.
+
+    Raises:
+        FileNotFoundError: no run has results yet.
+        ValueError: a metrics file lacks a field; the message names it.
+    """
+    rows: list[dict[str, Any]] = []
+    for arm, seed, folder in runs(study):
+        path = folder / "metrics.json"
+        if path.is_file():
+            rows += [_row(path, item) | {"arm": arm, "seed": seed} for item in read_json(path)]
+    if not rows:
+        study.need("distillation")  # the usual reason, with the command that helps
+        raise FileNotFoundError(
+            f"{study.root}: no teacher and no arm has a metrics.json yet. "
+            f"Make them with: mutineck run {study.experiment.name} --until distillation"
+        )
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    return frame.astype({"seed": "Int64", "value": "float64", "category": "string", "arm": "string"})
+
+
+def missing(study: Study) -> list[str]:
+    """Return what the experiment asks for and no results exist of, as ``ARM seed N`` or ``teacher:NAME``."""
+    absent = [(arm, seed) for arm, seed, folder in runs(study) if not (folder / "metrics.json").is_file()]
+    return [arm if seed is None else f"{arm} seed {seed}" for arm, seed in absent]
+
+
+def scores(frame: pd.DataFrame, split: str, metric: str = HEADLINE, category: str = "") -> pd.DataFrame:
+    """Return the rows of one metric on one split, in the frame's order."""
+    chosen = (frame["split"] == split) & (frame["metric"] == metric) & (frame["category"] == category)
+    return frame[chosen].reset_index(drop=True)
+
+
+def best_arm(frame: pd.DataFrame, split: str) -> str | None:
+    """Return the taught arm with the highest mean mAP over seeds on a split, or None if no taught arm has results."""
+    rows = scores(frame, split)
+    rows = rows[~rows["arm"].str.startswith(TEACHER) & (rows["arm"] != "student")]
+    means = rows.groupby("arm", sort=False)["value"].mean().dropna()
+    return None if means.empty else str(means.idxmax())
+
+
+def best_teacher(frame: pd.DataFrame, split: str) -> str | None:
+    """Return the teacher (or `intermediate`) with the highest mAP on a split, or None if none has results."""
+    rows = scores(frame, split)
+    rows = rows[rows["arm"].str.startswith(TEACHER)].dropna(subset=["value"])
+    return None if rows.empty else str(rows.loc[rows["value"].idxmax(), "arm"]).removeprefix(TEACHER)
+
+
+def _row(path: Path, item: dict[str, Any]) -> dict[str, Any]:
+    absent = [field for field in ("split", "metric", "value") if field not in item]
+    if absent:
+        raise ValueError(f"{path}: a row lacks {', '.join(absent)}: {item}; run the stage that wrote it again")
+    value = item["value"]
+    return {
+        "split": item["split"],
+        "metric": item["metric"],
+        "category": item.get("category") or "",
+        # COCO's evaluation says -1, and JSON null, where a category does not occur in a split.
+        "value": float("nan") if value is None or value < 0 else float(value),
+    }

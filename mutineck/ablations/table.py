@@ -1,0 +1,145 @@
+"""The table of arms: mean and spread over seeds, and the gain over the student alone, as CSV, Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from mutineck.ablations.results import HEADLINE, TEACHER, collect, missing, runs, scores
+from mutineck.ablations.statistics import mean_interval, paired_differences
+from mutineck.experiment import Experiment
+from mutineck.stage import Study
+from mutineck.storage import write_text
+
+METRICS = {
+    HEADLINE: "mAP",
+    "bbox_mAP_50": "AP50",
+    "bbox_mAP_75": "AP75",
+    "bbox_mAP_s": "AP small",
+    "bbox_mAP_m": "AP medium",
+    "bbox_mAP_l": "AP large",
+}
+DASH = "–"
+
+
+def summarise(frame: pd.DataFrame, experiment: Experiment, split: str, baseline: str = "student") -> pd.DataFrame:
+    """Return one row a teacher and arm, in the experiment's order, for one split.
+
+    Columns: arm, n (seeds), for each metric METRIC and METRIC_std, then gain, gain_low, gain_high (mAP over the
+    baseline, paired by seed, 95 % t interval). Values in 0..1; NaN where one seed or a missing run cannot say. An arm
+    without results has n = 0.
+    """
+    names = [TEACHER + teacher.name for teacher in experiment.teachers]
+    names += [TEACHER + "intermediate"] if experiment.needs_intermediate else []
+    names += list(experiment.arms)
+    gains = paired_differences(frame, split, baseline=baseline)
+    gain_of = {row["arm"]: row for row in gains.to_dict("records")}
+    rows = []
+    for name in names:
+        row: dict[str, object] = {"arm": name, "n": 0}
+        for metric in METRICS:
+            values = scores(frame, split, metric)
+            interval = mean_interval(values.loc[values["arm"] == name, "value"].to_numpy(dtype=float))
+            row |= {metric: interval.mean, f"{metric}_std": interval.std}
+            if metric == HEADLINE:
+                row["n"] = interval.n
+        gain = gain_of.get(name, {})
+        row |= {f"gain{end}": gain.get(key, math.nan) for end, key in (("", "difference"), ("_low", "low"), ("_high", "high"))}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table as text for people: percent, ``mean ± std``, gain with its interval, a dash for what is unknown."""
+    shown = pd.DataFrame({"arm": [_label(arm) for arm in table["arm"]]})
+    for metric, title in METRICS.items():
+        if table[metric].notna().any():
+            shown[title] = [_spread(*pair) for pair in zip(table[metric], table[f"{metric}_std"], strict=True)]
+    shown["n"] = [
+        (DASH if n else "missing") if arm.startswith(TEACHER) else str(n) if n else "missing"
+        for arm, n in zip(table["arm"], table["n"], strict=True)
+    ]
+    shown["gain"] = [_gain(*row) for row in zip(table["gain"], table["gain_low"], table["gain_high"], strict=True)]
+    return shown
+
+
+def to_markdown(shown: pd.DataFrame) -> str:
+    """Return a readable table as GitHub-flavoured Markdown, aligned in columns."""
+    head = list(shown.columns)
+    body = [[str(cell).replace("|", "\\|") for cell in row] for row in shown.itertuples(index=False)]
+    widths = [max(len(row[i]) for row in [head, *body]) for i in range(len(head))]
+
+    def line(cells: list[str]) -> str:
+        padded = [cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(cells, widths, strict=True))]
+        return "| " + " | ".join(padded) + " |"
+
+    rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    return "\n".join([line(head), rule, *map(line, body)]) + "\n"
+
+
+def to_latex(shown: pd.DataFrame, *, caption: str, label: str = "tab:arms") -> str:
+    """Return a readable table as a LaTeX float for booktabs."""
+    columns = "l" + "r" * (len(shown.columns) - 1)
+    rows = [" & ".join(_tex(str(cell)) for cell in row) + r" \\" for row in shown.itertuples(index=False)]
+    head = " & ".join(_tex(name) for name in shown.columns) + r" \\"
+    return "\n".join(
+        [r"\begin{table}", r"  \centering", f"  \\caption{{{_tex(caption)}}}", f"  \\label{{{label}}}",
+         f"  \\begin{{tabular}}{{{columns}}}", r"    \toprule", f"    {head}", r"    \midrule",
+         *(f"    {row}" for row in rows), r"    \bottomrule", r"  \end{tabular}", r"\end{table}", ""]
+    )  # fmt: skip
+
+
+def write_tables(study: Study) -> list[Path]:
+    """Write ``ablations/results.csv``, ``statistics.csv`` and ``table.{csv,md,tex}``; return their paths.
+
+    Raises:
+        FileNotFoundError: no run has results yet.
+    """
+    frame = collect(study)
+    split = study.experiment.evaluation.report
+    table = summarise(frame, study.experiment, split)
+    shown = readable(table)
+    folder = study.path("ablations")
+    note = f"Split {split}, percent; mean ± standard deviation over seeds; gain over the student alone, paired by seed, with 95 % t interval."
+    absent = missing(study)
+    gap = f"\nMissing: {', '.join(absent)}.\n" if absent else ""
+    statistics = paired_differences(frame, split)
+    files = {
+        "results.csv": frame.to_csv(index=False, lineterminator="\n"),
+        "statistics.csv": statistics.to_csv(index=False, lineterminator="\n"),
+        "table.csv": table.to_csv(index=False, lineterminator="\n"),
+        "table.md": f"{to_markdown(shown)}\n{note}\n{gap}",
+        "table.tex": to_latex(shown, caption=f"{study.experiment.name}: {note}"),
+    }
+    return [write_text(folder / name, content) for name, content in files.items()]
+
+
+def read_inputs(study: Study) -> list[Path]:
+    """Return the metrics files that exist: what the tables depend on."""
+    return [path for *_, folder in runs(study) if (path := folder / "metrics.json").is_file()]
+
+
+def _label(arm: str) -> str:
+    return f"{arm.removeprefix(TEACHER)} (teacher)" if arm.startswith(TEACHER) else arm
+
+
+def _spread(mean: float, std: float) -> str:
+    if math.isnan(mean):
+        return DASH
+    return f"{100 * mean:.1f}" if math.isnan(std) else f"{100 * mean:.1f} ± {100 * std:.1f}"
+
+
+def _gain(mean: float, low: float, high: float) -> str:
+    if math.isnan(mean):
+        return DASH
+    interval = DASH if math.isnan(low) else f"{100 * low:+.1f}, {100 * high:+.1f}"
+    return f"{100 * mean:+.1f} [{interval}]"
+
+
+def _tex(text: str) -> str:
+    for plain, escaped in (("\\", r"\textbackslash{}"), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#"),
+                           ("±", r"$\pm$"), ("–", "--")):  # fmt: skip
+        text = text.replace(plain, escaped)
+    return text

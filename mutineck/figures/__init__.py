@@ -1,0 +1,7 @@
+"""Figures, drawn from stored results only, each with its data; and the report that tells the run's story."""
+
+from __future__ import annotations
+
+from mutineck.figures.registry import Drawn, draw, draw_all, names
+
+__all__ = ["Drawn", "draw", "draw_all", "names"]

@@ -1,0 +1,96 @@
+"""Every figure by its name, and the function that draws it: what `mutineck figures NAME` looks into."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mutineck.experiment import ExperimentError, unknown
+from mutineck.stage import Study
+
+if TYPE_CHECKING:
+    from mutineck.figures.style import Drawing
+
+FIGURES = {
+    "gallery": "mutineck.figures.gallery:gallery",
+    "categories": "mutineck.figures.gallery:categories",
+    "teacher_curves": "mutineck.figures.curves:teacher_curves",
+    "knowledge": "mutineck.figures.per_category:knowledge",
+    "curves": "mutineck.figures.curves:curves",
+    "loss_shares": "mutineck.figures.curves:loss_shares",
+    "arms": "mutineck.figures.arms:arms",
+    "gains": "mutineck.figures.per_category:gains",
+    "detections": "mutineck.figures.detections:detections",
+    "precision": "mutineck.figures.precision:precision_recall",
+    "errors": "mutineck.figures.errors:error_breakdown",
+    "confusion": "mutineck.figures.confusion:confusion",
+}
+"""Figure's name -> `module:function`, in the report's order. A function takes a study and returns a `Drawing`."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What became of one figure: the PNG's path, or the reason why there is none; seconds it took."""
+
+    name: str
+    path: Path | None
+    reason: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.path if self.path else f'skipped: {self.reason}'} ({self.seconds:.1f} s)"
+
+
+def names() -> list[str]:
+    """Return the names of all figures, in the report's order."""
+    return list(FIGURES)
+
+
+def draw(study: Study, names: Iterable[str] | None = None) -> list[Drawn]:
+    """Draw figures from what is stored, write them under ``figures/``, print a line for each, and return the list.
+
+    Args:
+        study: any stage of the study.
+        names: figures to draw; all of them if None.
+
+    Raises:
+        ExperimentError: a name that is no figure; the message has near matches.
+    """
+    wanted = list(FIGURES) if names is None else list(names)
+    for name in wanted:
+        if name not in FIGURES:
+            raise ExperimentError(unknown("figure", name, FIGURES))
+    drawn = []
+    for name in wanted:
+        drawn.append(_draw_one(study, name))
+        print(drawn[-1], flush=True)
+    return drawn
+
+
+def draw_all(study: Study) -> list[Drawn]:
+    """Draw every figure; one whose inputs are not there is reported as skipped, with the command that makes them."""
+    return draw(study)
+
+
+def load(name: str) -> Callable[[Study], Drawing]:
+    """Return the function that draws a figure."""
+    module, function = FIGURES[name].split(":")
+    return getattr(import_module(module), function)
+
+
+def _draw_one(study: Study, name: str) -> Drawn:
+    from mutineck.figures.style import save_figure
+
+    started = time.perf_counter()
+    try:
+        drawing = load(name)(study)
+    except FileNotFoundError as error:
+        return Drawn(name, None, f"needs what is not there: {error}", time.perf_counter() - started)
+    path = save_figure(
+        study, name, drawing.figure, drawing.data, title=drawing.title, caption=drawing.caption, alt=drawing.alt
+    )
+    return Drawn(name, path, "", time.perf_counter() - started)
