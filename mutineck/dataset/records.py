@@ -1,0 +1,133 @@
+"""What the readers of annotation files hand to each other: objects, pictures, splits, and the defects met on the way."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+REPAIRED: Literal["repaired"] = "repaired"
+LEFT_OUT: Literal["left out"] = "left out"
+
+
+@dataclass(frozen=True, slots=True)
+class Defect:
+    """One thing wrong with the data as it came, and what was done about it.
+
+    Attributes:
+        file: file that holds it, relative to the data set's root.
+        field: where in the file, such as ``object[3].bndbox``.
+        reason: short fixed phrase to count by.
+        action: ``repaired`` where the repair is certain, else ``left out``.
+        detail: what exactly was found.
+    """
+
+    file: str
+    field: str
+    reason: str
+    action: Literal["repaired", "left out"]
+    detail: str = ""
+
+    def __str__(self) -> str:
+        detail = f" ({self.detail})" if self.detail else ""
+        return printable(f"{self.file}: {self.field}: {self.reason}{detail}: {self.action}")
+
+
+class DatasetError(ValueError):
+    """A data set that cannot be used as it is; the message names file, field and remedy."""
+
+
+def refuse_defects(defects: Sequence[Defect], shown: int = 20) -> None:
+    """Raise if there is any defect: what `dataset.strict` asks for.
+
+    Raises:
+        DatasetError: lists the first ``shown`` defects and how many there are in all.
+    """
+    if not defects:
+        return
+    lines = [f"  {defect}" for defect in defects[:shown]]
+    if len(defects) > shown:
+        lines.append(f"  ... and {len(defects) - shown} more")
+    raise DatasetError(
+        f"dataset.strict: {len(defects)} defects in the data set, of which none is accepted "
+        "(mend the files, or set dataset.strict=false to repair or leave out):\n" + "\n".join(lines)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CategoryNames:
+    """Which category a name in the files stands for.
+
+    Attributes:
+        wanted: categories to keep, in order; None keeps every name that occurs.
+        aliases: name in the files -> category; an empty category drops the name on purpose.
+    """
+
+    wanted: tuple[str, ...] | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+    def resolve(self, name: str) -> tuple[str | None, str]:
+        """Return the category of a name, or None with the reason: '' if dropped on purpose, else a defect's detail."""
+        category = self.aliases.get(name, name)
+        if not category:
+            return None, ""
+        if self.wanted is None or category in self.wanted:
+            return category, ""
+        close = difflib.get_close_matches(category, self.wanted, n=3)
+        hint = f", close to {', '.join(close)}: see dataset.aliases" if close else ", not in dataset.categories"
+        return None, f"{category!r}{hint}"
+
+    def order(self, found: Iterable[str]) -> tuple[str, ...]:
+        """Return the final categories: those wanted, or all found, sorted."""
+        return self.wanted if self.wanted is not None else tuple(sorted(set(found)))
+
+
+@dataclass(slots=True)
+class Picture:
+    """One picture and its objects, whatever format they came in.
+
+    Attributes:
+        file_name: path relative to the data set's root, with forward slashes.
+        width, height: pixels as a training sees them, that is after EXIF rotation.
+        objects: COCO annotations without ``id``, ``image_id`` and ``category_id``; ``category`` holds the name;
+            ``bbox`` is ``[x, y, w, h]``, 0-based, ``x + w`` exclusive.
+        extra: further keys for the COCO image record.
+    """
+
+    file_name: str
+    width: int
+    height: int
+    objects: list[dict[str, Any]] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def categories(self) -> set[str]:
+        """Return the names of the categories that occur."""
+        return {item["category"] for item in self.objects}
+
+
+@dataclass(slots=True)
+class Source:
+    """A data set as read: COCO documents by split, and what was wrong with it.
+
+    Attributes:
+        image_root: folder that ``file_name`` is relative to.
+        splits: ``train``, ``val``, ``test`` -> COCO document.
+        defects: in the order of the files.
+        notes: how the splits came about, for ``dataset.json``.
+    """
+
+    image_root: str
+    splits: dict[str, dict[str, Any]]
+    defects: list[Defect]
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def defect_rows(defects: Iterable[Defect]) -> list[dict[str, str]]:
+    """Return defects as JSON-able rows; what UTF-8 cannot write (odd file names) is escaped."""
+    return [{key: printable(value) for key, value in asdict(defect).items()} for defect in defects]
+
+
+def printable(text: str) -> str:
+    """Return text with lone surrogates, which UTF-8 cannot write, as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
