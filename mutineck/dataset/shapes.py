@@ -43,7 +43,7 @@ def generate_scene(index: int, *, seed: int, size: tuple[int, int] = (256, 192),
         index: the scene's number.
         seed: the data set's seed.
         size: width and height in pixels.
-        max_objects: most objects in a scene; one at least is drawn.
+        max_objects: most objects in a scene; two at least are drawn, unless this is 1.
     """
     random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index])))
     width, height = size
@@ -52,7 +52,7 @@ def generate_scene(index: int, *, seed: int, size: tuple[int, int] = (256, 192),
     numbers = np.zeros((height, width), np.uint8)
     whole: list[int] = []
     drawn: list[tuple[str, bool]] = []
-    for number in range(1, 1 + _object_count(random, max_objects)):
+    for number in range(1, 1 + int(random.integers(min(2, max_objects), max_objects + 1))):
         name = CATEGORIES[_weighted(random, FREQUENCIES)]
         side = SIDES[int(random.integers(len(SIDES)))]
         points = outline(name, side, random)
@@ -64,11 +64,6 @@ def generate_scene(index: int, *, seed: int, size: tuple[int, int] = (256, 192),
         drawn.append((name, overhang))
     pixels = finish(random, pixels)
     return _annotated(index, pixels, numbers, drawn, whole)
-
-
-def _object_count(random: np.random.Generator, most: int) -> int:
-    # The smaller of two draws: scenes with few objects are more common than crowded ones.
-    return int(min(random.integers(1, most + 1), random.integers(2, most + 2)))
 
 
 def _weighted(random: np.random.Generator, weights: tuple[int, ...]) -> int:

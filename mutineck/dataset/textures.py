@@ -12,13 +12,18 @@ import numpy as np
 def value_noise(random: np.random.Generator, width: int, height: int, cell: int) -> np.ndarray:
     """Return smooth noise (H, W) int32 in 0..255: random values on a grid of ``cell`` pixels, blended linearly."""
     rows, columns = height // cell + 2, width // cell + 2
-    grid = random.integers(0, 256, (rows, columns)).astype(np.int32)
-    y, x = np.arange(height), np.arange(width)
+    grid = random.integers(0, 256, (rows, columns), dtype=np.int32)
+    y, x = np.arange(height, dtype=np.int32), np.arange(width, dtype=np.int32)
     row, column = y // cell, x // cell
     down, right = (y % cell)[:, None], (x % cell)[None, :]
     top = grid[row][:, column] * (cell - right) + grid[row][:, column + 1] * right
     bottom = grid[row + 1][:, column] * (cell - right) + grid[row + 1][:, column + 1] * right
-    return ((top * (cell - down) + bottom * down) // (cell * cell)).astype(np.int32)
+    return (top * (cell - down) + bottom * down) // (cell * cell)
+
+
+def _grid(width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows (H, 1) and columns (1, W) int32, to be broadcast."""
+    return np.arange(height, dtype=np.int32)[:, None], np.arange(width, dtype=np.int32)[None, :]
 
 
 def octaves(random: np.random.Generator, width: int, height: int) -> np.ndarray:
@@ -30,30 +35,30 @@ def octaves(random: np.random.Generator, width: int, height: int) -> np.ndarray:
 
 def stripes(random: np.random.Generator, width: int, height: int, period: tuple[int, int] = (8, 36)) -> np.ndarray:
     """Return stripes (H, W) int32 in 0..255 at any angle, soft or hard."""
-    y, x = np.mgrid[0:height, 0:width]
+    y, x = _grid(width, height)
     a, b = int(random.integers(-16, 17)), int(random.integers(1, 17))
     length = int(random.integers(*period)) * 16
     phase = (a * x + b * y + int(random.integers(length))) % length
     wave = np.abs(2 * phase - length) * 255 // length
-    return (np.where(wave > 127, 255, 0) if random.integers(2) else wave).astype(np.int32)
+    return (wave > 127) * np.int32(255) if random.integers(2) else wave
 
 
 def gradient(random: np.random.Generator, width: int, height: int) -> np.ndarray:
     """Return a slope (H, W) int32 in 0..255 in any direction."""
-    y, x = np.mgrid[0:height, 0:width]
+    y, x = _grid(width, height)
     slope = int(random.integers(-16, 17)) * x + int(random.integers(-16, 17)) * y
     low, high = int(slope.min()), int(slope.max())
-    return ((slope - low) * 255 // max(1, high - low)).astype(np.int32)
+    return (slope - low) * 255 // max(1, high - low)
 
 
 def spots(random: np.random.Generator, width: int, height: int) -> np.ndarray:
     """Return a field of spots or checks (H, W) int32, 0 or 255."""
-    y, x = np.mgrid[0:height, 0:width]
+    y, x = _grid(width, height)
     cell = int(random.integers(6, 18))
     if random.integers(2):
-        return ((x // cell + y // cell) % 2 * 255).astype(np.int32)
+        return (x // cell + y // cell) % 2 * 255
     u, v = x % cell - cell // 2, y % cell - cell // 2
-    return np.where(u * u + v * v < cell * cell // 10 + 2, 255, 0).astype(np.int32)
+    return (u * u + v * v < cell * cell // 10 + 2) * np.int32(255)
 
 
 PATTERNS = (octaves, octaves, stripes, gradient, spots)
@@ -61,7 +66,7 @@ PATTERNS = (octaves, octaves, stripes, gradient, spots)
 
 def colour(random: np.random.Generator) -> np.ndarray:
     """Return a colour (3,) int32."""
-    return random.integers(20, 236, 3).astype(np.int32)
+    return random.integers(20, 236, 3, dtype=np.int32)
 
 
 def _apart(random: np.random.Generator, ground: np.ndarray, distance: int) -> np.ndarray:
@@ -73,19 +78,21 @@ def _apart(random: np.random.Generator, ground: np.ndarray, distance: int) -> np
     return (ground + 128) % 256
 
 
-def _blend(pattern: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    return (pattern[..., None] * first + (255 - pattern[..., None]) * second) // 255
+def _mix(under: np.ndarray, over: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Lay colours over others: ``alpha`` (H, W) in 0..255 says how much of ``over`` is seen."""
+    weight = (alpha + (alpha >> 7))[..., None]  # 0..256, so that a shift can divide
+    return under + ((over - under) * weight >> 8)
 
 
 def background(random: np.random.Generator, width: int, height: int) -> np.ndarray:
     """Return a textured ground (H, W, 3) int32: a pattern of two colours, roughened by noise."""
     first = colour(random)
     # Two tones that lie close: a ground that is all contrast would be camouflage.
-    second = np.clip(first + random.integers(-55, 56, 3), 0, 255)
+    second = np.clip(first + random.integers(-55, 56, 3, dtype=np.int32), 0, 255)
     pattern = PATTERNS[int(random.integers(len(PATTERNS)))](random, width, height)
-    ground = _blend(pattern, first, second)
+    ground = _mix(second, first, pattern)
     rough = value_noise(random, width, height, int(random.integers(2, 7))) - 128
-    return ground + (rough * int(random.integers(10, 60)) // 256)[..., None]
+    return ground + (rough * int(random.integers(10, 60)) >> 8)[..., None]
 
 
 def clutter(random: np.random.Generator, pixels: np.ndarray) -> None:
@@ -93,26 +100,23 @@ def clutter(random: np.random.Generator, pixels: np.ndarray) -> None:
     height, width = pixels.shape[:2]
     for _ in range(int(random.integers(2, 9))):
         kind = int(random.integers(3))
-        layer = np.zeros((height, width), np.uint8)
         start = random.integers(0, (width, height))
         if kind == 0:
-            end = random.integers(0, (width, height))
-            cv2.line(layer, _point(start), _point(end), 255, int(random.integers(1, 4)))
+            points = np.stack([start, random.integers(0, (width, height))])
         elif kind == 1:
-            steps = random.integers(-28, 29, (5, 2))
-            points = (start + np.cumsum(steps, axis=0)).astype(np.int32)
-            cv2.polylines(layer, [points], False, 255, int(random.integers(1, 4)))
+            points = start + np.cumsum(random.integers(-28, 29, (5, 2)), axis=0)
         else:
             reach = int(random.integers(8, 40))
-            corners = start + random.integers(-reach, reach + 1, (int(random.integers(4, 7)), 2))
-            cv2.fillPoly(layer, [corners.astype(np.int32)], 255)
-        strength = int(random.integers(60, 200))
-        alpha = (layer.astype(np.int32) * strength // 255)[..., None]
-        pixels[:] = (pixels * (255 - alpha) + colour(random) * alpha) // 255
-
-
-def _point(pair: np.ndarray) -> tuple[int, int]:
-    return int(pair[0]), int(pair[1])
+            points = start + random.integers(-reach, reach + 1, (int(random.integers(4, 7)), 2))
+        layer = np.zeros((height, width), np.uint8)
+        if kind == 2:
+            cv2.fillPoly(layer, [points.astype(np.int32)], 255)
+        else:
+            cv2.polylines(layer, [points.astype(np.int32)], False, 255, int(random.integers(1, 4)))
+        strength, tone = int(random.integers(60, 200)), colour(random)
+        x, y, w, h = cv2.boundingRect(layer)
+        window = np.s_[y : y + h, x : x + w]
+        pixels[window] = _mix(pixels[window], tone, layer[window].astype(np.int32) * strength // 255)
 
 
 def paint(random: np.random.Generator, pixels: np.ndarray, coverage: np.ndarray, side: int) -> None:
@@ -124,54 +128,54 @@ def paint(random: np.random.Generator, pixels: np.ndarray, coverage: np.ndarray,
         coverage: (H, W) uint8, the object's silhouette.
         side: the object's size in pixels.
     """
-    height, width = coverage.shape
-    rows, columns = np.flatnonzero(coverage.any(axis=1)), np.flatnonzero(coverage.any(axis=0))
-    if not len(rows):
+    x, y, w, h = cv2.boundingRect(coverage)
+    if not w or not h:
         return
+    reach = 1 + side // 14
+    # All that follows happens in a window with room for the shadow.
+    window = np.s_[y : y + h + reach + 2, x : x + w + reach + 2]
+    pixels, alpha = pixels[window], coverage[window].astype(np.int32)
+    height, width = alpha.shape
     if random.integers(3) == 0:
-        reach = 1 + side // 14
-        shadow = np.zeros_like(coverage)
-        shadow[reach:, reach:] = coverage[: height - reach, : width - reach]
-        alpha = (_soften(shadow.astype(np.int32)) * 110 // 255)[..., None]
-        pixels[:] = pixels * (255 - alpha) // 255
-    visible = coverage >= 128
-    under = pixels[visible].mean(axis=0).astype(np.int32) if visible.any() else colour(random)
+        shadow = np.zeros_like(alpha)
+        shadow[reach:, reach:] = alpha[: height - reach, : width - reach]
+        dark = _soften(shadow) * 110 >> 8
+        pixels[:] = _mix(pixels, np.zeros(3, np.int32), dark)
+    seen = alpha >= 128
+    under = pixels[seen].sum(axis=0) // np.count_nonzero(seen) if seen.any() else colour(random)
     base = _apart(random, under, 120)
-    filling = np.broadcast_to(base, pixels.shape)
+    filling = base
     if random.integers(2):
-        tone = np.clip(base + random.integers(-60, 61, 3), 0, 255)
-        filling = _blend(PATTERNS[int(random.integers(len(PATTERNS)))](random, width, height), base, tone)
-    alpha = coverage.astype(np.int32)[..., None]
-    pixels[:] = (pixels * (255 - alpha) + filling * alpha) // 255
+        tone = np.clip(base + random.integers(-60, 61, 3, dtype=np.int32), 0, 255)
+        pattern = PATTERNS[int(random.integers(len(PATTERNS)))](random, width, height)
+        filling = _mix(tone, base, pattern)
+    pixels[:] = _mix(pixels, filling, alpha)
     if side >= 20 and random.integers(3) == 0:
-        inner = cv2.erode(coverage, np.ones((3, 3), np.uint8), iterations=1 + side // 40)
-        rim = (np.maximum(0, coverage.astype(np.int32) - inner))[..., None]
-        pixels[:] = (pixels * (255 - rim) + _apart(random, base, 150) * rim) // 255
+        inner = cv2.erode(coverage[window], np.ones((3, 3), np.uint8), iterations=1 + side // 40)
+        pixels[:] = _mix(pixels, _apart(random, base, 150), np.maximum(0, alpha - inner))
 
 
 def _soften(plane: np.ndarray, times: int = 2) -> np.ndarray:
-    """Blur with the kernel 1 2 1 along both axes, borders repeated."""
+    """Blur an integer picture (H, W) or (H, W, C) with the kernel 1 2 1 along both axes, borders repeated."""
     for _ in range(times):
-        for axis in (0, 1):
-            pad = [(1, 1) if index == axis else (0, 0) for index in range(plane.ndim)]
-            wide = np.pad(plane, pad, mode="edge")
-            size = plane.shape[axis]
-            first, middle, last = (wide.take(range(start, start + size), axis=axis) for start in range(3))
-            plane = (first + 2 * middle + last) // 4
+        wide = np.concatenate([plane[:1], plane, plane[-1:]])
+        plane = (wide[:-2] + 2 * wide[1:-1] + wide[2:]) >> 2
+        wide = np.concatenate([plane[:, :1], plane, plane[:, -1:]], axis=1)
+        plane = (wide[:, :-2] + 2 * wide[:, 1:-1] + wide[:, 2:]) >> 2
     return plane
 
 
 def finish(random: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
     """Return the scene as a camera would see it, uint8: uneven light, brightness, contrast, tint, blur and noise."""
     height, width = pixels.shape[:2]
-    pixels = np.clip(pixels, 0, 255)
-    light = 256 + (gradient(random, width, height) - 128) * int(random.integers(0, 120)) // 128
-    pixels = pixels * light[..., None] // 256
+    light = 256 + ((gradient(random, width, height) - 128) * int(random.integers(0, 120)) >> 7)
     contrast, brightness = int(random.integers(150, 320)), int(random.integers(-38, 39))
-    tint = random.integers(-14, 15, 3)
-    pixels = (pixels - 128) * contrast // 256 + 128 + brightness + tint
+    tint = random.integers(-14, 15, 3, dtype=np.int32)
+    pixels = np.clip(pixels, 0, 255) * light[..., None] >> 8
+    pixels = ((pixels - 128) * contrast >> 8) + (128 + brightness + tint)
     pixels = _soften(np.clip(pixels, 0, 255), times=int(random.integers(0, 3)))
-    # Five uniform draws add up to something close to a normal distribution, in whole numbers.
-    grain = random.integers(-64, 65, (5, *pixels.shape), dtype=np.int32).sum(axis=0)
-    pixels = pixels + grain * int(random.integers(4, 40)) // 256
+    # Four uniform draws add up to something close to a normal distribution, in whole numbers.
+    draws = np.frombuffer(random.bytes(4 * pixels.size), np.uint8).reshape(4, *pixels.shape)
+    grain = draws.sum(axis=0, dtype=np.int32) - 510
+    pixels = pixels + (grain * int(random.integers(4, 40)) >> 8)
     return np.clip(pixels, 0, 255).astype(np.uint8)
