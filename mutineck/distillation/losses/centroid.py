@@ -1,0 +1,175 @@
+"""Centroid loss: keep an instance's vector near its category's centroid, in direction and in distance.
+
+With z_s, z_m the standardised vectors of student and intermediate teacher, E the centroid of the box's
+category nearest to z_m by cosine (the teacher chooses, so the student cannot switch) and the gate
+h = [cos(z_m, E) >= threshold]:
+
+    direction = sum h (1 - cos(z_s, E)) / max(1, sum h)
+    distance  = sum h SmoothL1(|z_s - E| / |E|) / max(1, sum h)
+
+References:
+    [1] Central and Directional Multi-neck Knowledge Distillation, PRCV 2023,
+        https://doi.org/10.1007/978-981-99-8540-1_38 (the idea; the formulas are ours)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mutineck.distillation.losses.pair import full_precision, widen
+
+
+@dataclass(frozen=True)
+class Centroids:
+    """Centroids of categories in the standardised space of instance vectors.
+
+    Attributes:
+        mean: `(C,)` of the instance vectors.
+        std: `(C,)` of the instance vectors, above 0.
+        centroids: `(M, C)`, standardised.
+        category: `(M,)` int64, the student's label of each centroid.
+    """
+
+    mean: Tensor
+    std: Tensor
+    centroids: Tensor
+    category: Tensor
+
+    def __post_init__(self) -> None:
+        m, c = self.centroids.shape
+        if m == 0:
+            raise ValueError("a centroid loss needs at least one centroid, got none")
+        if self.mean.shape != (c,) or self.std.shape != (c,) or self.category.shape != (m,):
+            raise ValueError(
+                f"centroids (M, C) = {(m, c)} need mean (C,), std (C,) and category (M,), got "
+                f"{tuple(self.mean.shape)}, {tuple(self.std.shape)} and {tuple(self.category.shape)}"
+            )
+        if not bool((self.std > 0).all()):
+            raise ValueError(
+                f"std must be above 0, but is not in {int((self.std <= 0).sum())} of {c} dimensions"
+            )
+
+    def standardise(self, vectors: Tensor) -> Tensor:
+        """Return `(t - mean) / std` of vectors `(J, C)`, float32 or wider."""
+        vectors = widen(vectors)
+        return (vectors - self.mean.to(vectors)) / self.std.to(vectors)
+
+
+@dataclass(frozen=True)
+class CentroidWeights:
+    """`total (direction term + distance * distance term)`."""
+
+    total: float = 0.5
+    distance: float = 0.5
+
+    def weigh(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return `direction` and `distance`, each times its weight."""
+        weights = {"direction": self.total, "distance": self.total * self.distance}
+        return {name: weights[name] * term for name, term in terms.items()}
+
+
+class Choice(NamedTuple):
+    """The teacher's choice: `index` `(J,)` of the centroid and `gate` `(J,)` bool whether it counts."""
+
+    index: Tensor
+    gate: Tensor
+
+
+@torch.no_grad()
+def choose_centroids(teacher: Tensor, labels: Tensor, centroids: Centroids, threshold: float = 0.5) -> Choice:
+    """Choose for each instance its category's centroid nearest to the teacher's vector by cosine.
+
+    Args:
+        teacher: z_m `(J, C)`, standardised.
+        labels: `(J,)` int64.
+        centroids: M of them.
+        threshold: least cosine that opens the gate.
+
+    Returns:
+        index and gate `(J,)`; the gate is shut where the category has no centroid.
+    """
+    with full_precision(teacher):
+        teacher = functional.normalize(widen(teacher), dim=1)
+        nearness = teacher @ functional.normalize(centroids.centroids.to(teacher), dim=1).T  # (J, M)
+    nearness = nearness.masked_fill(labels[:, None] != centroids.category.to(labels), -torch.inf)
+    best, index = nearness.max(dim=1)
+    return Choice(index, best >= threshold)  # False for -inf (no centroid) and for nan
+
+
+def centroid_terms(student: Tensor, chosen: Tensor, gate: Tensor, count: Tensor) -> dict[str, Tensor]:
+    """Return the scalars `direction` and `distance`, not weighted; 0 with a gradient if nothing is gated.
+
+    Args:
+        student: z_s `(J, C)`, standardised.
+        chosen: E `(J, C)`.
+        gate: h `(J,)` bool.
+        count: scalar, the number of open gates (averaged over processes); the divisor is at least 1.
+    """
+    # Rows with a shut gate are dropped, not multiplied by 0, which would keep a non-finite row's nan.
+    student, chosen = widen(student)[gate], widen(chosen.detach())[gate]
+    turn = 1 - functional.cosine_similarity(student, chosen, dim=1)
+    reach = torch.linalg.vector_norm(student - chosen, dim=1)
+    size = torch.linalg.vector_norm(chosen, dim=1).clamp(min=1e-6)
+    relative = reach / size
+    divisor = count.to(turn).clamp(min=1)
+    return {
+        "direction": turn.sum() / divisor,
+        "distance": functional.smooth_l1_loss(relative, torch.zeros_like(relative), reduction="sum") / divisor,
+    }
+
+
+class CentroidLoss(nn.Module):
+    """Centroid loss over a batch's ground-truth boxes: two terms, unweighted.
+
+    Args:
+        centroids: of the intermediate teacher's instance vectors.
+        threshold: least cosine between the teacher's vector and its centroid.
+        reduce: averages a scalar over processes; None in a single one. All processes must call the loss
+            in every step, with or without boxes.
+    """
+
+    def __init__(
+        self,
+        centroids: Centroids,
+        *,
+        threshold: float = 0.5,
+        reduce: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        # A plain attribute: buffers would enter the student's checkpoint.
+        self.centroids = centroids
+        self.threshold = threshold
+        self.reduce = reduce
+
+    def forward(self, student: Tensor, teacher: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return the scalars `direction` and `distance`, not weighted.
+
+        Args:
+            student: instance vectors `(J, C)` as pooled, after the student's channel adapter.
+            teacher: instance vectors `(J, C)` as pooled from the intermediate teacher; take no gradient.
+            labels: `(J,)` int64, the student's labels.
+
+        Raises:
+            ValueError: if the vectors differ in shape from each other or in length from the centroids.
+        """
+        width = self.centroids.centroids.shape[1]
+        if student.shape != teacher.shape or student.shape[1:] != (width,) or len(labels) != len(student):
+            raise ValueError(
+                f"instance vectors must be (J, {width}) with labels (J,), got student "
+                f"{tuple(student.shape)}, teacher {tuple(teacher.shape)}, labels {tuple(labels.shape)}"
+            )
+        student = self.centroids.standardise(student)
+        choice = choose_centroids(
+            self.centroids.standardise(teacher.detach()), labels, self.centroids, self.threshold
+        )
+        chosen = self.centroids.centroids.to(student)[choice.index]
+        count = choice.gate.sum().to(student)
+        if self.reduce is not None:
+            count = self.reduce(count)
+        return centroid_terms(student, chosen, choice.gate, count)
