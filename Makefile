@@ -6,7 +6,7 @@ CORES      ?= 2
 BIN        := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock run status figures lab test lint unit slow doctor prune clean
+.PHONY: help env lock run status figures lab test lint unit slow doctor rebuild prune clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ slow: env  ## the tests that train or run notebooks
 
 doctor: env  ## what is wrong with this environment, and what to type
 	@$(BIN)/python -m mutineck.doctor
+
+rebuild:  ## throw the environment away and build it anew, compiled parts too
+	@$(PYTHON) scripts/environment.py rebuild
 
 prune: env  ## remove environments of other locks from the cache, 6 GB each
 	@$(PYTHON) scripts/environment.py prune

@@ -1,4 +1,4 @@
-"""Write environment.yml, the same set for conda, out of requirements.in and requirements.lock; `make lock` calls it."""
+"""Write environment.yml, the same set for conda, from requirements.in and .lock; `make lock` calls it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LATER = "mmcv-full"  # pip cannot build it before torch stands, and conda hands 
 HEAD = f"""\
 # The same set as requirements.lock, for conda; written by `make lock`, not by hand. Then, to finish:
 #   conda env create -f environment.yml && conda activate mutineck && python scripts/environment.py here
-# The last command compiles {LATER} against the torch that is there and installs mutineck and all that the set below needs.
+# The last command compiles {LATER} against the torch that is there, and installs mutineck and the rest.
 name: mutineck  # conda activate mutineck
 channels:  # where conda itself looks; everything of Python comes from PyPI, as in `make env`
   - conda-forge  # the compiler and Python

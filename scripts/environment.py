@@ -1,10 +1,11 @@
 """Build the environment once a machine and link it into this clone; `make env` calls it.
 
 The heavy part (6 GB; mmcv-full compiled for minutes) lies outside the clone, in
-``${MUTINECK_CACHE:-${XDG_CACHE_HOME:-~/.cache}/mutineck}/env-KEY``, where KEY is a hash of requirements.lock and of how it
-is built; every clone with the same lock shares it. An editable install cannot be shared: it points at one clone. So
-``.venv`` in the clone is a thin virtual environment of its own that sees the shared packages through a ``.pth`` file and
-holds only what belongs to the clone: its Python, its scripts and mutineck itself, editable.
+``${MUTINECK_CACHE:-${XDG_CACHE_HOME:-~/.cache}/mutineck}/env-KEY``, where KEY is a hash of
+requirements.lock and of how it is built; every clone with the same lock shares it. An editable install
+cannot be shared: it points at one clone. So ``.venv`` in the clone is a thin virtual environment of its
+own that sees the shared packages through a ``.pth`` file and holds only what belongs to the clone: its
+Python, its scripts and mutineck itself, editable.
 
 Needs the standard library alone, since it runs before anything is installed.
 """
@@ -25,6 +26,7 @@ import sys
 import tarfile
 import time
 import venv
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,6 +36,7 @@ PYTHONS = ((3, 11), (3, 12))
 BUILD_TOOLS = re.compile(r"pip|setuptools|wheel|ninja|packaging|flit-core")
 TORCH = re.compile(r"torch|torchvision|triton|nvidia-.*|cuda-.*")
 OPERATORS = "mmcv-full"
+REST = re.compile(f"(?!{OPERATORS}$).*")
 
 SCRIPT = """#!/bin/sh
 '''exec' "{python}" "$0" "$@"
@@ -75,7 +78,7 @@ def read_lock(text: str) -> dict[str, str]:
 
 
 def flavour() -> str:
-    """Say whether mmcv-full's operators are compiled for the GPU: "cuda" with a GPU and nvcc, or on FORCE_CUDA=1."""
+    """Say for what mmcv-full is compiled: "cuda" where a GPU and nvcc are, or on FORCE_CUDA=1; else "cpu"."""
     if os.environ.get("FORCE_CUDA") == "1":
         return "cuda"
     gpu = os.path.exists("/dev/nvidia0") or os.path.exists("/dev/dxg")
@@ -104,8 +107,8 @@ def cache_folder() -> Path:
 def build_lock(cache: Path) -> Iterator[None]:
     """Let one process build at a time.
 
-    The kernel drops the lock with the last process that holds the file, and the commands that a step runs hold it too:
-    where a build was killed and its pip lives on, the next build waits for that pip.
+    The kernel drops the lock with the last process that holds the file, and what a step runs holds it
+    too: where a build was killed and its pip lives on, the next build waits for that pip.
     """
     cache.mkdir(parents=True, exist_ok=True)
     with open(cache / "build.lock", "a+") as file:
@@ -124,14 +127,28 @@ def build_lock(cache: Path) -> Iterator[None]:
 
 def clean_environ(**extra: str) -> dict[str, str]:
     """The caller's environment less what would let packages from elsewhere in, or send ours elsewhere."""
-    foreign = ("PYTHONPATH", "PYTHONHOME", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_REQUIRE_VIRTUALENV",
-               "PIP_NO_DEPS", "VIRTUAL_ENV")  # fmt: skip
+    foreign = (
+        "PYTHONPATH",
+        "PYTHONHOME",
+        "PIP_USER",
+        "PIP_TARGET",
+        "PIP_PREFIX",
+        "PIP_REQUIRE_VIRTUALENV",
+        "PIP_NO_DEPS",
+        "VIRTUAL_ENV",
+    )
     kept = {name: value for name, value in os.environ.items() if name not in foreign}
-    return {**kept, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore", **extra}
+    quiet = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore"}
+    return {**kept, **quiet, **extra}
+
+
+def shared_folder(clone: Path, cache: Path) -> Path:
+    """Where the environment of the clone's lock lies, built or not."""
+    return cache / f"env-{environment_key((clone / 'requirements.lock').read_text())}"
 
 
 def call(*command: str | Path, environ: dict[str, str] | None = None) -> None:
-    """Run a command with its output shown; a failure raises BuildError with the command as it would be typed."""
+    """Run a command, its output shown; a failure raises BuildError with the command as one would type it."""
     words = [str(word) for word in command]
     # close_fds=False hands the build lock on; Python opens every other file as not inheritable
     code = subprocess.run(words, env=environ or clean_environ(), cwd=ROOT, close_fds=False).returncode
@@ -150,18 +167,17 @@ class Build:
     """The steps that fill one Python environment from the lock; a step that is done is not done again."""
 
     def __init__(self, python: Path, cache: Path, lock: str, stamps: Path) -> None:
-        """Take the environment's interpreter, the folder for wheels, the lock's text and the folder of the stamps."""
+        """Take the environment's interpreter, the wheels' folder, the lock's text and the stamps' folder."""
         self.python, self.cache, self.stamps = python, cache, stamps
         self.blocks = read_lock(lock)
 
     def run(self) -> None:
         """Run every step whose stamp is missing, in order."""
-        rest = len(self.blocks)
         steps: tuple[tuple[str, str, Callable[[], None]], ...] = (
             ("tools", "pip, setuptools, ninja", lambda: self.install(BUILD_TOOLS)),
             ("torch", "torch and its CUDA libraries, 3 GB", lambda: self.install(TORCH)),
-            ("packages", f"the rest of {rest} pinned packages", lambda: self.install(re.compile(f"(?!{OPERATORS}$).*"))),
-            ("operators", "mmcv-full, compiled: some 10 minutes on two cores, once a machine", self.install_operators),
+            ("packages", f"the rest of {len(self.blocks)} pinned packages", lambda: self.install(REST)),
+            ("operators", "mmcv-full, compiled: minutes, once a machine", self.install_operators),
             ("check", "every package present, the compiled operators at work", self.check),
         )
         self.stamps.mkdir(parents=True, exist_ok=True)
@@ -180,9 +196,14 @@ class Build:
         call(self.python, "-m", "pip", *arguments, environ=environ)
 
     def drop_half_installed(self) -> None:
-        """Remove the records of packages whose installation was killed, which pip would take for installed."""
-        site = subprocess.run([self.python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-                              env=clean_environ(), check=True, capture_output=True, text=True)  # fmt: skip
+        """Remove the records of packages whose installation was killed: pip would take them for installed."""
+        site = subprocess.run(
+            [self.python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+            env=clean_environ(),
+            check=True,
+            capture_output=True,
+            text=True,
+        )
         for folder in Path(site.stdout.strip()).glob("*.dist-info"):
             if not (folder / "RECORD").exists():
                 shutil.rmtree(folder)
@@ -194,7 +215,7 @@ class Build:
         return path
 
     def install(self, pattern: re.Pattern[str]) -> None:
-        """Install the pins that match, each file checked against its hash; nothing else moves (``--no-deps``)."""
+        """Install the pins that match, each file checked by its hash; nothing else moves (``--no-deps``)."""
         self.pip("install", "--no-deps", "--require-hashes", "-r", self.requirements(pattern))
 
     def install_operators(self) -> None:
@@ -210,9 +231,9 @@ class Build:
         self.pip("install", "--no-deps", "--no-index", *wheels.glob("*.whl"))
 
     def compile_operators(self, wheels: Path, source: Path) -> None:
-        """Compile in a folder that stays until the wheel is there: ninja goes on where a killed build stopped."""
+        """Compile in a folder that stays until the wheel is there: ninja goes on where a build was killed."""
         environ = clean_environ(MAX_JOBS=os.environ.get("MAX_JOBS", str(jobs())))
-        environ.setdefault("CFLAGS", "-g0")  # debug symbols are a third of the compiling and most of the wheel
+        environ.setdefault("CFLAGS", "-g0")  # no debug symbols: less to compile, a wheel of a tenth
         if flavour() == "cuda":
             environ["FORCE_CUDA"] = "1"
         else:
@@ -224,7 +245,11 @@ class Build:
         if not (source / "setup.py").exists():
             self.unpack_source(source)
         made = source / "dist"
+        shutil.rmtree(made, ignore_errors=True)
         self.pip("wheel", "--no-deps", "--no-build-isolation", "-w", made, source, environ=environ)
+        (wheel,) = made.glob("*.whl")
+        if not any(name.startswith("mmcv/_ext") for name in zipfile.ZipFile(wheel).namelist()):
+            raise BuildError(f"{wheel} came out without operators; type: make rebuild, and read its output")
         wheels.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(wheels, ignore_errors=True)
         made.rename(wheels)
@@ -235,8 +260,18 @@ class Build:
         fresh = source.with_name(f"{source.name}.new")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
-        self.pip("download", "--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--require-hashes",
-                 "-d", fresh, "-r", self.requirements(re.compile(OPERATORS)))  # fmt: skip
+        self.pip(
+            "download",
+            "--no-deps",
+            "--no-binary",
+            ":all:",
+            "--no-build-isolation",
+            "--require-hashes",
+            "-d",
+            fresh,
+            "-r",
+            self.requirements(re.compile(OPERATORS)),
+        )
         (archive,) = fresh.glob("*.tar.gz")
         with tarfile.open(archive) as file:
             file.extractall(fresh, filter="data")
@@ -251,7 +286,7 @@ class Build:
 
 
 def link(shared: Path, clone: Path, stamp: dict[str, object]) -> None:
-    """Make the clone's ``.venv``: thin, over the shared environment, with mutineck editable; its stamp comes last."""
+    """Make the clone's ``.venv``, thin, over the shared environment, mutineck editable; its stamp last."""
     folder = clone / ".venv"
     marker = folder / "mutineck.json"
     if folder.is_symlink() or (folder.exists() and not marker.exists()):
@@ -265,11 +300,21 @@ def link(shared: Path, clone: Path, stamp: dict[str, object]) -> None:
     pth = f"import site; site.addsitedir({str(shared / library)!r})\n"
     (folder / library / "_shared.pth").write_text(pth)
     write_scripts(shared, folder, library)
-    for data in ("share", "etc"):  # Jupyter looks for its pages, kernels and extensions under the running prefix
+    for data in ("share", "etc"):  # Jupyter looks for pages, kernels and extensions under the running prefix
         if (shared / data).exists():
             shutil.copytree(shared / data, folder / data, copy_function=os.symlink, dirs_exist_ok=True)
-    call(folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-deps", "--no-index",
-         "--no-build-isolation", "-e", clone)  # fmt: skip
+    call(
+        folder / "bin" / "python",
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--no-build-isolation",
+        "-e",
+        clone,
+    )
     marker.write_text(json.dumps(stamp, indent=2) + "\n")
 
 
@@ -278,8 +323,12 @@ def write_scripts(shared: Path, folder: Path, library: Path) -> None:
     for package in importlib.metadata.distributions(path=[str(shared / library)]):
         for entry in package.entry_points.select(group="console_scripts"):
             module, _, function = entry.value.partition("[")[0].strip().partition(":")
-            text = SCRIPT.format(python=folder / "bin" / "python", module=module,
-                                 start=function.partition(".")[0], call=function)  # fmt: skip
+            text = SCRIPT.format(
+                python=folder / "bin" / "python",
+                module=module,
+                start=function.partition(".")[0],
+                call=function,
+            )
             path = folder / "bin" / entry.name
             path.write_text(text)
             path.chmod(0o755)
@@ -293,12 +342,13 @@ def ensure(clone: Path) -> Path:
     """Return the clone's ``.venv``, built or finished first where it is not up to date."""
     lock = (clone / "requirements.lock").read_text()
     cache = cache_folder()
-    shared = cache / f"env-{environment_key(lock)}"
+    shared = shared_folder(clone, cache)
     marker = clone / ".venv" / "mutineck.json"
     stamp: dict[str, object] = {"shared": str(shared), "clone": str(clone)}
 
     def ready() -> bool:
-        return (shared / "steps" / "check").exists() and marker.exists() and json.loads(marker.read_text()) == stamp
+        built = (shared / "steps" / "check").exists() and marker.exists()
+        return built and json.loads(marker.read_text()) == stamp
 
     if not ready():
         with build_lock(cache):
@@ -307,8 +357,10 @@ def ensure(clone: Path) -> Path:
                     say(f"building {shared}, once for all clones on this machine")
                     free = shutil.disk_usage(cache).free
                     if free < 12e9:
-                        raise BuildError(f"{cache} has {free / 1e9:.0f} GB free, 12 are needed; make room, or set "
-                                         "MUTINECK_CACHE to a folder on another disk")  # fmt: skip
+                        raise BuildError(
+                            f"{cache} has {free / 1e9:.0f} GB free, 12 are needed; "
+                            "make room, or set MUTINECK_CACHE to a folder on another disk"
+                        )
                     venv.EnvBuilder(symlinks=True, with_pip=True, clear=True).create(shared)
                 Build(shared / "bin" / "python", cache, lock, shared / "steps").run()
                 say(f"linking {clone / '.venv'}")
@@ -318,7 +370,7 @@ def ensure(clone: Path) -> Path:
 
 
 def here(clone: Path) -> None:
-    """Fill the environment that runs this script (conda's, a container's) from the same lock, mutineck included."""
+    """Fill the environment that runs this script (conda's, a container's) from one lock, and mutineck."""
     if sys.prefix == sys.base_prefix and not (Path(sys.prefix) / "conda-meta").exists():
         raise BuildError("no environment is active; type: conda activate mutineck   (or use: make env)")
     lock = (clone / "requirements.lock").read_text()
@@ -328,10 +380,22 @@ def here(clone: Path) -> None:
         call(sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "-e", clone)
 
 
+def rebuild(clone: Path) -> None:
+    """Throw away this lock's environment and every compiled wheel, and build all anew."""
+    cache = cache_folder()
+    shared = shared_folder(clone, cache)
+    with build_lock(cache):
+        for folder in (shared, cache / "wheels", cache / "build"):
+            if folder.exists():
+                say(f"removing {folder}")
+                shutil.rmtree(folder)
+    ensure(clone)
+
+
 def prune(clone: Path) -> None:
     """Remove the environments of other locks and half-done builds; a clone that used one builds it again."""
     cache = cache_folder()
-    used = cache / f"env-{environment_key((clone / 'requirements.lock').read_text())}"
+    used = shared_folder(clone, cache)
     with build_lock(cache):
         for folder in [*cache.glob("env-*"), *cache.glob("build/*")]:
             if folder != used:
@@ -341,8 +405,12 @@ def prune(clone: Path) -> None:
 
 def main() -> int:
     """Run the action that the command line names."""
-    actions: dict[str, Callable[[Path], object]] = {"ensure": ensure, "here": here, "prune": prune}
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    actions: dict[str, Callable[[Path], object]] = {
+        name.__name__: name for name in (ensure, here, rebuild, prune)
+    }
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("action", nargs="?", choices=actions, default="ensure")
     action = parser.parse_args().action
     if sys.version_info[:2] not in PYTHONS:
