@@ -15,7 +15,11 @@ def pyramid(n: int = 2, c: int = 3, strides=(4, 8)) -> dict[int, torch.Tensor]:
         height, width = 256 // stride, 320 // stride
         x = (torch.arange(width) + 0.5) * stride
         y = (torch.arange(height) + 0.5) * stride
-        channels = [x.expand(height, width), y[:, None].expand(height, width), torch.full((height, width), stride)]
+        channels = [
+            x.expand(height, width),
+            y[:, None].expand(height, width),
+            torch.full((height, width), stride),
+        ]
         maps[stride] = torch.stack(channels[:c]).float().expand(n, c, height, width)
     return maps
 

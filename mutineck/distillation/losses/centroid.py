@@ -120,7 +120,8 @@ def centroid_terms(student: Tensor, chosen: Tensor, gate: Tensor, count: Tensor)
     divisor = count.to(turn).clamp(min=1)
     return {
         "direction": turn.sum() / divisor,
-        "distance": functional.smooth_l1_loss(relative, torch.zeros_like(relative), reduction="sum") / divisor,
+        "distance": functional.smooth_l1_loss(relative, torch.zeros_like(relative), reduction="sum")
+        / divisor,
     }
 
 

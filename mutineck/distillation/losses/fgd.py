@@ -132,7 +132,7 @@ class GlobalContext(nn.Module):
 
 
 def global_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return `(1/N) ||R_T - R_S||^2` of two rebuilt maps `(N, C, H, W)`; both take gradient, as R_T learns."""
+    """Return `(1/N) ||R_T - R_S||^2` of rebuilt maps `(N, C, H, W)`; both take gradient, as R_T learns."""
     return (teacher - student).square().sum() / len(student)
 
 

@@ -49,7 +49,8 @@ def test_error_under_attention_by_closed_form():
     teacher = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]])
     look = attend(teacher, 0.5)
     expected = [
-        look.spatial[0, 0, i].item() * sum(look.channel[0, c].item() * teacher[0, c, 0, i].item() ** 2 for c in (0, 1))
+        look.spatial[0, 0, i].item()
+        * sum(look.channel[0, c].item() * teacher[0, c, 0, i].item() ** 2 for c in (0, 1))
         for i in (0, 1)
     ]
     assert attended_error(student, teacher, look)[0, 0].tolist() == pytest.approx(expected)
@@ -58,6 +59,6 @@ def test_error_under_attention_by_closed_form():
 def test_distance_counts_places_and_channels_and_divides_by_images():
     a, b = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5)
     ours, theirs = attend(a, 0.5), attend(b, 0.5)
-    expected = sum((x - y).abs().sum().item() for x, y in zip(ours, theirs)) / 2
+    expected = sum((x - y).abs().sum().item() for x, y in zip(ours, theirs, strict=True)) / 2
     assert attention_distance(ours, theirs).item() == pytest.approx(expected)
     assert attention_distance(ours, ours).item() == 0

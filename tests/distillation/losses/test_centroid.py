@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mutineck.distillation.losses.centroid import (
-    Centroids,
     CentroidLoss,
+    Centroids,
     CentroidWeights,
     centroid_terms,
     choose_centroids,

@@ -52,7 +52,7 @@ def slow_fgd(student, teacher, boxes, image_sizes, rebuilt) -> float:
                 inside = foreground[y][x]
                 total += WEIGHTS.alpha * inside * error if inside else WEIGHTS.beta * error / empty
                 total += WEIGHTS.gamma * abs(spatial[y][x] - spatial_s[y][x])
-        total += WEIGHTS.gamma * sum(abs(a - b) for a, b in zip(channel, channel_s))
+        total += WEIGHTS.gamma * sum(abs(a - b) for a, b in zip(channel, channel_s, strict=True))
         total += WEIGHTS.lambda_ * (rebuilt[1][i] - rebuilt[0][i]).square().sum().item()
     return total / n
 
