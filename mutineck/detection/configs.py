@@ -1,0 +1,260 @@
+"""From an experiment's records to mmdet configs: models, pipelines, data, schedules."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mutineck.experiment import DetectorSpec, ExperimentError, InputSpec, ResourcesSpec, ScheduleSpec, unknown
+
+# Where mmdet keeps each family's published network; sizes are changed from there.
+FAMILY_CONFIGS = {
+    "faster_rcnn": "_base_/models/faster_rcnn_r50_fpn.py",
+    "mask_rcnn": "_base_/models/mask_rcnn_r50_fpn.py",
+    "cascade_rcnn": "_base_/models/cascade_rcnn_r50_fpn.py",
+    "retinanet": "_base_/models/retinanet_r50_fpn.py",
+    "fcos": "fcos/fcos_r50_caffe_fpn_gn-head_1x_coco.py",
+    "atss": "atss/atss_r50_fpn_1x_coco.py",
+    "gfl": "gfl/gfl_r50_fpn_1x_coco.py",
+}
+PUBLISHED_ANCHOR_SCALE = 8.0
+SMALL_PROPOSALS = 300
+SMALL_ROI_SAMPLES = 128
+IMPORTS = ("mutineck.detection.repeatable", "mutineck.detection.hooks", "mutineck.teachers.merge",
+           "mutineck.distillation.distiller")
+TEST_KEYS = ("filename", "ori_filename", "ori_shape", "img_shape", "pad_shape", "scale_factor", "flip", "img_norm_cfg")
+
+
+def mmdet_folder() -> Path:
+    """Return the folder of configs, tools and model index that mmdet carries."""
+    import mmdet
+
+    return Path(mmdet.__file__).parent / ".mim"
+
+
+def read_config(path: str | Path) -> Any:
+    """Read an mmdet config: a file, or a path below mmdet's own `configs/`.
+
+    A config is Python code and is executed: read only what you trust.
+
+    Raises:
+        ExperimentError: there is no such file; near matches in the same folder are listed.
+    """
+    from mmcv import Config
+
+    candidates = (Path(path).expanduser(), mmdet_folder() / "configs" / path)
+    for candidate in candidates:
+        if candidate.is_file():
+            return Config.fromfile(str(candidate))
+    siblings = [p.name for p in candidates[1].parent.glob("*.py")]
+    raise ExperimentError(f"config {str(path)!r}: " + unknown("config file", Path(path).name, sorted(siblings)[:40]))
+
+
+def model_config(spec: DetectorSpec, num_classes: int) -> dict[str, Any]:
+    """Return mmdet's `model` dict of a detector for `num_classes` categories."""
+    model = read_config(spec.config or FAMILY_CONFIGS[spec.family]).model.to_dict()
+    model = copy.deepcopy(model)
+    categories_in(model, num_classes)
+    if spec.config is None:
+        _resize(model, spec)
+    pretrained = {"type": "Pretrained", "checkpoint": spec.pretrained} if spec.pretrained else None
+    model["backbone"].pop("pretrained", None)
+    model["backbone"]["init_cfg"] = pretrained
+    if pretrained is None:
+        # Random weights: no stage may be frozen, and normalisation has statistics to learn.
+        model["backbone"].update(frozen_stages=-1, norm_eval=False, norm_cfg={"type": "BN", "requires_grad": True})
+    return model
+
+
+def categories_in(model: dict[str, Any], num_classes: int) -> None:
+    """Set the number of categories of every head of a `model` dict, in place."""
+    for node in _dicts(model):
+        if "num_classes" in node:
+            node["num_classes"] = num_classes
+
+
+def _resize(model: dict[str, Any], spec: DetectorSpec) -> None:
+    """Set depth, widths, anchors and sample counts of a published network, in place."""
+    backbone = model["backbone"]
+    expansion = 1 if spec.depth < 50 else 4
+    stages = [spec.base_channels * 2**i * expansion for i in range(4)]
+    backbone.update(depth=spec.depth, base_channels=spec.base_channels, stem_channels=spec.base_channels)
+    # A caffe backbone exists for its published weights alone.
+    backbone.update(style="pytorch")
+    neck = model["neck"]
+    neck.update(in_channels=stages, out_channels=spec.neck_channels)
+    anchors = spec.anchor_scale / PUBLISHED_ANCHOR_SCALE
+    for node in _dicts({key: value for key, value in model.items() if key not in ("backbone", "neck")}):
+        kind = str(node.get("type", ""))
+        if kind.endswith("Head") and "in_channels" in node:
+            node["in_channels"] = spec.neck_channels
+        if kind == "RPNHead":
+            node["feat_channels"] = spec.neck_channels
+        elif "feat_channels" in node:
+            node["feat_channels"] = spec.head_channels_for(node["feat_channels"])
+        if "fc_out_channels" in node:
+            node["fc_out_channels"] = spec.head_channels or node["fc_out_channels"]
+        if "conv_out_channels" in node:
+            node["conv_out_channels"] = spec.neck_channels
+        if kind == "SingleRoIExtractor":
+            node["out_channels"] = spec.neck_channels
+        if kind == "AnchorGenerator":
+            for key in ("scales", "octave_base_scale"):
+                if key in node:
+                    scale = node[key]
+                    node[key] = [s * anchors for s in scale] if isinstance(scale, list | tuple) else scale * anchors
+        if kind == "FCOSHead" and anchors != 1:
+            edges = [64 * anchors * 2**i for i in range(4)]
+            node["regress_ranges"] = tuple(zip([-1, *edges], [*edges, 1e8], strict=True))
+    _fewer_samples(model)
+
+
+def _fewer_samples(model: dict[str, Any]) -> None:
+    """Bound proposals and samples: pictures of a few hundred pixels have neither 1000 regions nor 512 useful samples."""
+    train, test = model.get("train_cfg") or {}, model.get("test_cfg") or {}
+    for proposals in (train.get("rpn_proposal"), test.get("rpn")):
+        if proposals:
+            proposals.update(nms_pre=2 * SMALL_PROPOSALS, max_per_img=SMALL_PROPOSALS)
+    stages = train.get("rcnn") or []
+    for stage in stages if isinstance(stages, list) else [stages]:
+        stage["sampler"]["num"] = SMALL_ROI_SAMPLES
+
+
+def _dicts(node: Any) -> Iterator[dict[str, Any]]:
+    """Yield every dict inside a nested config."""
+    if isinstance(node, dict):
+        yield node
+        for value in node.values():
+            yield from _dicts(value)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from _dicts(value)
+
+
+def has_masks(model: dict[str, Any]) -> bool:
+    """Whether a model dict trains a mask branch."""
+    return any("mask_head" in node and node["mask_head"] for node in _dicts(model))
+
+
+def pipelines(spec: InputSpec, *, masks: bool = False) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return mmdet's training and test pipelines for an experiment's input."""
+    normalise = {"type": "Normalize", "mean": list(spec.mean), "std": list(spec.std), "to_rgb": spec.to_rgb}
+    pad = {"type": "Pad", "size_divisor": 32}
+    targets = ["img", "gt_bboxes", "gt_labels", *(["gt_masks"] if masks else [])]
+    train = [
+        {"type": "LoadImageFromFile"},
+        {"type": "LoadAnnotations", "with_bbox": True, "with_mask": masks},
+        {"type": "Resize", "img_scale": spec.scale, "keep_ratio": True},
+        {"type": "RandomFlip", "flip_ratio": spec.flip},
+        normalise,
+        pad,
+        {"type": "DefaultFormatBundle"},
+        {"type": "Collect", "keys": targets},
+    ]
+    resize = {"type": "Resize", "keep_ratio": True}
+    collect = {"type": "Collect", "keys": ["img"], "meta_keys": TEST_KEYS}
+    inner = [resize, {"type": "RandomFlip", "flip_ratio": 0.0}, normalise, pad, {"type": "DefaultFormatBundle"}, collect]
+    test = [
+        {"type": "LoadImageFromFile"},
+        {"type": "MultiScaleFlipAug", "img_scale": spec.scale, "flip": False, "transforms": inner},
+    ]
+    return train, test
+
+
+def dataset_config(
+    annotations: Path, pictures: Path, categories: Sequence[str], pipeline: list[dict[str, Any]], *, seed: int, test: bool
+) -> dict[str, Any]:
+    """Return the config of a data set that repeats its augmentation by seed, epoch and image."""
+    return {
+        "type": "RepeatableCocoDataset",
+        "ann_file": str(annotations),
+        "img_prefix": str(pictures),
+        "classes": list(categories),
+        "pipeline": pipeline,
+        "seed": seed,
+        "test_mode": test,
+    }
+
+
+def training_config(
+    *,
+    model: dict[str, Any],
+    train: dict[str, Any],
+    val: dict[str, Any],
+    schedule: ScheduleSpec,
+    resources: ResourcesSpec,
+    seed: int,
+    work_dir: Path,
+    processes: int = 1,
+    evaluate_every: int = 1,
+    hooks: Sequence[dict[str, Any]] = (),
+) -> Any:
+    """Return a whole mmdet config: what `tools/train.py` of a stock mmdet runs as well.
+
+    `schedule.batch` is the global batch; each of `processes` gets its share.
+
+    Raises:
+        ExperimentError: the batch does not divide by the number of processes.
+    """
+    from mmcv import Config
+
+    if schedule.batch % processes:
+        raise ExperimentError(f"schedule.batch={schedule.batch} does not divide by {processes} processes")
+    clip = {"max_norm": schedule.clip, "norm_type": 2} if schedule.clip else None
+    steps = sorted({max(1, round(share * schedule.epochs)) for share in schedule.steps if share < 1})
+    workers = {"workers_per_gpu": resources.workers}
+    return Config({
+        "custom_imports": {"imports": list(IMPORTS), "allow_failed_imports": False},
+        "model": model,
+        "data": {
+            "samples_per_gpu": schedule.batch // processes,
+            **workers,
+            "train": train,
+            "val": val,
+            "test": val,
+            "val_dataloader": {"samples_per_gpu": schedule.batch // processes, **workers},
+        },
+        "optimizer": {
+            "type": "SGD",
+            "lr": schedule.scaled_learning_rate,
+            "momentum": schedule.momentum,
+            "weight_decay": schedule.weight_decay,
+        },
+        "optimizer_config": {"grad_clip": clip},
+        "lr_config": {
+            "policy": "step",
+            "warmup": "linear" if schedule.warmup else None,
+            "warmup_iters": max(1, schedule.warmup),
+            "warmup_ratio": 0.001,
+            "step": steps,
+        },
+        "runner": {"type": "PromptEpochRunner", "max_epochs": schedule.epochs},
+        "checkpoint_config": None,
+        "evaluation": {"interval": evaluate_every, "metric": "bbox"},
+        "log_config": {
+            "interval": 10,
+            "hooks": [{"type": "CurvesHook"}, {"type": "TensorboardLoggerHook", "by_epoch": False}],
+        },
+        "custom_hooks": [
+            {"type": "RepeatableHook", "seed": seed, "priority": "VERY_HIGH"},
+            {"type": "FiniteLossHook", "priority": "VERY_HIGH"},
+            # After evaluation, so that a run killed between the two repeats the whole epoch.
+            {"type": "ResumableCheckpointHook", "priority": "VERY_LOW"},
+            {"type": "ProgressHook", "priority": "VERY_LOW"},
+            *hooks,
+        ],
+        "dist_params": {"backend": "nccl"},
+        "log_level": "WARNING",
+        "load_from": None,
+        "resume_from": None,
+        "workflow": [("train", 1)],
+        "opencv_num_threads": 0,
+        "mp_start_method": "fork",
+        "find_unused_parameters": False,
+        "work_dir": str(work_dir),
+        "auto_resume": True,
+        "gpu_ids": [0],
+        "seed": seed,
+    })

@@ -1,0 +1,239 @@
+"""Running a detector over a split, and measuring it as COCO does."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from mutineck.detection.compat import prepare
+from mutineck.detection.configs import pipelines
+from mutineck.experiment import InputSpec
+from mutineck.stage import Study
+from mutineck.storage import read_json
+
+SUMMARY = ("bbox_mAP", "bbox_mAP_50", "bbox_mAP_75", "bbox_mAP_s", "bbox_mAP_m", "bbox_mAP_l")
+MOST_DETECTIONS = 100
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some pictures of a split, without augmentation, with all their annotations.
+
+    Attributes:
+        image: `(N, 3, H, W)` float32, normalised and padded.
+        metas: mmdet's `img_metas`.
+        boxes: for each image `(n, 4)` as `(x_min, y_min, x_max, y_max)`, pixels of the network's input.
+        labels: for each image `(n,)` int64, indices into the data set's categories.
+        annotation_ids: for each image `(n,)` int64.
+        image_ids: N ids.
+        crowd: for each image `(n,)` bool.
+    """
+
+    image: Tensor
+    metas: list[dict[str, Any]]
+    boxes: list[Tensor]
+    labels: list[Tensor]
+    annotation_ids: list[Tensor]
+    image_ids: list[int]
+    crowd: list[Tensor]
+
+
+class SplitDataset(Dataset):
+    """Pictures and annotations of a COCO file, through mmdet's test pipeline.
+
+    Args:
+        annotations: COCO JSON.
+        pictures: folder that its file names are relative to.
+        categories: names, in label order.
+        spec: the network's input.
+        share: `(rank, processes)`: this process's part of the pictures.
+    """
+
+    def __init__(
+        self, annotations: Path, pictures: Path, categories: Sequence[str], spec: InputSpec, share: tuple[int, int] = (0, 1)
+    ) -> None:
+        prepare()
+        from mmdet.datasets.pipelines import Compose
+
+        content = read_json(annotations)
+        names = {c["id"]: c["name"] for c in content["categories"]}
+        labels = {number: list(categories).index(name) for number, name in names.items() if name in categories}
+        self.images = sorted(content["images"], key=lambda image: image["id"])[share[0] :: share[1]]
+        self.pictures = pictures
+        self.annotations: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in self.images}
+        for annotation in content["annotations"]:
+            if annotation["image_id"] in self.annotations and annotation["category_id"] in labels:
+                self.annotations[annotation["image_id"]].append(annotation | {"label": labels[annotation["category_id"]]})
+        self._pipeline = Compose(pipelines(spec)[1])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image = self.images[index]
+        item = self._pipeline({
+            "img_info": {"filename": image["file_name"], "file_name": image["file_name"], **image},
+            "img_prefix": str(self.pictures),
+            "bbox_fields": [],
+        })
+        meta = item["img_metas"][0].data
+        rows = self.annotations[image["id"]]
+        corners = np.array([row["bbox"] for row in rows], dtype=np.float32).reshape(-1, 4)
+        corners[:, 2:] += corners[:, :2]
+        height, width = meta["img_shape"][:2]
+        corners *= np.asarray(meta["scale_factor"], dtype=np.float32)
+        corners = corners.clip(0, np.array([width, height, width, height], dtype=np.float32))
+        return {
+            "image": item["img"][0].data,
+            "meta": meta,
+            "boxes": torch.from_numpy(corners),
+            "labels": torch.tensor([row["label"] for row in rows], dtype=torch.int64),
+            "annotation_ids": torch.tensor([row["id"] for row in rows], dtype=torch.int64),
+            "crowd": torch.tensor([bool(row.get("iscrowd", 0)) for row in rows], dtype=torch.bool),
+            "image_id": image["id"],
+        }
+
+
+def collate(items: list[dict[str, Any]]) -> Batch:
+    """Pad pictures to the largest of the batch, with zeros at right and bottom."""
+    height = max(item["image"].shape[1] for item in items)
+    width = max(item["image"].shape[2] for item in items)
+    image = items[0]["image"].new_zeros(len(items), 3, height, width)
+    for row, item in zip(image, items, strict=True):
+        row[:, : item["image"].shape[1], : item["image"].shape[2]] = item["image"]
+    for item in items:
+        item["meta"]["batch_input_shape"] = (height, width)
+    return Batch(
+        image=image,
+        metas=[item["meta"] for item in items],
+        boxes=[item["boxes"] for item in items],
+        labels=[item["labels"] for item in items],
+        annotation_ids=[item["annotation_ids"] for item in items],
+        image_ids=[item["image_id"] for item in items],
+        crowd=[item["crowd"] for item in items],
+    )
+
+
+def evaluation_loader(study: Study, split: str, *, batch: int | None = None, share: tuple[int, int] = (0, 1)) -> DataLoader:
+    """Return a loader of `Batch` over a split of the study's data set, in order of image id."""
+    description = read_json(study.need("dataset", "dataset.json"))
+    dataset = SplitDataset(
+        study.need("dataset", f"{split}.json"),
+        picture_folder(study),
+        description["categories"],
+        study.experiment.input,
+        share,
+    )
+    size = batch or study.experiment.evaluation.batch
+    return DataLoader(dataset, size, collate_fn=collate, num_workers=study.experiment.resources.workers)
+
+
+def picture_folder(study: Study) -> Path:
+    """Return the folder of the data set's pictures."""
+    root = Path(read_json(study.need("dataset", "dataset.json"))["image_root"])
+    return root if root.is_absolute() else study.root / root
+
+
+def device_of(choice: str) -> torch.device:
+    """Return the device for `auto`, `cpu` or `cuda`."""
+    if choice == "auto":
+        choice = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(choice)
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module,
+    loader: DataLoader,
+    category_ids: Sequence[int | None],
+    *,
+    device: torch.device,
+    prepare_image: Callable[[Tensor], Tensor] | None = None,
+) -> list[dict[str, Any]]:
+    """Run a detector over a loader of `Batch`.
+
+    Args:
+        model: an mmdet detector; put into eval mode, and back into the mode it was in.
+        loader: see `evaluation_loader`.
+        category_ids: the COCO id of each of the detector's labels, None where detections are to be dropped.
+        device: where to run.
+        prepare_image: applied to each batch, for a detector that expects another normalisation.
+
+    Returns:
+        COCO results: `image_id`, `category_id`, `bbox` as `(x, y, width, height)` in pixels of the original picture, `score`.
+    """
+    training = model.training
+    model.to(device).eval()
+    rows = []
+    for batch in loader:
+        image = batch.image.to(device)
+        results = model.simple_test(prepare_image(image) if prepare_image else image, batch.metas, rescale=True)
+        for image_id, result in zip(batch.image_ids, results, strict=True):
+            rows += _result_rows(image_id, result[0] if isinstance(result, tuple) else result, category_ids)
+    model.train(training)
+    return rows
+
+
+def _result_rows(image_id: int, boxes: Sequence[np.ndarray], category_ids: Sequence[int | None]) -> Iterator[dict[str, Any]]:
+    for category_id, found in zip(category_ids, boxes, strict=True):
+        if category_id is None:
+            continue
+        for x_min, y_min, x_max, y_max, score in found.astype(float).tolist():
+            box = [round(value, 2) for value in (x_min, y_min, x_max - x_min, y_max - y_min)]
+            yield {"image_id": image_id, "category_id": category_id, "bbox": box, "score": round(score, 5)}
+
+
+def measure(annotations: Path, predictions: list[dict[str, Any]], categories: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Measure predictions as COCO does, on all categories or on some.
+
+    Args:
+        annotations: COCO JSON.
+        predictions: COCO results.
+        categories: names to measure on; all of the file's if None.
+
+    Returns:
+        Rows `metric`, `category` (empty for a mean over categories), `value` in [0, 1]; a mean over nothing (for
+        instance large boxes where there are none) is left out.
+    """
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(annotations))
+        chosen = [c for c in truth.loadCats(truth.getCatIds()) if categories is None or c["name"] in categories]
+        ids = [c["id"] for c in chosen]
+        if not predictions:
+            # pycocotools cannot load an empty list of results.
+            return [_row("bbox_mAP", "", 0.0), *(_row("AP", c["name"], 0.0) for c in chosen)]
+        evaluation = COCOeval(truth, truth.loadRes(predictions), "bbox")
+        evaluation.params.catIds = ids
+        evaluation.params.maxDets = [1, 10, MOST_DETECTIONS]
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    rows = [_row(name, "", value) for name, value in zip(SUMMARY, evaluation.stats[:6], strict=True) if value > -1]
+    precision = evaluation.eval["precision"]  # (IoU, recall, category, area, detections)
+    for index, category in enumerate(chosen):
+        values = precision[:, :, index, 0, -1]
+        if (values > -1).any():
+            rows.append(_row("AP", category["name"], values[values > -1].mean()))
+    return rows
+
+
+def _row(metric: str, category: str, value: float) -> dict[str, Any]:
+    return {"metric": metric, "category": category, "value": round(float(value), 5)}
+
+
+def category_ids(annotations: Path, categories: Sequence[str]) -> list[int]:
+    """Return the COCO ids of category names, in the order of the names."""
+    ids = {c["name"]: c["id"] for c in read_json(annotations)["categories"]}
+    return [ids[name] for name in categories]

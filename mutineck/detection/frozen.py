@@ -1,0 +1,270 @@
+"""A detector that only looks: frozen, never in train mode, read through its maps and its proposals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mutineck.detection.compat import prepare, quiet
+from mutineck.detection.loading import LoadReport, load_strictly
+from mutineck.experiment import ExperimentError, unknown
+
+TWO_STAGE_PROPOSALS = 300
+ONE_STAGE_PROPOSALS = 1000
+LEAST_SCORE = 0.05
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """One detector's proposals on one image, before non-maximum suppression.
+
+    Attributes:
+        boxes: `(M, 4)` as `(x_min, y_min, x_max, y_max)`, pixels of the network's input.
+        scores: `(M,)` in [0, 1].
+        labels: `(M,)` int64, the student's labels.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """How a detector's pipeline normalises pictures: `(pixel - mean) / std`, channels as RGB or BGR."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    to_rgb: bool
+
+    @classmethod
+    def of(cls, pipeline: Sequence[Mapping[str, Any]], owner: str) -> Normalisation:
+        """Read it off an mmdet pipeline.
+
+        Raises:
+            ExperimentError: the pipeline has no single `Normalize` step with three means.
+        """
+        steps = [*pipeline, *(s for step in pipeline for s in step.get("transforms", ()))]
+        found = [step for step in steps if step.get("type") == "Normalize"]
+        if len(found) != 1 or len(found[0]["mean"]) != 3 or not all(found[0]["std"]):
+            raise ExperimentError(
+                f"{owner}: its pipeline must normalise with one per-channel affine (`Normalize` with three means and "
+                f"deviations above 0), found {[dict(step) for step in found] or [s.get('type') for s in steps]}"
+            )
+        step = found[0]
+        return cls(tuple(map(float, step["mean"])), tuple(map(float, step["std"])), bool(step.get("to_rgb", True)))
+
+
+class FrozenDetector:
+    """A teacher as others see it. It is no module, so no optimiser, `train()` or `state_dict()` ever reaches it.
+
+    Args:
+        name: what it is called in logs and files.
+        model: an mmdet detector with its weights loaded.
+        categories: the detector's own, in its label order.
+        student_categories: the student's; labels are mapped to these by name.
+        aliases: detector's category -> student's.
+        normalisation: what the detector was trained with.
+        student_normalisation: what its input here is normalised with.
+
+    Raises:
+        ExperimentError: the label sets have nothing in common.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        *,
+        categories: Sequence[str],
+        student_categories: Sequence[str],
+        aliases: Mapping[str, str] | None = None,
+        normalisation: Normalisation | None = None,
+        student_normalisation: Normalisation | None = None,
+    ) -> None:
+        self.name = name
+        self.model = model
+        self.categories = tuple(categories)
+        self.label_map = map_labels(name, categories, student_categories, aliases or {})
+        self.strides = detector_strides(model)
+        self.channels = detector_channels(model)
+        self._renormalise = renormaliser(student_normalisation, normalisation)
+        freeze(model)
+
+    def __repr__(self) -> str:
+        return f"FrozenDetector({self.name}: {type(self.model).__name__}, strides {self.strides}, {self.channels} channels)"
+
+    def to(self, device: torch.device) -> FrozenDetector:
+        """Move the weights to a device, if they are not there."""
+        if next(self.model.parameters()).device != device:
+            self.model.to(device)
+            self.label_map = self.label_map.to(device)
+        return self
+
+    @torch.no_grad()
+    def maps(self, image: Tensor) -> dict[int, Tensor]:
+        """Return the maps of the neck.
+
+        Args:
+            image: `(N, 3, H, W)` float32, normalised as the student's pipeline does.
+
+        Returns:
+            Stride to `(N, C, H / stride, W / stride)`, float32, no gradient.
+        """
+        self.to(image.device)
+        features = self.model.extract_feat(self._renormalise(image))
+        return dict(zip(self.strides, features, strict=True))
+
+    @torch.no_grad()
+    def proposals(self, maps: Mapping[int, Tensor], metas: list[dict[str, Any]]) -> list[Proposals]:
+        """Return each image's proposals, from this detector's own maps, without running its backbone again.
+
+        Args:
+            maps: what `maps` returned.
+            metas: mmdet's `img_metas` of the batch (`img_shape` bounds the boxes).
+
+        Returns:
+            For each image the proposals that score at least 0.05 for a category that the student has.
+        """
+        features = tuple(maps[stride] for stride in self.strides)
+        found = (_two_stage if hasattr(self.model, "roi_head") else _one_stage)(self.model, features, metas)
+        return [self._relabel(boxes, scores, labels) for boxes, scores, labels in found]
+
+    def maps_and_proposals(self, image: Tensor, metas: list[dict[str, Any]]) -> tuple[dict[int, Tensor], list[Proposals]]:
+        """Return maps and proposals from one forward pass."""
+        maps = self.maps(image)
+        return maps, self.proposals(maps, metas)
+
+    def _relabel(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Proposals:
+        labels = self.label_map[labels]
+        keep = (labels >= 0) & (scores >= LEAST_SCORE)
+        return Proposals(boxes[keep], scores[keep], labels[keep])
+
+
+def freeze(model: nn.Module) -> nn.Module:
+    """Put a model into eval mode for good, without gradients, its mask branch dropped."""
+    roi_head = getattr(model, "roi_head", None)
+    if roi_head is not None and getattr(roi_head, "with_mask", False):
+        # Neither maps nor proposals come from it.
+        roi_head.mask_head = None
+    model.requires_grad_(False)
+    model.eval()
+    return model
+
+
+def map_labels(name: str, own: Sequence[str], student: Sequence[str], aliases: Mapping[str, str]) -> Tensor:
+    """Return the student's label of each of a detector's categories, -1 where the student lacks it.
+
+    Raises:
+        ExperimentError: an alias of an unknown category, or nothing in common; both lists are named.
+    """
+    for alias in aliases:
+        if alias not in own:
+            raise ExperimentError(f"teacher {name!r}, aliases: " + unknown("category", alias, own))
+    labels = [list(student).index(aliases.get(c, c)) if aliases.get(c, c) in student else -1 for c in own]
+    if max(labels, default=-1) < 0:
+        raise ExperimentError(
+            f"teacher {name!r} knows none of the student's categories. Teacher: {', '.join(own)}. Student: "
+            f"{', '.join(student)}. If they are named differently, add `aliases: {{teacher's name: student's name}}`"
+        )
+    return torch.tensor(labels)
+
+
+def detector_strides(model: nn.Module) -> tuple[int, ...]:
+    """Return the strides of a detector's neck, in the order of its maps."""
+    head = model.rpn_head if hasattr(model, "rpn_head") else model.bbox_head
+    return tuple(int(stride[0] if isinstance(stride, list | tuple) else stride) for stride in head.prior_generator.strides)
+
+
+def detector_channels(model: nn.Module) -> int:
+    """Return the channels of every map of a detector's neck."""
+    source = model.neck if getattr(model, "neck", None) is not None else model.backbone
+    return int(source.out_channels)
+
+
+def renormaliser(given: Normalisation | None, wanted: Normalisation | None) -> Callable[[Tensor], Tensor]:
+    """Return the fixed per-channel affine that brings a picture `(N, 3, H, W)` from one normalisation to another."""
+    if given is None or wanted is None or given == wanted:
+        return lambda image: image
+    swap = given.to_rgb != wanted.to_rgb
+
+    def column(values: tuple[float, ...]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1)
+
+    mean, std = column(given.mean), column(given.std)
+    if swap:
+        mean, std = mean.flip(1), std.flip(1)
+    scale = std / column(wanted.std)
+    shift = (mean - column(wanted.mean)) / column(wanted.std)
+    return lambda image: (image.flip(1) if swap else image) * scale.to(image) + shift.to(image)
+
+
+def _two_stage(model: Any, features: tuple[Tensor, ...], metas: list[dict[str, Any]]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Refined boxes of the best regions, with their scores of every category."""
+    regions = [r[:TWO_STAGE_PROPOSALS] for r in model.rpn_head.simple_test_rpn(features, metas)]
+    if isinstance(getattr(model.roi_head, "bbox_head", None), nn.ModuleList):
+        return _cascade(model.roi_head, features, regions, metas)
+    boxes, scores = model.roi_head.simple_test_bboxes(features, metas, regions, None, rescale=False)
+    return [_spread_categories(b, s) for b, s in zip(boxes, scores, strict=True)]
+
+
+def _cascade(
+    head: Any, features: tuple[Tensor, ...], regions: list[Tensor], metas: list[dict[str, Any]]
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """The last stage's boxes and the stages' mean scores; suppression is switched off by an overlap that none reaches."""
+    settings = head.test_cfg
+    head.test_cfg = settings.__class__(score_thr=LEAST_SCORE, nms=dict(type="nms", iou_threshold=1.0), max_per_img=ONE_STAGE_PROPOSALS)
+    try:
+        results = head.simple_test(features, regions, metas, rescale=False)
+    finally:
+        head.test_cfg = settings
+    found = []
+    for image in results:
+        rows = [torch.as_tensor(r, device=features[0].device) for r in image]
+        labels = torch.cat([torch.full((len(r),), label, device=features[0].device) for label, r in enumerate(rows)])
+        stacked = torch.cat(rows)
+        found.append((stacked[:, :4], stacked[:, 4], labels))
+    return found
+
+
+def _spread_categories(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Turn `(M, 4K or 4)` boxes and `(M, K + 1)` scores into one row a box and category that scores enough."""
+    scores = scores[:, :-1]
+    row, label = (scores >= LEAST_SCORE).nonzero(as_tuple=True)
+    per_category = boxes.view(len(boxes), -1, 4)
+    chosen = per_category[row, label if per_category.shape[1] > 1 else torch.zeros_like(label)]
+    return chosen, scores[row, label], label
+
+
+def _one_stage(model: Any, features: tuple[Tensor, ...], metas: list[dict[str, Any]]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Decoded boxes with their scores, the best of each level."""
+    head = model.bbox_head
+    settings = head.test_cfg.copy()
+    settings.update(nms_pre=ONE_STAGE_PROPOSALS, score_thr=LEAST_SCORE)
+    found = []
+    for boxes, scores, labels in head.get_bboxes(*head(features), img_metas=metas, cfg=settings, rescale=False, with_nms=False):
+        best = scores.topk(min(ONE_STAGE_PROPOSALS, len(scores))).indices
+        found.append((boxes[best], scores[best], labels[best]))
+    return found
+
+
+def build_model(config: Any) -> Any:
+    """Build an mmdet detector from a config (or its `model` dict), with random weights as they come."""
+    prepare()
+    from mmcv import Config
+    from mmdet.models import build_detector
+
+    model = config.model if "model" in config else config
+    with quiet():
+        return build_detector(model if isinstance(model, Config) else Config({"model": model}).model)
+
+
+def load_detector(config: Any, checkpoint: str | Path) -> tuple[Any, LoadReport]:
+    """Build the detector of a config and load a checkpoint into it, strictly."""
+    model = build_model(config)
+    return model, load_strictly(model, checkpoint)

@@ -1,0 +1,205 @@
+"""Checkpoints: read as data only, matched strictly, reported in counts."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mutineck.detection.compat import prepare
+
+SHOWN = 5
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be used; the message names file, counts and remedy."""
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of a checkpoint's weights.
+
+    Attributes:
+        source: the file.
+        matched: names loaded.
+        missing: names that the model has and the checkpoint lacks.
+        unexpected: names that the checkpoint has and the model lacks.
+        mismatched: names with the two shapes, where they differ.
+    """
+
+    source: str
+    matched: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every weight of the model came from the checkpoint and none was left over."""
+        return not (self.missing or self.unexpected or self.mismatched)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.source}: {len(self.matched)} matched, {len(self.missing)} missing, "
+            f"{len(self.unexpected)} unexpected, {len(self.mismatched)} of another shape"
+        ]
+        for title, names in (("missing", self.missing), ("unexpected", self.unexpected)):
+            lines += [f"  {title}: {_some(names)}"] if names else []
+        shapes = [f"{name} (checkpoint {a}, model {b})" for name, (a, b) in self.mismatched.items()]
+        lines += [f"  another shape: {_some(shapes)}"] if shapes else []
+        return "\n".join(lines)
+
+
+def _some(names: Any) -> str:
+    names = list(names)
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint file onto the CPU without running any code from it.
+
+    Raises:
+        CheckpointError: missing, truncated, or holding objects that are neither tensors nor plain data.
+    """
+    prepare()
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{path}: not read, because it holds more than tensors and plain data, or is damaged ({reason}). "
+            "Nothing of it was executed. Save its state_dict alone: torch.save(model.state_dict(), PATH)"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        size = path.stat().st_size
+        raise CheckpointError(f"{path}: damaged or truncated ({size} bytes): {error}. Fetch or write it again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a mapping of weights, got {type(content).__name__}")
+    return content
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Return the weights in a checkpoint, named as mmdet names them.
+
+    Recognised: a bare state dict, mmcv's `state_dict`, a `module.` prefix from data parallel training, and the
+    `student.` part of a distiller's checkpoint (of this project's and of FGD's).
+
+    Raises:
+        CheckpointError: no weights, or non-finite ones; names them.
+    """
+    content = read_checkpoint(path)
+    state = content.get("state_dict", content.get("model", content))
+    weights = {name: value for name, value in state.items() if isinstance(value, Tensor)} if isinstance(state, Mapping) else {}
+    if not weights:
+        raise CheckpointError(f"{path}: holds no weights (keys: {_some(map(str, content))})")
+    if all(name.startswith("module.") for name in weights):
+        weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    if any(name.startswith("student.") for name in weights):
+        weights = {n.removeprefix("student."): v for n, v in weights.items() if n.startswith("student.")}
+    broken = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise CheckpointError(f"{path}: non-finite weights in {len(broken)} tensors: {_some(broken)}")
+    return weights
+
+
+def match_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> LoadReport:
+    """Compare weights with a model's, changing nothing."""
+    own = model.state_dict()
+    shared = own.keys() & weights.keys()
+    mismatched = {
+        name: (tuple(weights[name].shape), tuple(own[name].shape))
+        for name in sorted(shared)
+        if weights[name].shape != own[name].shape
+    }
+    # BatchNorm's step counter is absent from checkpoints of old torch versions, and no output depends on it.
+    missing = sorted(n for n in own.keys() - weights.keys() if not n.endswith("num_batches_tracked"))
+    return LoadReport(
+        source=source,
+        matched=tuple(sorted(shared - mismatched.keys())),
+        missing=tuple(missing),
+        unexpected=tuple(sorted(weights.keys() - own.keys())),
+        mismatched=mismatched,
+    )
+
+
+def load_strictly(model: nn.Module, path: str | Path) -> LoadReport:
+    """Load a checkpoint into a model, all of it or nothing.
+
+    Returns:
+        The report, which is complete.
+
+    Raises:
+        CheckpointError: any weight is missing, left over or of another shape; the message counts and names them.
+    """
+    weights = read_weights(path)
+    report = match_weights(model, weights, str(path))
+    if not report.complete:
+        raise CheckpointError(
+            f"{report}\nThe checkpoint does not fit this {type(model).__name__}; nothing was loaded. Check that config and "
+            "checkpoint belong together, and the number of categories."
+        )
+    model.load_state_dict({name: weights[name] for name in report.matched}, strict=False)
+    return report
+
+
+# Layers that have rows for each category, and how the rows lie.
+# A two-stage head has K + 1 rows of scores and K blocks of 4 box rows; a one-stage one has, for each anchor, K rows.
+CATEGORY_LAYERS = {"fc_cls": "scores", "fc_reg": "boxes", "retina_cls": "anchors", "conv_cls": "anchors", "atss_cls": "anchors",
+                   "gfl_cls": "anchors"}
+
+
+def inherit_weights(target: nn.Module, donor: nn.Module, label_map: Tensor) -> LoadReport:
+    """Copy every weight outside the backbone that two detectors of one type share, rows of categories by their names.
+
+    What differs in shape stays the target's own and is listed; so do the rows of categories that the donor lacks.
+
+    Args:
+        target: the detector that inherits.
+        donor: a detector of the same type.
+        label_map: `(K,)` int64, the target's label of each of the donor's categories, -1 where it has none.
+    """
+    offered = {n: v for n, v in donor.state_dict().items() if not n.startswith(("backbone.", "roi_head.mask_head."))}
+    own = target.state_dict()
+    same_labels = torch.equal(label_map.cpu(), torch.arange(_categories_of(target)))
+    if not same_labels:
+        for name in list(offered):
+            layout = CATEGORY_LAYERS.get(name.split(".")[-2]) if "." in name else None
+            if layout and name in own:
+                offered[name] = _remap_rows(own[name], offered[name], label_map.cpu(), _categories_of(target), layout)
+    report = match_weights(target, offered, f"inherited from {type(donor).__name__}")
+    target.load_state_dict({name: offered[name] for name in report.matched}, strict=False)
+    return report
+
+
+def _categories_of(model: nn.Module) -> int:
+    head = model.roi_head.bbox_head if hasattr(model, "roi_head") else model.bbox_head
+    return int((head[0] if isinstance(head, nn.ModuleList) else head).num_classes)
+
+
+def _remap_rows(own: Tensor, offered: Tensor, label_map: Tensor, categories: int, layout: str) -> Tensor:
+    """Return `own` with the rows of the categories that `offered` knows replaced by its rows."""
+    source = (label_map >= 0).nonzero().squeeze(1)
+    goal = label_map[source]
+    result = own.clone()
+    known = len(label_map)
+    if layout == "anchors":
+        anchors = own.shape[0] // categories
+        result.view(anchors, categories, *own.shape[1:])[:, goal] = offered.view(anchors, known, *own.shape[1:])[:, source]
+    elif layout == "scores":
+        result[goal] = offered[source]
+        result[categories] = offered[known]
+    elif own.shape[0] == 4 * categories:
+        result.view(categories, 4, *own.shape[1:])[goal] = offered.view(known, 4, *own.shape[1:])[source]
+    else:
+        # Boxes regressed for all categories alike have no rows to map.
+        result = offered.clone()
+    return result

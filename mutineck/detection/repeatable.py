@@ -1,0 +1,95 @@
+"""Training that repeats: augmentation by (seed, epoch, image), sampling by (seed, step), image order by (seed, epoch).
+
+Nothing drawn elsewhere (by teachers, adapters, loader workers) can move any of these, so arms of one seed see the same
+pictures in the same order with the same augmentation, and a run resumed at an epoch goes on as if it had not stopped.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from mmcv.runner import HOOKS, RUNNERS, EpochBasedRunner, Hook, get_dist_info
+from mmdet.datasets import DATASETS, CocoDataset
+
+from mutineck.seeding import derive_seed, seed_everything
+
+
+@DATASETS.register_module()
+class RepeatableCocoDataset(CocoDataset):
+    """mmdet's COCO data set, with an augmentation that is a function of seed, epoch and image alone.
+
+    Args:
+        seed: seed of the augmentation.
+        kwargs: as for `CocoDataset`.
+    """
+
+    def __init__(self, *args: Any, seed: int = 0, **kwargs: Any) -> None:
+        self.seed = seed
+        self.epoch = 0
+        super().__init__(*args, **kwargs)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return one item; the random state outside is left as it was."""
+        if self.test_mode:
+            return super().__getitem__(index)
+        states = random.getstate(), np.random.get_state()
+        seed = derive_seed(self.seed, "augmentation", self.epoch, self.data_infos[index]["id"])
+        random.seed(seed)
+        np.random.seed(seed)
+        try:
+            return super().__getitem__(index)
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+
+
+@HOOKS.register_module()
+class RepeatableHook(Hook):
+    """Seeds the order of images each epoch and everything drawn in a step each step.
+
+    Args:
+        seed: the run's seed.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def before_train_epoch(self, runner: Any) -> None:
+        """Seed the shuffling (mmdet's samplers draw it when the epoch's first batch is asked for)."""
+        # Loader workers are forked after this and so carry the right epoch.
+        runner.data_loader.dataset.epoch = runner.epoch
+        seed_everything(derive_seed(self.seed, "epoch", runner.epoch))
+
+    def before_train_iter(self, runner: Any) -> None:
+        """Seed what the step draws: samples of anchors and proposals, masks of MGD."""
+        rank, _ = get_dist_info()
+        torch.manual_seed(derive_seed(self.seed, "step", runner.iter, rank))
+
+
+@RUNNERS.register_module()
+class PromptEpochRunner(EpochBasedRunner):
+    """mmcv's epoch runner without its two seconds of sleep before each epoch.
+
+    The sleep guards against a deadlock of persistent loader workers, which are not used here.
+    """
+
+    def train(self, data_loader: Any, **kwargs: Any) -> None:
+        """Run one epoch, as `EpochBasedRunner.train` does."""
+        self.model.train()
+        self.mode = "train"
+        self.data_loader = data_loader
+        self._max_iters = self._max_epochs * len(data_loader)
+        self.call_hook("before_train_epoch")
+        for index, batch in enumerate(data_loader):
+            self.data_batch = batch
+            self._inner_iter = index
+            self.call_hook("before_train_iter")
+            self.run_iter(batch, train_mode=True, **kwargs)
+            self.call_hook("after_train_iter")
+            del self.data_batch
+            self._iter += 1
+        self.call_hook("after_train_epoch")
+        self._epoch += 1

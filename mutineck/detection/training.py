@@ -1,0 +1,155 @@
+"""Training a detector with mmdet's own loop, on CPU or GPU, in one process or under torchrun."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mutineck.detection.compat import prepare, quiet
+from mutineck.detection.hooks import CURVES, LATEST
+from mutineck.seeding import seed_everything
+from mutineck.storage import atomic_path, read_json, sha256_json, write_json
+
+IDENTITY = "training.json"
+
+
+def train(config: Any, *, device: torch.device, identity: Mapping[str, Any] | None = None) -> Any:
+    """Train the detector of an mmdet config, resuming at the last finished epoch of the same training.
+
+    Follows `tools/train.py` of mmdet step by step, so that a config dumped from here trains alike there.
+
+    Args:
+        config: see `mutineck.detection.configs.training_config`; trains into `config.work_dir`.
+        device: where to train.
+        identity: what the result depends on beside the config (hashes of what is read). A state left by a training
+            with another config or identity is discarded.
+
+    Returns:
+        The trained detector, on the CPU.
+    """
+    prepare()
+    from mmcv.utils import import_modules_from_strings
+    from mmdet.apis import train_detector
+    from mmdet.datasets import build_dataset
+    from mmdet.models import build_detector
+
+    processes = start_processes(device)
+    import_modules_from_strings(**config.custom_imports)
+    work_dir = Path(config.work_dir)
+    if _rank() == 0:
+        _discard_foreign_state(work_dir, {"config": config.pretty_text, **(identity or {})})
+    if processes > 1:
+        torch.distributed.barrier()
+    config.device = device.type
+    config.gpu_ids = range(processes) if processes > 1 else [0]
+    seed_everything(config.seed)
+    with quiet():
+        model = build_detector(config.model, train_cfg=config.get("train_cfg"), test_cfg=config.get("test_cfg"))
+        model.init_weights()
+        dataset = build_dataset(config.data.train)
+        model.CLASSES = dataset.CLASSES
+        meta = {"seed": config.seed, "CLASSES": tuple(dataset.CLASSES), "config": config.pretty_text}
+        stamp = time.strftime("%Y%m%d_%H%M%S")
+        train_detector(model, [dataset], config, distributed=processes > 1, validate=True, timestamp=stamp, meta=meta)
+    return model.cpu()
+
+
+def start_processes(device: torch.device) -> int:
+    """Join the other processes if torchrun started this one; return how many there are."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1 and not torch.distributed.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        # mmcv's own start needs a GPU in every process.
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return processes
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _discard_foreign_state(work_dir: Path, identity: Mapping[str, Any]) -> None:
+    """Remove the training state in a folder unless it belongs to this very training."""
+    work_dir.mkdir(parents=True, exist_ok=True)
+    key = {"training": sha256_json(identity)}
+    note = work_dir / IDENTITY
+    if note.exists() and read_json(note) == key:
+        return
+    for name in (LATEST, CURVES):
+        (work_dir / name).unlink(missing_ok=True)
+    write_json(note, key)
+
+
+def forget_state(work_dir: Path) -> None:
+    """Remove what only resuming needs, once a training's result is stored."""
+    for name in (LATEST, IDENTITY):
+        (work_dir / name).unlink(missing_ok=True)
+
+
+def save_detector(
+    folder: Path,
+    model: torch.nn.Module,
+    model_config: Mapping[str, Any],
+    *,
+    categories: Sequence[str],
+    normalisation: Mapping[str, Any],
+    checkpoint: str = "checkpoint.pth",
+    imports: Sequence[str] = (),
+) -> tuple[Path, Path]:
+    """Write a detector's weights and the config that builds it, both atomically.
+
+    The checkpoint is mmdet's plain layout (`state_dict`, `meta` with `CLASSES`); the config holds `model`, `categories`
+    (label order) and `normalisation`.
+
+    Returns:
+        The paths of checkpoint and config.
+    """
+    from mmcv import Config
+
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with atomic_path(folder / checkpoint) as temporary:
+        torch.save({"state_dict": weights, "meta": {"CLASSES": tuple(categories)}}, temporary)
+    config = {"model": dict(model_config), "categories": list(categories), "normalisation": dict(normalisation)}
+    if imports:
+        config["custom_imports"] = {"imports": list(imports), "allow_failed_imports": False}
+    with atomic_path(folder / "config.py") as temporary:
+        Config(config).dump(str(temporary))
+    return folder / checkpoint, folder / "config.py"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train a config from the command line; under torchrun every process calls this."""
+    from mmcv import Config
+
+    from mutineck.detection.evaluation import device_of
+
+    parser = argparse.ArgumentParser(prog="python -m mutineck.detection.training", description=main.__doc__)
+    parser.add_argument("config", type=Path, help="a training_config.py that a stage wrote (Python code: it is executed)")
+    parser.add_argument("--work-dir", type=Path, help="train into this folder instead of the config's")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    options = parser.parse_args(arguments)
+    prepare()
+    config = Config.fromfile(str(options.config), import_custom_modules=False)
+    if options.work_dir:
+        config.work_dir = str(options.work_dir)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    for loader in (config.data, config.data.val_dataloader):
+        # The config names the global batch; each process takes its share.
+        loader.samples_per_gpu = max(1, loader.samples_per_gpu // processes)
+    model = train(config, device=device_of(options.device))
+    if _rank() == 0:
+        final = Path(config.work_dir) / "final.pth"
+        with atomic_path(final) as temporary:
+            torch.save({"state_dict": getattr(model, "student", model).state_dict()}, temporary)
+        print(f"weights: {final}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""The distiller: to mmdet a detector like any other; inside, a plain student and whoever teaches it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mmcv.runner import HOOKS, Hook
+from mmdet.models import DETECTORS, BaseDetector, build_detector
+from torch import Tensor, nn
+
+from mutineck.arms import ArmSpec
+from mutineck.detection.frozen import detector_channels, detector_strides
+from mutineck.detection.loading import LoadReport, inherit_weights
+from mutineck.distillation.guidance import Guidance
+from mutineck.experiment import DistillationSpec
+from mutineck.seeding import derive_seed, seeded
+
+
+@DETECTORS.register_module()
+class Distiller(BaseDetector):
+    """A student with its guidance.
+
+    The student is built and initialised under a seed of its own, so it starts from the same weights in every arm,
+    whatever else is built. Teachers are outside the module tree; the student's own checkpoint is `student.state_dict()`.
+
+    Args:
+        student: `model` dict of the student.
+        arm: fields of `ArmSpec`.
+        weights: fields of `DistillationSpec`.
+        categories: the student's.
+        normalisation: of its input.
+        seed: of the student's weights and of the adapters'.
+        inherit: start neck and heads from the donor's, where the two are of one type.
+        teachers: see `Guidance`.
+        intermediate: see `Guidance`.
+        joint: see `Guidance`.
+        centroids: see `Guidance`.
+    """
+
+    def __init__(
+        self,
+        student: Mapping[str, Any],
+        arm: Mapping[str, Any],
+        weights: Mapping[str, Any],
+        categories: Sequence[str],
+        normalisation: Mapping[str, Any],
+        seed: int = 0,
+        inherit: bool = False,
+        teachers: Sequence[Mapping[str, Any]] = (),
+        intermediate: str | None = None,
+        joint: Mapping[str, Any] | None = None,
+        centroids: Mapping[str, str] | None = None,
+        train_cfg: Any = None,
+        test_cfg: Any = None,
+        init_cfg: Any = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.seed = seed
+        self.inherit = inherit
+        self.inherited: LoadReport | None = None
+        self.epoch, self.epochs = 0.0, 1
+        with seeded(derive_seed(seed, "student")):
+            self.student = build_detector(student)
+        spec = ArmSpec(**arm)
+        self.guidance: Guidance | None = None
+        if spec.feature != "none":
+            with seeded(derive_seed(seed, "guidance")):
+                self.guidance = Guidance(
+                    arm=spec,
+                    weights=DistillationSpec(**weights),
+                    teachers=teachers,
+                    intermediate=intermediate,
+                    joint=joint,
+                    centroids=centroids or {},
+                    student_strides=detector_strides(self.student),
+                    student_channels=detector_channels(self.student),
+                    two_stage=hasattr(self.student, "roi_head"),
+                    categories=categories,
+                    normalisation=normalisation,
+                )
+
+    def init_weights(self) -> None:
+        """Initialise the student by its seed, then let it inherit; teachers and adapters have their weights already."""
+        with seeded(derive_seed(self.seed, "student", "weights")):
+            self.student.init_weights()
+        if self.guidance is not None and self.guidance.joint is not None:
+            with seeded(derive_seed(self.seed, "joint")):
+                self.guidance.joint.init_weights()
+        donor = self.guidance.donor if self.guidance is not None else None
+        if self.inherit and donor is not None:
+            if type(donor.model) is type(self.student) and detector_strides(donor.model) == detector_strides(self.student):
+                self.inherited = inherit_weights(self.student, donor.model, donor.label_map)
+                print(f"student: {self.inherited}")
+            else:
+                print(f"student: nothing inherited, {donor.name} is a {type(donor.model).__name__} with strides "
+                      f"{donor.strides}, the student a {type(self.student).__name__} with {detector_strides(self.student)}")
+
+    def extract_feat(self, img: Tensor) -> Any:
+        """Return the student's maps."""
+        return self.student.extract_feat(img)
+
+    def forward_train(self, img: Tensor, img_metas: Any, gt_bboxes: Any, gt_labels: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return the student's detection losses and the guidance's terms.
+
+        Args:
+            img: `(N, 3, H, W)`.
+            img_metas: mmdet's.
+            gt_bboxes: for each image `(n, 4)` as `(x_min, y_min, x_max, y_max)`, input pixels.
+            gt_labels: for each image `(n,)` int64.
+            kwargs: what the student's own `forward_train` takes more.
+        """
+        with captured_maps(self.student) as maps:
+            losses = self.student.forward_train(img, img_metas, gt_bboxes, gt_labels, **kwargs)
+        if self.guidance is not None:
+            losses.update(
+                self.guidance(img, img_metas, gt_bboxes, gt_labels, maps, epoch=self.epoch, epochs=self.epochs)
+            )
+        return losses
+
+    def simple_test(self, img: Tensor, img_metas: Any, **kwargs: Any) -> Any:
+        """Detect with the student."""
+        return self.student.simple_test(img, img_metas, **kwargs)
+
+    def aug_test(self, imgs: Any, img_metas: Any, **kwargs: Any) -> Any:
+        """Detect with the student under test-time augmentation."""
+        return self.student.aug_test(imgs, img_metas, **kwargs)
+
+
+@contextlib.contextmanager
+def captured_maps(detector: nn.Module) -> Iterator[dict[int, Tensor]]:
+    """Within the block, the neck's next output is put into the yielded dict by stride; nothing is kept after it."""
+    maps: dict[int, Tensor] = {}
+    strides = detector_strides(detector)
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        maps.update(zip(strides, output, strict=True))
+
+    handle = detector.neck.register_forward_hook(keep)
+    try:
+        yield maps
+    finally:
+        handle.remove()
+
+
+@HOOKS.register_module()
+class DistillationHook(Hook):
+    """Tells the distiller how far the training is, for warm-ups and sequential teachers."""
+
+    def before_train_iter(self, runner: Any) -> None:
+        """Set epochs trained so far, as a fraction."""
+        model = getattr(runner.model, "module", runner.model)
+        model.epoch = runner.iter / max(1, len(runner.data_loader))
+        model.epochs = runner.max_epochs

@@ -1,0 +1,245 @@
+"""Everything that teaches a student in one arm: frozen teachers, intermediate teacher, and how their guides are combined."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mutineck.arms import ArmSpec
+from mutineck.clusters.centroids import load_centroids
+from mutineck.detection.frozen import FrozenDetector, Proposals
+from mutineck.distillation.guide import Guide, GuideSettings
+from mutineck.distillation.losses.centroid import CentroidWeights
+from mutineck.distillation.losses.confidence import ca_mkd_weights
+from mutineck.distillation.losses.fgd import FGDWeights
+from mutineck.distillation.regions import Regions, RegionSettings, Targets, build_regions, match_batch
+from mutineck.experiment import DistillationSpec, ExperimentError
+from mutineck.teachers.frozen import load_folder
+from mutineck.teachers.merge import IntermediateTeacher, MergedTeachers
+
+CENTROID_WARMUP_EPOCHS = 1.0
+
+
+class Guidance(nn.Module):
+    """The teaching side of one arm. Its parameters (adapters, FGD's R, a jointly trained merge neck) are no part of the student.
+
+    Args:
+        arm: what is learnt from whom.
+        weights: loss weights, the arm's overrides applied.
+        teachers: each `{name, folder, aliases}`, in the experiment's order; the first is the anchor.
+        intermediate: folder of the intermediate teacher, or None.
+        joint: config of an `IntermediateTeacher` that learns in the student's run, or None.
+        centroids: name of a teacher (or `intermediate`) to its centroid file.
+        student_strides: the student's levels.
+        student_channels: C of the student's maps.
+        two_stage: whether the student is.
+        categories: the student's.
+        normalisation: of the student's input.
+    """
+
+    def __init__(
+        self,
+        *,
+        arm: ArmSpec,
+        weights: DistillationSpec,
+        teachers: Sequence[Mapping[str, Any]],
+        intermediate: str | None,
+        joint: Mapping[str, Any] | None,
+        centroids: Mapping[str, str],
+        student_strides: Sequence[int],
+        student_channels: int,
+        two_stage: bool,
+        categories: Sequence[str],
+        normalisation: Mapping[str, Any],
+    ) -> None:
+        super().__init__()
+        self.arm = arm
+        self.weights = weights
+        self.region_settings = RegionSettings(**weights.regions.model_dump())
+        self.joint: IntermediateTeacher | None = None
+        # Frozen detectors are no modules: they stay outside of state_dict, train() and the optimiser.
+        self.intermediate: FrozenDetector | None = None
+        self.teachers: list[FrozenDetector] = []
+
+        def load(name: str, folder: str, aliases: Mapping[str, str] | None = None) -> FrozenDetector:
+            return load_folder(Path(folder), name=name, student_categories=categories,
+                               student_normalisation=normalisation, aliases=aliases)
+
+        if arm.needs_intermediate and joint is not None:
+            from mmdet.models import build_detector
+
+            self.joint = build_detector(joint)
+        elif arm.needs_intermediate:
+            if intermediate is None:
+                raise ExperimentError("this arm learns from the intermediate teacher, and none was given")
+            self.intermediate = load("intermediate", intermediate)
+        else:
+            chosen = [t for t in teachers if arm.source in ("", t["name"])] or list(teachers)
+            self.teachers = [load(t["name"], t["folder"], t.get("aliases")) for t in chosen]
+        fgd = FGDWeights(weights.alpha, weights.beta, weights.gamma, weights.lambda_, weights.temperature)
+        settings = GuideSettings(
+            feature=arm.feature,
+            fgd=fgd,
+            peer=weights.peer,
+            two_stage=two_stage,
+            centroid=CentroidWeights(weights.centroid, weights.centroid_distance),
+            centroid_cosine=weights.centroid_cosine,
+        )
+        self.guides = nn.ModuleList()
+        for name, strides, channels in self._sources():
+            levels = match_strides(name, strides, student_strides, weights.strides)
+            found = load_centroids(Path(centroids[name])) if arm.centroids else None
+            self.guides.append(
+                Guide(name, student_channels=student_channels, teacher_channels=channels, strides=levels, settings=settings,
+                      centroids=found, always_adapt=arm.source == "adapters", reduce=_mean_over_processes)
+            )
+
+    def _sources(self) -> list[tuple[str, tuple[int, ...], int]]:
+        merged = self._merged()
+        if merged is not None:
+            return [("intermediate", merged.strides, merged.out_channels)]
+        return [(teacher.name, teacher.strides, teacher.channels) for teacher in self.teachers]
+
+    def _merged(self) -> MergedTeachers | None:
+        if self.joint is not None:
+            return self.joint.merged
+        return self.intermediate.model.backbone if self.intermediate is not None else None
+
+    @property
+    def donor(self) -> FrozenDetector | None:
+        """The detector that the student may inherit neck and heads from."""
+        return self.intermediate or (self.teachers[0] if self.teachers else None)
+
+    def forward(
+        self,
+        image: Tensor,
+        metas: list[dict[str, Any]],
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        student: Mapping[int, Tensor],
+        *,
+        epoch: float,
+        epochs: int,
+    ) -> dict[str, Tensor]:
+        """Return the terms to add to the student's detection losses (`loss_kd_*`), and per-teacher values to log.
+
+        Args:
+            image: `(N, 3, H, W)`, the batch that the student saw.
+            metas: mmdet's `img_metas`.
+            boxes: for each image `(n, 4)` as `(x_min, y_min, x_max, y_max)`, input pixels.
+            labels: for each image `(n,)` int64.
+            student: the student's maps, stride to `(N, C, H, W)`.
+            epoch: epochs trained so far, with the part of the current one.
+            epochs: of the whole run.
+        """
+        maps, proposals, losses = self._look(image, metas, boxes, labels)
+        targets = match_batch(proposals, boxes, labels, self.region_settings) if proposals else None
+        regions = self._regions(targets, maps[0]) if self.arm.regions and targets is not None else None
+        shares = self._shares(targets, epoch / max(1, epochs))
+        by_target = self.arm.source == "adapters"
+        totals: dict[str, Tensor] = {}
+        logs: dict[str, Tensor] = {}
+        warmth = _warmth(epoch, self.weights.warmup_epochs)
+        for index, (guide, own) in enumerate(zip(self.guides, maps, strict=True)):
+            if float(shares[index]) == 0.0:
+                # A teacher whose turn it is not: no comparison, but its parameters stay part of the step.
+                terms = {"idle": sum((p.sum() for p in guide.parameters()), start=image.new_zeros(()))}
+            else:
+                terms = guide(student, own, boxes, labels, regions=regions, targets=targets if by_target else None,
+                              teacher_index=index if by_target else None)
+            for term, value in terms.items():
+                scale = warmth * (_warmth(epoch, CENTROID_WARMUP_EPOCHS) if term in ("direction", "distance") else 1.0)
+                weighted = shares[index] * scale * value
+                totals[term] = totals[term] + weighted if term in totals else weighted
+                if len(self.guides) > 1:
+                    logs[f"kd/{guide.name}/{term}"] = value.detach()
+        if targets is not None and targets.weights.shape[-1] > 1:
+            omega = targets.weights[targets.valid].mean(dim=0) if targets.valid.any() else targets.weights.mean(dim=(0, 1))
+            names = [teacher.name for teacher in (self._merged().teachers if self._merged() else self.teachers)]
+            logs |= {f"omega/{name}": value.detach() for name, value in zip(names, omega, strict=True)}
+        return losses | {f"loss_kd_{term}": value for term, value in totals.items()} | logs
+
+    def _look(
+        self, image: Tensor, metas: list[dict[str, Any]], boxes: Sequence[Tensor], labels: Sequence[Tensor]
+    ) -> tuple[list[dict[int, Tensor]], list[list[Proposals]], dict[str, Any]]:
+        """Return the teaching maps of each guide, the teachers' proposals (empty if not needed), and L_merge's terms."""
+        wanted = self.arm.regions or self.arm.source in ("adapters", "confidence")
+        merged = self._merged()
+        if merged is None:
+            maps = [teacher.maps(image) for teacher in self.teachers]
+            found = [t.proposals(m, metas) for t, m in zip(self.teachers, maps, strict=True)] if wanted else []
+            return maps, [list(row) for row in zip(*found, strict=True)], {}
+        if self.joint is not None:
+            terms = self.joint.forward_train(image, metas, list(boxes), list(labels))
+            losses = {f"merge.{name}": value for name, value in terms.items()}
+        else:
+            self.intermediate.to(image.device)
+            losses = {}
+        with torch.no_grad():
+            look = merged.look(image, metas, proposals=wanted)
+        return [{s: m.detach() for s, m in look.merged.items()}], look.proposals, losses
+
+    def _regions(self, targets: Targets, maps: Mapping[int, Tensor]) -> dict[int, Regions]:
+        strides = sorted({s for guide in self.guides for s in guide.strides})
+        return {
+            s: build_regions(targets, tuple(maps[s].shape[2:]), s, self.region_settings)  # type: ignore[arg-type]
+            for s in strides
+            if s in maps
+        }
+
+    def _shares(self, targets: Targets | None, progress: float) -> Tensor | list[float]:
+        """Return what each guide counts in this step."""
+        n = len(self.guides)
+        if self.arm.source == "adapters":
+            return [1.0] * n
+        if self.arm.source == "confidence" and n > 1:
+            return confidence_shares(targets)
+        if self.arm.source == "sequential":
+            turn = min(n - 1, int(progress * n))
+            # The anchor, which is of the student's own type, has the last word.
+            return [1.0 if index == n - 1 - turn else 0.0 for index in range(n)]
+        return [1.0 / n] * n
+
+
+def confidence_shares(targets: Targets | None) -> Tensor:
+    """Return CA-MKD's weights `(n,)` of the teachers for a batch.
+
+    A teacher's loss against the ground truth is the mean over targets of `-log q`, q the goodness of its best proposal
+    for the target (at least 0.01): the cross entropy of what it says of the targets, without running its training heads.
+    """
+    if targets is None:
+        raise RuntimeError("confidence weights need the teachers' proposals")
+    quality = targets.quality.clamp(min=0.01)[targets.valid]  # (targets, n)
+    if len(quality) == 0:
+        return ca_mkd_weights(targets.quality.new_zeros(targets.quality.shape[-1]))
+    return ca_mkd_weights(-quality.log().mean(dim=0))
+
+
+def match_strides(name: str, teacher: Sequence[int], student: Sequence[int], wanted: Sequence[int] | None) -> tuple[int, ...]:
+    """Return the strides that student and teacher share (and that are wanted), rising.
+
+    Raises:
+        ExperimentError: there is none; names both.
+    """
+    shared = sorted(set(teacher) & set(student))
+    chosen = tuple(s for s in shared if wanted is None or s in wanted)
+    if not chosen:
+        raise ExperimentError(
+            f"no level to distil: the student has strides {tuple(student)}, {name!r} has {tuple(teacher)}"
+            + (f", distillation.strides asks for {tuple(wanted)}" if wanted else "")
+        )
+    return chosen
+
+
+def _warmth(epoch: float, epochs: float) -> float:
+    return 1.0 if epochs <= 0 else min(1.0, epoch / epochs)
+
+
+def _mean_over_processes(value: Tensor) -> Tensor:
+    from mmdet.core import reduce_mean
+
+    return reduce_mean(value)

@@ -1,0 +1,180 @@
+"""What a student's maps are compared with: one guide for each set of teaching maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mutineck.detection.cells import cell_ranges, range_masks, spread
+from mutineck.detection.roi import instance_vectors
+from mutineck.distillation.losses.centroid import CentroidLoss, Centroids, CentroidWeights
+from mutineck.distillation.losses.cwd import CWDLoss
+from mutineck.distillation.losses.fgd import FGDMasks, FGDWeights, FocalGlobal, fgd_masks
+from mutineck.distillation.losses.mgd import MGDLoss
+from mutineck.distillation.losses.pkd import PKDLoss
+from mutineck.distillation.losses.region import RegionWeights
+from mutineck.distillation.regions import Regions, Targets
+
+# Published weights of the peers, two-stage and one-stage where they differ (method, "Arms").
+MGD_PUBLISHED = {"two_stage": (5e-7, 0.45), "one_stage": (2e-5, 0.65)}
+PKD_PUBLISHED = 6.0
+CWD_PUBLISHED = 10.0
+
+
+@dataclass(frozen=True)
+class GuideSettings:
+    """How one guide compares maps.
+
+    Attributes:
+        feature: `fgd`, `mgd`, `pkd` or `cwd`.
+        fgd: weights and temperature of the FGD terms.
+        peer: weight of MGD, PKD or CWD; the published one if None.
+        two_stage: whether the student is (MGD publishes two settings).
+        centroid: weights of the centroid terms.
+        centroid_cosine: gate of the centroid terms.
+    """
+
+    feature: str = "fgd"
+    fgd: FGDWeights = field(default_factory=FGDWeights)
+    peer: float | None = None
+    two_stage: bool = True
+    centroid: CentroidWeights = field(default_factory=CentroidWeights)
+    centroid_cosine: float = 0.5
+
+
+class Guide(nn.Module):
+    """Losses of the student's maps against one set of teaching maps, level by level.
+
+    Args:
+        name: whose maps these are, for logs.
+        student_channels: C of the student's maps.
+        teacher_channels: C of the teaching maps.
+        strides: levels to compare.
+        settings: how.
+        centroids: of the teaching maps' instance vectors, or None for no centroid loss.
+        always_adapt: a 1x1 convolution on the student's side even where channels agree.
+        reduce: averages a scalar over processes; None in a single one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        student_channels: int,
+        teacher_channels: int,
+        strides: Sequence[int],
+        settings: GuideSettings,
+        centroids: Centroids | None = None,
+        always_adapt: bool = False,
+        reduce: Any = None,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.strides = tuple(strides)
+        self.settings = settings
+        adapt = always_adapt or student_channels != teacher_channels
+        self.adapters = nn.ModuleDict()
+        if adapt:
+            self.adapters.update({str(s): nn.Conv2d(student_channels, teacher_channels, 1) for s in strides})
+        self.losses = nn.ModuleDict({str(s): self._loss(teacher_channels) for s in strides})
+        self.centroid_loss = None
+        if centroids is not None:
+            self.centroid_loss = CentroidLoss(centroids, threshold=settings.centroid_cosine, reduce=reduce)
+
+    def _loss(self, channels: int) -> nn.Module:
+        settings = self.settings
+        if settings.feature == "fgd":
+            return FocalGlobal(channels, temperature=settings.fgd.temperature)
+        if settings.feature == "mgd":
+            return MGDLoss(channels, mask_ratio=MGD_PUBLISHED["two_stage" if settings.two_stage else "one_stage"][1])
+        return PKDLoss() if settings.feature == "pkd" else CWDLoss()
+
+    def adapt(self, maps: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """Return the student's maps as this guide's teacher would have them in channels."""
+        return {s: self.adapters[str(s)](maps[s]) if self.adapters else maps[s] for s in self.strides}
+
+    def forward(
+        self,
+        student: Mapping[int, Tensor],
+        teacher: Mapping[int, Tensor],
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        *,
+        regions: Mapping[int, Regions] | None = None,
+        targets: Targets | None = None,
+        teacher_index: int | None = None,
+    ) -> dict[str, Tensor]:
+        """Return weighted scalars, each summed over levels.
+
+        Args:
+            student: stride to `(N, C, H, W)`.
+            teacher: stride to `(N, C', H, W)`; takes no gradient.
+            boxes: for each image `(n, 4)` as `(x_min, y_min, x_max, y_max)`, input pixels.
+            labels: for each image `(n,)` int64.
+            regions: stride to regions: centre, boundary and background take the place of FGD's two masks.
+            targets: with `teacher_index`, the foreground of a target counts by this teacher's weight for it.
+            teacher_index: see `targets`.
+        """
+        adapted = self.adapt(student)
+        terms: dict[str, Tensor] = {}
+        for stride in self.strides:
+            found = self._level(adapted[stride], teacher[stride], stride, boxes, regions, targets, teacher_index)
+            for term, value in found.items():
+                terms[term] = terms[term] + value if term in terms else value
+        if self.centroid_loss is not None:
+            ours = instance_vectors(adapted, boxes)
+            theirs = instance_vectors({s: teacher[s].detach() for s in self.strides}, boxes)
+            terms |= self.settings.centroid.weigh(self.centroid_loss(ours, theirs, torch.cat(list(labels))))
+        return terms
+
+    def _level(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        stride: int,
+        boxes: Sequence[Tensor],
+        regions: Mapping[int, Regions] | None,
+        targets: Targets | None,
+        teacher_index: int | None,
+    ) -> dict[str, Tensor]:
+        settings = self.settings
+        loss = self.losses[str(stride)]
+        if settings.feature != "fgd":
+            return {settings.feature: self._peer_weight() * loss(student, teacher)}
+        found = loss(student, teacher)
+        shared = {"attention": found.attention, "global": found.global_}
+        n, height, width = found.error.shape
+        if regions is not None:
+            drawn = regions[stride]
+            masks = {"centre": drawn.centre, "boundary": drawn.boundary, "background": drawn.background}
+            weigh = RegionWeights.from_fgd(settings.fgd).weigh
+        else:
+            plain = fgd_masks(boxes, stride, (height, width))
+            if targets is not None and teacher_index is not None:
+                plain = weighted_masks(targets, teacher_index, stride, (height, width))
+            masks = {"foreground": plain.foreground, "background": plain.background}
+            weigh = settings.fgd.weigh
+        return weigh({name: (mask * found.error).sum() / n for name, mask in masks.items()} | shared)
+
+    def _peer_weight(self) -> float:
+        settings = self.settings
+        if settings.peer is not None:
+            return settings.peer
+        if settings.feature == "mgd":
+            return MGD_PUBLISHED["two_stage" if settings.two_stage else "one_stage"][0]
+        return PKD_PUBLISHED if settings.feature == "pkd" else CWD_PUBLISHED
+
+
+@torch.no_grad()
+def weighted_masks(targets: Targets, teacher: int, stride: int, size: tuple[int, int]) -> FGDMasks:
+    """Return FGD's masks with each target's foreground multiplied by one teacher's weight omega for it."""
+    ranges = cell_ranges(targets.boxes, stride, *size)
+    masks = range_masks(ranges, *size) & targets.valid[..., None, None]  # (N, J, H, W)
+    share = targets.weights[..., teacher] / ranges.count.clamp(min=1)
+    covered = masks.any(dim=1)
+    background = spread(~covered) / targets.weights.shape[-1]
+    return FGDMasks((masks * share[..., None, None]).amax(dim=1), background)

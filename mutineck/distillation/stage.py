@@ -1,0 +1,132 @@
+"""The distillation stage: one arm, one seed, from configs to a plain student."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mutineck.arms import ArmSpec
+from mutineck.detection.configs import has_masks, model_config
+from mutineck.detection.evaluation import device_of
+from mutineck.detection.training import forget_state, save_detector, train
+from mutineck.experiment import INTERMEDIATE, DistillationSpec
+from mutineck.stage import Study
+from mutineck.storage import sha256_file
+from mutineck.teachers.frozen import input_normalisation
+from mutineck.teachers.intermediate import START
+from mutineck.teachers.stage import dataset_categories, detector_training, measure_detector
+
+STUDENT = "student.pth"
+HOOKS = ({"type": "DistillationHook", "priority": "VERY_HIGH"},)
+
+
+def arm_and_seed(study: Study) -> tuple[str, int]:
+    """Return the arm's name and the seed of a study at the distillation stage."""
+    folder, seed = (study.item or "").split("/seed")
+    names = [name for name in study.experiment.arms if name.replace(":", "-") == folder]
+    return names[0], int(seed)
+
+
+def arm_weights(experiment_weights: DistillationSpec, arm: ArmSpec) -> DistillationSpec:
+    """Return the experiment's loss weights with the arm's overrides.
+
+    Raises:
+        ValidationError: an override that is no field, or of a wrong type.
+    """
+    return DistillationSpec.model_validate(experiment_weights.model_dump(by_alias=True) | dict(arm.weights))
+
+
+def teaching_files(study: Study, arm: ArmSpec) -> dict[str, Path]:
+    """Return every file of earlier stages that an arm's training reads, by a name for it."""
+    files: dict[str, Path] = {"train": study.need("dataset", "train.json")}
+    names = [t.name for t in study.experiment.teachers]
+    for name in arm.teacher_names(names):
+        files[f"teacher {name}"] = study.need("teachers", name, "checkpoint.pth")
+    if arm.needs_intermediate:
+        files[INTERMEDIATE] = study.need("teachers", INTERMEDIATE, "checkpoint.pth")
+    if arm.centroids:
+        for source in centroid_sources(study, arm):
+            files[f"centroids {source}"] = study.need("clusters", "centroids", f"{source}.safetensors")
+    return files
+
+
+def centroid_sources(study: Study, arm: ArmSpec) -> tuple[str, ...]:
+    """Return whose centroids an arm needs: those of the maps that teach."""
+    return (INTERMEDIATE,) if arm.needs_intermediate else arm.teacher_names([t.name for t in study.experiment.teachers])
+
+
+def distiller_config(study: Study) -> dict[str, Any]:
+    """Return the `model` dict of the distiller of this arm and seed."""
+    experiment = study.experiment
+    name, seed = arm_and_seed(study)
+    arm = experiment.arm(name)
+    categories = dataset_categories(study)
+    student = model_config(experiment.student.detector, len(categories))
+    teachers: list[dict[str, Any]] = []
+    joint = None
+    if arm.feature != "none":
+        wanted = set(arm.teacher_names([t.name for t in experiment.teachers]))
+        teachers = [
+            {"name": t.name, "folder": str(study.path("teachers", t.name).resolve()), "aliases": dict(t.aliases)}
+            for t in experiment.teachers
+            if t.name in wanted
+        ]
+        if arm.needs_intermediate and experiment.intermediate.mode == "joint":
+            from mutineck.detection.configs import read_config
+
+            joint = read_config(study.need("teachers", INTERMEDIATE, "config.py")).model.to_dict()
+            joint["start"] = str(study.need("teachers", INTERMEDIATE, START).resolve())
+    inherit = arm.inherit if arm.inherit is not None else experiment.student.inherit
+    return {
+        "type": "Distiller",
+        "student": student,
+        "arm": arm.model_dump(),
+        "weights": arm_weights(experiment.distillation, arm).model_dump(by_alias=True),
+        "categories": categories,
+        "normalisation": input_normalisation(study),
+        "seed": seed,
+        "inherit": inherit,
+        "teachers": teachers,
+        "intermediate": str(study.path("teachers", INTERMEDIATE).resolve()) if arm.needs_intermediate else None,
+        "joint": joint,
+        "centroids": {
+            source: str(study.need("clusters", "centroids", f"{source}.safetensors").resolve())
+            for source in (centroid_sources(study, arm) if arm.centroids else ())
+        },
+    }
+
+
+def distil(study: Study) -> list[dict[str, Any]]:
+    """Train the student of `study.item` (`ARM/seedN`); write `student.pth`, config, curves, predictions, metrics.
+
+    Returns:
+        Its metrics, one row a number, with `arm` and `seed`.
+
+    Raises:
+        FileNotFoundError: an earlier stage has not been run; the message names the command.
+    """
+    experiment = study.experiment
+    name, seed = arm_and_seed(study)
+    arm = experiment.arm(name)
+    files = teaching_files(study, arm)
+    model_dict = distiller_config(study)
+    schedule = experiment.student.schedule
+    if arm.epochs:
+        schedule = schedule.model_copy(update={"epochs": arm.epochs})
+    categories = dataset_categories(study)
+    config = detector_training(study, model_dict, categories, schedule, seed=seed,
+                               masks=has_masks(model_dict["student"]), hooks=HOOKS)
+    identity = {key: sha256_file(path) for key, path in files.items()}
+    distiller = train(config, device=device_of(experiment.resources.device), identity=identity)
+    save_student(study, distiller.student, model_dict["student"], categories)
+    rows = measure_detector(study, distiller.student, categories, labels={"name": name, "arm": name, "seed": seed})
+    forget_state(study.folder)
+    return rows
+
+
+def save_student(study: Study, student: torch.nn.Module, model_dict: dict[str, Any], categories: list[str]) -> None:
+    """Write the plain student: mmdet's layout, no teacher, no adapter."""
+    save_detector(study.folder, student, model_dict, categories=categories, normalisation=input_normalisation(study),
+                  checkpoint=STUDENT)

@@ -1,0 +1,187 @@
+"""Making the intermediate teacher: align the teachers' maps, start the head from the anchor's, train by ground truth, check."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from mutineck.detection.evaluation import device_of, evaluation_loader
+from mutineck.detection.frozen import FrozenDetector, build_model
+from mutineck.detection.loading import inherit_weights
+from mutineck.detection.training import forget_state, save_detector, train
+from mutineck.experiment import INTERMEDIATE, ExperimentError
+from mutineck.seeding import derive_seed, seeded
+from mutineck.stage import Study
+from mutineck.storage import atomic_path, read_json, sha256_file, write_json
+from mutineck.teachers.alignment import RidgeRegression
+from mutineck.teachers.frozen import input_normalisation, load_frozen
+from mutineck.teachers.stage import dataset_categories, detector_training, measure_detector, value_of
+
+START = "start.pth"
+ALIGNMENT = "alignment.json"
+CELLS_A_LEVEL = 200_000
+IMPORTS = ("mutineck.teachers.merge",)
+
+
+class IntermediateTooWeak(RuntimeError):
+    """An intermediate teacher that is worse than the best teacher by more than the experiment allows."""
+
+
+def prepare_intermediate(study: Study) -> list[dict[str, Any]]:
+    """Make the intermediate teacher ready in `teachers/intermediate/`.
+
+    Modes: `staged` trains it now; `prior` leaves it as it starts (alignment and prior alone); `joint` also leaves it as it
+    starts, since it learns in the student's run.
+
+    Returns:
+        Its metrics, one row a number.
+
+    Raises:
+        FileNotFoundError: a teacher has not been made yet.
+        IntermediateTooWeak: its val bbox_mAP is under the best teacher's by more than `intermediate.gate`.
+    """
+    spec = study.experiment.intermediate
+    categories = dataset_categories(study)
+    teachers = [load_frozen(study, teacher.name) for teacher in study.experiment.teachers]
+    model_dict = intermediate_config(study, teachers)
+    with seeded(derive_seed(spec.seed, "intermediate")):
+        model = build_model(model_dict)
+        model.detector.init_weights()
+    alignment = align(study, teachers, model.merged)
+    write_json(study.folder / ALIGNMENT, alignment)
+    anchor = teachers[0]
+    report = inherit_weights(model.detector, anchor.model, anchor.label_map)
+    print(f"head of the intermediate teacher: {report}")
+    if spec.head == "anchor":
+        _refuse_partial_anchor(anchor, categories)
+    with atomic_path(study.folder / START) as temporary:
+        torch.save({"state_dict": model.detector.state_dict()}, temporary)
+    if spec.mode == "staged" and not _is_identity(study):
+        trained_dict = {**model_dict, "start": str((study.folder / START).resolve())}
+        config = detector_training(study, trained_dict, categories, spec.schedule, seed=spec.seed)
+        model = train(config, device=device_of(study.experiment.resources.device), identity=_identity(study))
+    save_detector(study.folder, model, model_dict, categories=categories, normalisation=input_normalisation(study), imports=IMPORTS)
+    forget_state(study.folder)
+    rows = measure_detector(study, model, categories, labels={"name": INTERMEDIATE})
+    if spec.mode == "staged":
+        check_gate(study, rows)
+    return rows
+
+
+def _is_identity(study: Study) -> bool:
+    """One teacher with its own frozen head: the merged map is its map, and there is nothing to train."""
+    return len(study.experiment.teachers) == 1 and study.experiment.intermediate.head == "anchor"
+
+
+def _identity(study: Study) -> dict[str, str]:
+    files = [study.need("teachers", t.name, "checkpoint.pth") for t in study.experiment.teachers]
+    return {str(f): sha256_file(f) for f in (*files, study.need("dataset", "train.json"), study.folder / START)}
+
+
+def _refuse_partial_anchor(anchor: FrozenDetector, categories: list[str]) -> None:
+    known = {int(label) for label in anchor.label_map if label >= 0}
+    lacking = [name for label, name in enumerate(categories) if label not in known]
+    if lacking:
+        raise ExperimentError(
+            f"intermediate.head: the anchor {anchor.name!r} does not know {', '.join(lacking)}; use `head: own`"
+        )
+
+
+def intermediate_config(study: Study, teachers: list[FrozenDetector]) -> dict[str, Any]:
+    """Return the `model` dict of the intermediate teacher: head of the anchor's type for the study's categories."""
+    from mutineck.detection.configs import categories_in, read_config
+
+    spec = study.experiment.intermediate
+    categories = dataset_categories(study)
+    anchor = teachers[0]
+    head = read_config(study.need("teachers", anchor.name, "config.py")).model.to_dict()
+    categories_in(head, len(categories))
+    for key in ("mask_head", "mask_roi_extractor"):
+        head.get("roi_head", {}).pop(key, None)
+    return {
+        "type": "IntermediateTeacher",
+        "backbone": {
+            "type": "MergedTeachers",
+            "teachers": [
+                {"name": t.name, "folder": str(study.path("teachers", t.name).resolve()), "aliases": dict(t.aliases)}
+                for t in study.experiment.teachers
+            ],
+            "categories": categories,
+            "normalisation": input_normalisation(study),
+            "out_strides": list(anchor.strides),
+            "gates": spec.mode != "prior",
+            "regions": study.experiment.distillation.regions.model_dump(),
+        },
+        "head": head,
+        "prior": spec.prior,
+        "freeze_head": spec.head == "anchor",
+    }
+
+
+def align(study: Study, teachers: list[FrozenDetector], merged: Any) -> list[dict[str, Any]]:
+    """Start the merge neck's 1x1 convolutions: the first teacher of each level by identity, the others by ridge regression.
+
+    Returns:
+        One row a teacher and level: `teacher`, `stride`, `reference`, `explained` (R^2), `cells`.
+    """
+    spec = study.experiment.intermediate
+    pairs = {
+        (stride, n): RidgeRegression(teachers[n].channels, teachers[owners[0]].channels, ridge=spec.ridge)
+        for stride, owners in merged.neck.levels.items()
+        for n in owners[1:]
+    }
+    if pairs:
+        device = device_of(study.experiment.resources.device)
+        loader = evaluation_loader(study, "train")
+        images = min(spec.alignment_images, len(loader.dataset))
+        seen = 0
+        for batch in loader:
+            maps = [teacher.maps(batch.image.to(device)) for teacher in teachers]
+            for (stride, n), regression in pairs.items():
+                reference = maps[merged.neck.levels[stride][0]][stride]
+                every = max(1, reference[0, 0].numel() * images // CELLS_A_LEVEL)
+                regression.add(maps[n][stride], reference, every=every)
+            seen += len(batch.image_ids)
+            if seen >= images:
+                break
+    rows = []
+    for (stride, n), regression in pairs.items():
+        found = regression.solve()
+        merged.neck.set_alignment(stride, n, found.weight, found.bias)
+        first = teachers[merged.neck.levels[stride][0]].name
+        rows.append({"teacher": teachers[n].name, "stride": stride, "reference": first,
+                     "explained": round(found.explained, 4), "cells": found.cells})
+    return rows
+
+
+def check_gate(study: Study, rows: list[dict[str, Any]]) -> None:
+    """Compare the intermediate teacher with the best teacher on the validation split.
+
+    A teacher counts with the mean of its AP over the study's categories, 0 for those that it lacks.
+
+    Raises:
+        IntermediateTooWeak: it is under the best by more than the gate.
+    """
+    spec = study.experiment.intermediate
+    reached = value_of(rows, "bbox_mAP", "val") or 0.0
+    best_name, best = "", 0.0
+    for teacher in study.experiment.teachers:
+        value = ap_on_all_categories(study, teacher.name)
+        if value > best:
+            best_name, best = teacher.name, value
+    print(f"intermediate teacher: bbox_mAP {reached:.3f} on val; best teacher {best_name!r}: {best:.3f}")
+    if reached < best - spec.gate:
+        raise IntermediateTooWeak(
+            f"the intermediate teacher reaches bbox_mAP {reached:.3f} on val, the best teacher {best_name!r} {best:.3f}; allowed "
+            f"is {spec.gate:.3f} less. What it does not know, the student cannot learn from it: train it longer "
+            "(intermediate.schedule.epochs), at another rate, or widen intermediate.gate"
+        )
+
+
+def ap_on_all_categories(study: Study, teacher: str, split: str = "val") -> float:
+    """Return a teacher's mean AP over the study's categories, 0 for each that it lacks."""
+    rows = read_json(study.need("teachers", teacher, "metrics.json"))
+    values = [r["value"] for r in rows if r["split"] == split and r["metric"] == "AP"]
+    with_truth = {a["category_id"] for a in read_json(study.need("dataset", f"{split}.json"))["annotations"]}
+    return sum(values) / max(1, len(with_truth))

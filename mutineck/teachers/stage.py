@@ -1,0 +1,219 @@
+"""The teachers stage: get each teacher (zoo, checkpoint, or training), check it, measure it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mutineck.detection.configs import (
+    dataset_config,
+    has_masks,
+    model_config,
+    pipelines,
+    read_config,
+    training_config,
+)
+from mutineck.detection.evaluation import category_ids, device_of, evaluation_loader, measure, picture_folder, predict
+from mutineck.detection.frozen import Normalisation, build_model, renormaliser
+from mutineck.detection.loading import LoadReport, load_strictly
+from mutineck.detection.training import forget_state, save_detector, train
+from mutineck.experiment import ExperimentError, InputSpec, ScheduleSpec, TeacherSpec, unknown
+from mutineck.stage import Study
+from mutineck.storage import read_json, sha256_file, write_json
+from mutineck.teachers.frozen import input_normalisation, normalisation_of
+from mutineck.teachers.zoo import fetch_weights, find_in_zoo
+
+TRAINING_CONFIG = "training_config.py"
+
+
+class TeacherTooWeak(RuntimeError):
+    """A teacher under the floor that the experiment sets."""
+
+
+def dataset_categories(study: Study) -> list[str]:
+    """Return the data set's categories, in label order."""
+    return list(read_json(study.need("dataset", "dataset.json"))["categories"])
+
+
+def prepare_teacher(study: Study) -> list[dict[str, Any]]:
+    """Make the teacher `study.item` ready in its folder: weights, config, predictions, metrics.
+
+    Returns:
+        Its metrics, one row a number.
+
+    Raises:
+        ExperimentError: unknown zoo name or category.
+        CheckpointError: weights that do not fit the config.
+        TeacherTooWeak: val bbox_mAP under the teacher's floor.
+    """
+    spec = study.experiment.teacher(study.item or "")
+    categories = teacher_categories(study, spec)
+    if spec.detector is not None:
+        model, normalisation = _train_teacher(study, spec, categories), None
+    else:
+        model, normalisation = _load_teacher(study, spec, categories)
+    rows = measure_detector(
+        study, model, categories, labels={"name": spec.name}, aliases=spec.aliases, normalisation=normalisation
+    )
+    reached = value_of(rows, "bbox_mAP", "val")
+    if reached is not None and reached < spec.floor:
+        raise TeacherTooWeak(
+            f"teacher {spec.name!r} reaches bbox_mAP {reached:.3f} on val, its floor is {spec.floor:.3f}: it would teach "
+            f"mistakes. Train it longer (teachers.{spec.name}.schedule), check its checkpoint, or lower teachers.{spec.name}.floor"
+        )
+    return rows
+
+
+def teacher_categories(study: Study, spec: TeacherSpec) -> list[str]:
+    """Return a teacher's own categories in its label order.
+
+    Those that the experiment names; for a zoo or checkpoint teacher its config's data set's; else the study's.
+    """
+    own = dataset_categories(study)
+    if spec.categories:
+        for name in spec.categories:
+            if spec.detector is not None and name not in own:
+                raise ExperimentError(f"teachers.{spec.name}.categories: " + unknown("category", name, own))
+        return list(spec.categories)
+    if spec.detector is not None:
+        return own
+    from mmdet.datasets import DATASETS
+
+    source = find_in_zoo(spec.zoo).config if spec.zoo else Path(spec.config or "")
+    config = read_config(source)
+    train_data = config.get("data", {}).get("train", {})
+    while "dataset" in train_data:
+        train_data = train_data["dataset"]
+    classes = train_data.get("classes") or getattr(DATASETS.get(train_data.get("type", "")), "CLASSES", None)
+    if not classes:
+        raise ExperimentError(
+            f"teachers.{spec.name}: its config does not say its categories; add `categories: [...]` in label order"
+        )
+    return list(classes)
+
+
+def split_config(
+    study: Study, split: str, categories: Sequence[str], *, masks: bool, test: bool, seed: int = 0
+) -> dict[str, Any]:
+    """Return mmdet's data config of a split."""
+    train_pipeline, test_pipeline = pipelines(study.experiment.input, masks=masks)
+    return dataset_config(
+        study.need("dataset", f"{split}.json").resolve(),
+        picture_folder(study).resolve(),
+        categories,
+        test_pipeline if test else train_pipeline,
+        seed=seed,
+        test=test,
+    )
+
+
+def detector_training(
+    study: Study, model: Mapping[str, Any], categories: Sequence[str], schedule: ScheduleSpec, *, seed: int,
+    masks: bool = False, hooks: Sequence[Mapping[str, Any]] = (),
+) -> Any:
+    """Return the training config of a detector in `study.folder`, and write it there for `tools/train.py`."""
+    annotations = study.need("dataset", "train.json")
+    if masks and not any("segmentation" in a for a in read_json(annotations)["annotations"]):
+        raise ExperimentError(f"{study.item}: a detector with a mask branch needs masks, and {annotations} has none")
+    config = training_config(
+        model=dict(model),
+        train=split_config(study, "train", categories, masks=masks, test=False, seed=seed),
+        val=split_config(study, "val", categories, masks=masks, test=True),
+        schedule=schedule,
+        resources=study.experiment.resources,
+        seed=seed,
+        work_dir=study.folder.resolve(),
+        processes=int(os.environ.get("WORLD_SIZE", "1")),
+        evaluate_every=max(1, schedule.epochs // 4),
+        hooks=[dict(hook) for hook in hooks],
+    )
+    config.dump(str(study.folder / TRAINING_CONFIG))
+    return config
+
+
+def _train_teacher(study: Study, spec: TeacherSpec, categories: Sequence[str]) -> torch.nn.Module:
+    assert spec.detector is not None
+    model_dict = model_config(spec.detector, len(categories))
+    schedule = spec.schedule or ScheduleSpec()
+    config = detector_training(study, model_dict, categories, schedule, seed=spec.seed, masks=has_masks(model_dict))
+    identity = {"train": sha256_file(study.need("dataset", "train.json"))}
+    model = train(config, device=device_of(study.experiment.resources.device), identity=identity)
+    save_detector(study.folder, model, model_dict, categories=categories, normalisation=input_normalisation(study))
+    forget_state(study.folder)
+    return model
+
+
+def _load_teacher(study: Study, spec: TeacherSpec, categories: Sequence[str]) -> tuple[torch.nn.Module, Normalisation]:
+    """Load a published or given teacher strictly, and put it into the study's own layout."""
+    if spec.zoo:
+        entry = find_in_zoo(spec.zoo)
+        source, weights = entry.config, fetch_weights(entry)
+    else:
+        source, weights = Path(spec.config or ""), Path(spec.checkpoint or "").expanduser()
+        print(f"teacher {spec.name!r}: reading {source} (an mmdet config is Python code and is executed)")
+    config = read_config(source)
+    config.model.pop("pretrained", None)
+    config.model.backbone.init_cfg = None
+    model = build_model(config)
+    report: LoadReport = load_strictly(model, weights)
+    print(f"teacher {spec.name!r}: {report}")
+    normalisation = Normalisation.of(config.data.test.pipeline, f"teacher {spec.name!r}")
+    fields = {"mean": list(normalisation.mean), "std": list(normalisation.std), "to_rgb": normalisation.to_rgb}
+    if fields != input_normalisation(study):
+        print(f"teacher {spec.name!r}: normalises with {fields}, the student with {input_normalisation(study)}; "
+              "its input is brought over by a fixed affine")
+    save_detector(study.folder, model, config.model.to_dict(), categories=categories, normalisation=fields)
+    return model, normalisation
+
+
+def measure_detector(
+    study: Study,
+    model: torch.nn.Module,
+    categories: Sequence[str],
+    *,
+    labels: Mapping[str, Any],
+    aliases: Mapping[str, str] | None = None,
+    normalisation: Normalisation | None = None,
+) -> list[dict[str, Any]]:
+    """Predict and measure on every split of the experiment; write predictions and metrics.json.
+
+    A detector is measured on the categories that it shares with the data set.
+
+    Args:
+        study: at the stage and item whose folder is written to.
+        model: an mmdet detector.
+        categories: its own, in label order.
+        labels: added to each row.
+        aliases: detector's category -> data set's.
+        normalisation: what the detector expects, if not the experiment's.
+
+    Returns:
+        Tidy rows: `labels`, `split`, `metric`, `category`, `value`.
+    """
+    own = dataset_categories(study)
+    names = [(aliases or {}).get(name, name) for name in categories]
+    device = device_of(study.experiment.resources.device)
+    bring = renormaliser(normalisation_of(input_normalisation(study)), normalisation)
+    rows: list[dict[str, Any]] = []
+    for split in dict.fromkeys(("val", *study.experiment.evaluation.splits)):
+        annotations = study.need("dataset", f"{split}.json")
+        ids = category_ids(annotations, own)
+        own_ids = [ids[own.index(name)] if name in own else None for name in names]
+        predictions = predict(model, evaluation_loader(study, split), own_ids, device=device, prepare_image=bring)
+        write_json(study.folder / f"predictions_{split}.json", predictions, indent=None)
+        rows += [{**labels, "split": split, **row} for row in measure(annotations, predictions, names)]
+    model.cpu()
+    write_json(study.folder / "metrics.json", rows)
+    return rows
+
+
+def value_of(rows: Sequence[Mapping[str, Any]], metric: str, split: str, category: str = "") -> float | None:
+    """Return one number of tidy rows, None if it is not there."""
+    for row in rows:
+        if (row["metric"], row["split"], row["category"]) == (metric, split, category):
+            return float(row["value"])
+    return None

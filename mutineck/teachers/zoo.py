@@ -1,0 +1,68 @@
+"""mmdet's model zoo, by name: the index that mmdet carries says which config and which weights."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from mutineck.detection.configs import mmdet_folder
+from mutineck.experiment import ExperimentError, unknown
+
+
+@dataclass(frozen=True)
+class ZooEntry:
+    """One published detector.
+
+    Attributes:
+        name: as in the index, e.g. `faster_rcnn_r101_fpn_2x_coco`.
+        config: path of its config below mmdet's folder.
+        weights: address of its weights; the file's name ends in the first eight digits of its SHA-256.
+        box_ap: published COCO box AP in percent, None if the index does not say.
+    """
+
+    name: str
+    config: Path
+    weights: str
+    box_ap: float | None
+
+
+def find_in_zoo(name: str) -> ZooEntry:
+    """Return the published detector of that name.
+
+    Raises:
+        ExperimentError: the index has no such name, or no weights for it; near matches are listed.
+    """
+    index = mmdet_folder() / "model-index.yml"
+    names: list[str] = []
+    for part in yaml.safe_load(index.read_text(encoding="utf-8"))["Import"]:
+        content = yaml.safe_load((index.parent / part).read_text(encoding="utf-8"))
+        models = content["Models"] if isinstance(content, dict) else content
+        for model in models:
+            names.append(model["Name"])
+            if model["Name"] == name:
+                if not model.get("Weights"):
+                    raise ExperimentError(f"zoo entry {name!r} has no published weights")
+                results = [r for r in model.get("Results", ()) if r.get("Task") == "Object Detection"]
+                box_ap = results[0]["Metrics"].get("box AP") if results else None
+                return ZooEntry(name, index.parent / model["Config"], model["Weights"], box_ap)
+    shown = [n for n in names if n.split("_")[0] == name.split("_")[0]] or names
+    raise ExperimentError(unknown("zoo name", name, shown[:20]))
+
+
+def cache_folder() -> Path:
+    """Return the folder where fetched weights are kept, shared by all studies."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "mutineck" / "zoo"
+
+
+def fetch_weights(entry: ZooEntry) -> Path:
+    """Return the weights' file, fetching it into the cache if it is not there; its hash is verified by its name."""
+    from mutineck.download import fetch
+
+    file_name = entry.weights.rsplit("/", 1)[-1]
+    digits = file_name.removesuffix(".pth").rsplit("-", 1)[-1].rsplit("_", 1)[-1]
+    is_hash = len(digits) == 8 and all(c in "0123456789abcdef" for c in digits)
+    return fetch(entry.weights, cache_folder() / file_name, sha256=digits if is_hash else None)
