@@ -1,0 +1,345 @@
+"""One pass of each teacher over the training split: RoIAlign of every target at its level, kept as rows."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from mutineck.experiment import INTERMEDIATE, ExperimentError, FeaturesSpec, unknown
+from mutineck.features.processes import Processes, processes
+from mutineck.features.shards import INDEX, Shard, find_shards, write_shard
+from mutineck.stage import Study
+from mutineck.storage import read_json, sha256_file, sha256_json, write_json
+
+SPLIT = "train"
+SHARD_IMAGES = 128
+"""Images a shard: an interruption costs little, and COCO is still under 1000 files."""
+RECIPE = "roialign 7x7, box_levels, 1"
+"""Part of the key: to be changed when the arithmetic of a vector changes."""
+
+
+class Detector(Protocol):
+    """What extraction asks of a frozen detector."""
+
+    name: str
+    channels: int
+
+    def maps(self, image: Tensor) -> dict[int, Tensor]:
+        """Return stride to `(N, C, H, W)` for images `(N, 3, H, W)`."""
+        ...
+
+
+Loader = Callable[[Sequence[int]], Iterable[Any]]
+"""From image ids to `Batch`es of these images, in this order (see `mutineck.detection`)."""
+
+
+def teachers_of(study: Study, names: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Return the teachers whose vectors are kept: all, and the intermediate one if an arm learns from it.
+
+    Raises:
+        ExperimentError: a name that is no teacher of this experiment.
+    """
+    known = [teacher.name for teacher in study.experiment.teachers]
+    if study.experiment.needs_intermediate:
+        known.append(INTERMEDIATE)
+    for name in names or ():
+        if name not in known:
+            raise ExperimentError(unknown("teacher", name, known))
+    return tuple(known if names is None else names)
+
+
+def extract(
+    study: Study, names: Sequence[str] | None = None, *, shard_images: int = SHARD_IMAGES
+) -> dict[str, dict[str, Any]]:
+    """Write the instance vectors of every teacher, going on where an earlier call was interrupted.
+
+    Under `torchrun` each process writes its own shards and process 0 closes the set.
+
+    Args:
+        study: the study at its features stage.
+        names: teachers to run; all of them, with the intermediate teacher if an arm needs it, if None.
+        shard_images: images a shard.
+
+    Returns:
+        For each teacher what `features/TEACHER/index.json` says: counts, what was left out, shards, time.
+
+    Raises:
+        FileNotFoundError: a teacher or the data set is not there; the message names the command that makes
+            it.
+        ExperimentError: a name that is no teacher.
+    """
+    from mutineck.detection import load_frozen
+
+    annotations = read_json(study.need("dataset", f"{SPLIT}.json"))
+    indices = {}
+    with processes() as group:
+        for name in teachers_of(study, names):
+            key = key_of(study, name, shard_images)
+            folder = study.path("features", name)
+            indices[name] = extract_teacher(
+                partial(load_frozen, study, name),
+                partial(_batches, study),
+                annotations,
+                folder,
+                name=name,
+                key=key,
+                spec=study.experiment.features,
+                shard_images=shard_images,
+                group=group,
+                device=_device(study),
+            )
+    return indices
+
+
+def _batches(study: Study, image_ids: Sequence[int]) -> DataLoader:
+    """Return a loader of these images, in this order."""
+    from mutineck.detection import evaluation_loader
+
+    whole = evaluation_loader(study, SPLIT, batch=study.experiment.features.batch)
+    position = {image["id"]: index for index, image in enumerate(whole.dataset.images)}
+    return DataLoader(
+        Subset(whole.dataset, [position[image_id] for image_id in image_ids]),
+        whole.batch_size,
+        collate_fn=whole.collate_fn,
+        num_workers=whole.num_workers,
+    )
+
+
+def _device(study: Study) -> torch.device:
+    from mutineck.detection.evaluation import device_of
+
+    device = device_of(study.experiment.resources.device)
+    # Under torchrun each process of a machine has a GPU of its own.
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if device.type == "cuda" else device
+
+
+def key_of(study: Study, name: str, shard_images: int = SHARD_IMAGES) -> str:
+    """Return the digest of all that a teacher's rows depend on: weights, data set, input, settings."""
+    # The intermediate teacher's file holds the merge neck and head; its maps depend on every teacher's too.
+    members = [t.name for t in study.experiment.teachers] if name == INTERMEDIATE else []
+    settings = study.experiment.settings_for("features")
+    return sha256_json(
+        {
+            "recipe": RECIPE,
+            "checkpoints": [
+                sha256_file(study.need("teachers", m, "checkpoint.pth")) for m in [name, *members]
+            ],
+            "dataset": sha256_file(study.need("dataset", f"{SPLIT}.json")),
+            "input": settings["input"],
+            "features": {field: value for field, value in settings["features"].items() if field != "batch"},
+            "shard_images": shard_images,
+        }
+    )
+
+
+def extract_teacher(
+    load: Callable[[], Detector],
+    loader: Loader,
+    annotations: dict[str, Any],
+    folder: Path,
+    *,
+    name: str,
+    key: str,
+    spec: FeaturesSpec,
+    shard_images: int = SHARD_IMAGES,
+    group: Processes | None = None,
+    device: torch.device | str = "cpu",
+) -> dict[str, Any]:
+    """Write one teacher's shards that are not there yet, and then its index.
+
+    Args:
+        load: makes the detector; not called if every shard is there.
+        loader: makes batches of the given images.
+        annotations: the split as COCO JSON.
+        folder: where the shards go.
+        name: the teacher's name, as rows carry it.
+        key: digest of everything that the rows depend on.
+        spec: what is kept of a target, and which are left out.
+        shard_images: images a shard.
+        group: the processes that share the work; this one alone if None.
+        device: where the detector runs.
+
+    Returns:
+        The index.
+    """
+    group = group or Processes()
+    folder.mkdir(parents=True, exist_ok=True)
+    index_file = folder / INDEX
+    image_ids = sorted(image["id"] for image in annotations["images"])
+    ranges = [image_ids[i : i + shard_images] for i in range(0, len(image_ids), shard_images)]
+    done, _ = find_shards(folder, key)
+    if index_file.is_file() and read_json(index_file)["key"] == key and len(done) == len(ranges):
+        return read_json(index_file)
+    index_file.unlink(missing_ok=True)  # from here until the end the set is not whole
+    started, images = time.perf_counter(), 0
+    mine = [number for number in range(group.rank, len(ranges), group.size) if number not in done]
+    if mine:
+        detector = load()
+        batches = _rows_by_shard(detector, loader, annotations, {n: ranges[n] for n in mine}, spec, device)
+        for number, columns, left_out in batches:
+            done[number] = write_shard(
+                folder,
+                columns,
+                number=number,
+                rank=group.rank,
+                teacher=name,
+                key=key,
+                images=len(ranges[number]),
+                left_out=left_out,
+            )
+            images += len(ranges[number])
+            print(
+                f"features/{name}: images {images}, {images / (time.perf_counter() - started):.1f} a second",
+                flush=True,
+            )
+    seconds = time.perf_counter() - started
+    group.wait()
+    if group.rank == 0:
+        shards, stale = find_shards(folder, key)
+        if sorted(shards) != list(range(len(ranges))):
+            missing = sorted(set(range(len(ranges))) - set(shards))
+            raise RuntimeError(f"{folder}: shards {missing[:10]} are missing after extraction; run it again")
+        for path in stale:
+            path.unlink()
+        write_json(index_file, _index(name, key, spec, shards, annotations, images, seconds, group.size))
+    group.wait()
+    return read_json(index_file)
+
+
+def _index(
+    name: str,
+    key: str,
+    spec: FeaturesSpec,
+    shards: dict[int, Shard],
+    annotations: dict[str, Any],
+    images: int,
+    seconds: float,
+    size: int,
+) -> dict[str, Any]:
+    import pyarrow.parquet as pq
+
+    ordered = [shards[number] for number in sorted(shards)]
+    width = pq.read_schema(ordered[0].path).field("vector").type.list_size if ordered else 0
+    reasons = sorted({reason for shard in ordered for reason in shard.left_out})
+    return {
+        "teacher": name,
+        "key": key,
+        "split": SPLIT,
+        "pooled": spec.pooled,
+        "channels": width // 49 if spec.pooled == "full" else width,
+        "categories": [category["name"] for category in annotations["categories"]],
+        "images": sum(shard.images for shard in ordered),
+        "rows": sum(shard.rows for shard in ordered),
+        "left_out": {reason: sum(s.left_out.get(reason, 0) for s in ordered) for reason in reasons},
+        "shards": [shard.path.name for shard in ordered],
+        "timing": {"images": images, "seconds": round(seconds, 2), "processes": size},
+    }
+
+
+def _rows_by_shard(
+    detector: Detector,
+    loader: Loader,
+    annotations: dict[str, Any],
+    ranges: dict[int, list[int]],
+    spec: FeaturesSpec,
+    device: torch.device | str,
+) -> Iterator[tuple[int, dict[str, np.ndarray], dict[str, int]]]:
+    """Yield each shard's columns and left-out counts as soon as its last image has passed.
+
+    One loader serves all shards, so that its worker processes start once; a batch may hold images of two.
+    """
+    shard_of = {image_id: number for number, ids in ranges.items() for image_id in ids}
+    boxes = {a["id"]: a["bbox"] for a in annotations["annotations"] if a["image_id"] in shard_of}
+    # An image without a target has no row: it need not be read.
+    with_targets = {a["image_id"] for a in annotations["annotations"]}
+    todo = [image_id for image_id in shard_of if image_id in with_targets]
+    pending = sorted(ranges)
+    parts: dict[int, list[dict[str, np.ndarray]]] = {number: [] for number in pending}
+    left_out: dict[int, dict[str, int]] = {number: {"crowd": 0, "small": 0} for number in pending}
+    seen = 0
+    empty = _columns_of_nothing(detector, spec)
+    for batch in loader(todo) if todo else ():
+        if list(batch.image_ids) != todo[seen : seen + len(batch.image_ids)]:
+            raise RuntimeError(
+                f"teacher {detector.name!r}: the loader gave images {list(batch.image_ids)}, "
+                f"expected {todo[seen : seen + len(batch.image_ids)]}: images must come once and in order"
+            )
+        seen += len(batch.image_ids)
+        columns, counts = _rows(detector, batch, spec, boxes, device)
+        numbers = np.array([shard_of[i] for i in columns["image_id"].tolist()], np.int64)
+        for number in sorted({shard_of[i] for i in batch.image_ids}):
+            parts[number].append({name: values[numbers == number] for name, values in columns.items()})
+        for image_id, reasons in zip(batch.image_ids, counts, strict=True):
+            for reason, count in reasons.items():
+                left_out[shard_of[image_id]][reason] += count
+        coming = shard_of[todo[seen]] if seen < len(todo) else pending[-1] + 1
+        while pending and pending[0] < coming:
+            number = pending.pop(0)
+            yield number, _joined(parts.pop(number), empty), left_out[number]
+    if seen != len(todo):
+        raise RuntimeError(f"teacher {detector.name!r}: the loader gave {seen} of {len(todo)} images")
+    for number in pending:
+        yield number, _joined(parts.pop(number), empty), left_out[number]
+
+
+def _joined(parts: list[dict[str, np.ndarray]], empty: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in [empty, *parts]]) for name in empty}
+
+
+def _columns_of_nothing(detector: Detector, spec: FeaturesSpec) -> dict[str, np.ndarray]:
+    width = detector.channels * (49 if spec.pooled == "full" else 1)
+    names = ("image_id", "annotation_id", "category", "x1", "y1", "x2", "y2", "level", "stride")
+    kinds = ("int64", "int64", "int16", "float32", "float32", "float32", "float32", "int8", "int16")
+    columns = {name: np.empty(0, kind) for name, kind in zip(names, kinds, strict=True)}
+    return columns | {"vector": np.empty((0, width), np.float16)}
+
+
+@torch.inference_mode()
+def _rows(
+    detector: Detector,
+    batch: Any,
+    spec: FeaturesSpec,
+    original: dict[int, list[float]],
+    device: torch.device | str,
+) -> tuple[dict[str, np.ndarray], list[dict[str, int]]]:
+    """Return the batch's columns, and for each image how many targets were left out, by reason."""
+    from mutineck.detection.cells import box_levels
+    from mutineck.detection.roi import instance_features
+
+    maps = detector.maps(batch.image.to(device))
+    strides = sorted(maps)
+    kept, counts = [], []
+    for boxes, crowd in zip(batch.boxes, batch.crowd, strict=True):
+        small = (boxes[:, 2:] - boxes[:, :2]).amin(dim=1) < spec.minimum_size if len(boxes) else crowd
+        kept.append(~crowd & ~small)
+        counts.append({"crowd": int(crowd.sum()), "small": int((small & ~crowd).sum())})
+    boxes = [b[keep].to(device) for b, keep in zip(batch.boxes, kept, strict=True)]
+    pooled = instance_features(maps, boxes)  # (J, C, 7, 7)
+    vectors = pooled.flatten(1) if spec.pooled == "full" else pooled.mean(dim=(2, 3))
+    level = box_levels(torch.cat(boxes), strides).cpu().numpy()
+    annotation_ids = torch.cat([a[keep] for a, keep in zip(batch.annotation_ids, kept, strict=True)]).numpy()
+    xywh = np.array([original[i] for i in annotation_ids.tolist()], np.float64).reshape(-1, 4)
+    images = np.repeat(np.asarray(batch.image_ids, np.int64), [len(b) for b in boxes])
+    return {
+        "image_id": images,
+        "annotation_id": annotation_ids.astype(np.int64),
+        "category": torch.cat([c[keep] for c, keep in zip(batch.labels, kept, strict=True)])
+        .numpy()
+        .astype(np.int16),
+        "x1": xywh[:, 0].astype(np.float32),
+        "y1": xywh[:, 1].astype(np.float32),
+        "x2": (xywh[:, 0] + xywh[:, 2]).astype(np.float32),
+        "y2": (xywh[:, 1] + xywh[:, 3]).astype(np.float32),
+        "level": level.astype(np.int8),
+        "stride": np.asarray(strides, np.int16)[level],
+        "vector": vectors.cpu().numpy().astype(np.float16),
+    }, counts
