@@ -1,0 +1,68 @@
+"""The comparison at a glance: every arm's mAP, each seed as a point, teachers as lines."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from mutineck.ablations.results import TEACHER, collect, missing, scores
+from mutineck.ablations.statistics import mean_interval
+from mutineck.figures.style import DASHES, TWO_COLUMNS, Drawing, arm_colours, in_words, new_figure
+from mutineck.stage import Study
+
+
+def arms(study: Study) -> Drawing:
+    """Draw mAP of every arm (points are seeds, the bar their mean, the whisker its 95 % t interval) and teacher (lines)."""
+    experiment = study.experiment
+    split = experiment.evaluation.report
+    rows = scores(collect(study), split)
+    rows = rows.assign(percent=100 * rows["value"])
+    names = list(experiment.arms)
+    colours = arm_colours(names)
+    figure = new_figure(TWO_COLUMNS, 0.9 + 0.27 * len(names))
+    axis = figure.subplots()
+    means = {}
+    several = False
+    for position, name in enumerate(names):
+        values = rows.loc[rows["arm"] == name, "percent"].dropna().to_numpy(dtype=float)
+        if not len(values):
+            continue
+        interval = mean_interval(values)
+        means[name] = interval.mean
+        several |= interval.n > 1
+        axis.barh(position, interval.mean, color=colours[name], height=0.62, alpha=0.85)
+        right = interval.mean
+        if interval.n > 1:
+            half = interval.high - interval.mean
+            axis.errorbar(interval.mean, position, xerr=half, color="black", linewidth=0.8, capsize=2.5, zorder=3)
+            offsets = np.linspace(-0.16, 0.16, interval.n)
+            axis.plot(values, position + offsets, "o", color="white", markeredgecolor="black", markersize=3, markeredgewidth=0.6, zorder=4)
+            right = max(interval.high, values.max())
+        axis.annotate(f"{interval.mean:.1f}", (right, position), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7,
+                      bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}, zorder=5)  # fmt: skip
+    teachers = rows[rows["arm"].str.startswith(TEACHER)].dropna(subset=["percent"])
+    for position, (arm, value) in enumerate(zip(teachers["arm"], teachers["percent"], strict=True)):
+        label = f"{arm.removeprefix(TEACHER)} {value:.1f}"
+        axis.axvline(value, color="#444444", linewidth=1, linestyle=DASHES[position % len(DASHES)], label=label, zorder=2)
+    axis.set_yticks(range(len(names)), names)
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.set_xlim(0, 1.1 * max([1.0, *rows["percent"].dropna()]))
+    axis.tick_params(axis="y", length=0)
+    axis.set_xlabel(f"mAP on the {split} split, %")
+    if len(teachers):
+        legend = figure.legend(loc="outside upper center", ncols=5, title="teachers", handlelength=3)
+        legend.get_title().set_fontsize(7)
+    gain = ""
+    if "student" in means and len(means) > 1:
+        best = max((name for name in means if name != "student"), key=means.__getitem__)
+        gain = f" The best taught arm, {best}, stands at {means[best]:.1f}; the student alone at {means['student']:.1f}."
+    spread = "Points are seeds, whiskers 95 % t intervals of the mean." if several else "One seed: no interval can be given."
+    absent = missing(study)
+    gap = f" Not there yet: {', '.join(absent)}." if absent else ""
+    return Drawing(
+        figure,
+        rows[["arm", "seed", "split", "metric", "value"]],
+        "What every way of teaching achieves",
+        f"mAP of the student taught in {len(means)} ways; dashed lines are the teachers. {spread}{gain}{gap}",
+        f"Horizontal bars of mAP for the arms {in_words(list(means))}.{gain}",
+    )

@@ -1,0 +1,102 @@
+"""Detections side by side: targets, student alone, best taught student, best teacher, from most improved to most harmed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from mutineck.figures.gallery import LONGEST, draw_box, show_pixels
+from mutineck.figures.matching import ImageMatch, best_threshold, match_split
+from mutineck.figures.pictures import Split, prediction_file, protagonists
+from mutineck.figures.style import FALSE, MATCHED, MISSED, TWO_COLUMNS, Drawing, hide_axes, new_figure
+from mutineck.stage import Study
+
+ROWS = 6
+LINES = {"matched": (MATCHED, "-"), "false": (FALSE, "--"), "missed": (MISSED, ":")}
+
+
+def detections(study: Study) -> Drawing:
+    """Draw the pictures that the best taught student improves most, leaves as they are, and worsens most.
+
+    Raises:
+        FileNotFoundError: predictions of the student alone, a taught arm or a teacher are not there.
+    """
+    name = study.experiment.evaluation.report
+    split = Split(study, name)
+    shown = protagonists(study)
+    cuts = {label: threshold(study, detector) for label, detector in shown.items()}
+    matches = {
+        label: list(match_split(split, split.predictions(prediction_file(study, detector, name)), minimum_score=cuts[label]))
+        for label, detector in shown.items()
+    }
+    alone, taught, _ = shown
+    data = pd.DataFrame(
+        {"image_id": list(split.images), "file_name": [image["file_name"] for image in split.images.values()]}
+        | {f"F1 {label}": [m.f1() for m in found] for label, found in matches.items()}
+    )
+    data["change"] = data[f"F1 {taught}"] - data[f"F1 {alone}"]
+    data = data.sort_values("change", ascending=False, kind="stable").reset_index(drop=True)
+    rows = chosen_rows(len(data))
+    by_image = {label: {m.image_id: m for m in found} for label, found in matches.items()}
+    images = [int(data["image_id"][row]) for row in rows]
+    aspect = [split.images[image]["height"] / split.images[image]["width"] for image in images]
+    heights = [min(ratio, 1.2) for ratio in aspect]
+    figure = new_figure(TWO_COLUMNS, sum(heights) * (TWO_COLUMNS - 0.45) / 4 + 0.75)
+    axes = np.atleast_2d(figure.subplots(len(rows), 4, height_ratios=heights))
+    hide_axes(axes.ravel())
+    for line, (row, image) in enumerate(zip(rows, images, strict=True)):
+        pixels, factor = split.pixels(image, LONGEST)
+        show_pixels(axes[line, 0], pixels)
+        for box in split.targets(image)[0]:
+            draw_box(axes[line, 0], tuple(box * factor), "#000000")
+        for axis, label in zip(axes[line, 1:], shown, strict=True):
+            show_pixels(axis, pixels)
+            draw_match(axis, by_image[label][image], factor)
+            axis.set_xlabel(f"F1 {by_image[label][image].f1():.2f}", fontsize=6.5, labelpad=1.5)
+        axes[line, 0].set_ylabel(f"{data['change'][row]:+.2f}", rotation=0, ha="right", va="center", fontsize=8)
+    for axis, title in zip(axes[0], ("targets", *shown), strict=True):
+        axis.set_title(title)
+    handles = [Line2D([], [], color=colour, linestyle=dashes, label=label) for label, (colour, dashes) in LINES.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, handlelength=2.5)
+    better, worse = int((data["change"] > 1e-9).sum()), int((data["change"] < -1e-9).sum())
+    cut = ", ".join(f"{label} {value:.2f}" for label, value in cuts.items())
+    return Drawing(
+        figure,
+        data,
+        "Where teaching helps, and where it harms",
+        f"Pictures of the {name} split from the most improved to the most harmed by {taught}, in equal steps of rank; at the left the "
+        f"change of F1 (IoU 0.5). {taught} is better than the student alone on {better} of {len(data)} pictures and worse on {worse}. "
+        f"Shown are detections above the score with the best F1 on the validation split ({cut}).",
+        f"{len(rows)} pictures in rows; columns show targets, student alone, {taught} and the best teacher, with matched, false and "
+        f"missed boxes. Better on {better}, worse on {worse} of {len(data)} pictures.",
+    )
+
+
+def chosen_rows(count: int, rows: int = ROWS) -> list[int]:
+    """Return ranks to show: the two best, the two worst, and the rest evenly between them."""
+    if count <= rows:
+        return list(range(count))
+    between = np.linspace(1, count - 2, rows - 2).round().astype(int).tolist()
+    return sorted({0, *between, count - 1})
+
+
+def threshold(study: Study, detector: str) -> float:
+    """Return the score at which a detector's F1 is highest on the validation split (or the reported one without it)."""
+    evaluation = study.experiment.evaluation
+    name = "val" if "val" in evaluation.splits else evaluation.report
+    split = Split(study, name)
+    return best_threshold(match_split(split, split.predictions(prediction_file(study, detector, name))))
+
+
+def draw_match(axis: Axes, found: ImageMatch, factor: float = 1.0) -> None:
+    """Draw missed, false and matched boxes of one picture, in three colours and three dash styles."""
+    for kind, boxes in (
+        ("missed", found.target_boxes[found.missed]),
+        ("false", found.boxes[found.false]),
+        ("matched", found.boxes[found.matched]),
+    ):
+        colour, dashes = LINES[kind]
+        for box in boxes:
+            draw_box(axis, tuple(box * factor), colour, dashes=dashes, width=1.2)

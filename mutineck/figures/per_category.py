@@ -1,0 +1,128 @@
+"""Who knows what: average precision by category, of teachers and of arms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from mutineck.ablations.results import TEACHER, collect
+from mutineck.figures.pictures import Split
+from mutineck.figures.style import TWO_COLUMNS, Drawing, in_words, new_figure
+from mutineck.stage import Study
+
+FEW = 24
+"""Up to so many categories stand side by side as columns; more stand below each other as rows."""
+
+
+def by_category(study: Study, split: str) -> pd.DataFrame:
+    """Return AP by category on a split, seeds averaged: one row a teacher and arm, one column a category, 0..1.
+
+    Raises:
+        FileNotFoundError: no run has results, or none was measured by category.
+    """
+    frame = collect(study)
+    rows = frame[(frame["split"] == split) & (frame["metric"] == "AP") & (frame["category"] != "")]
+    if rows.empty:
+        raise FileNotFoundError(
+            f"{study.root}: no results by category on the split {split!r}. "
+            f"Make them with: mutineck run {study.experiment.name} --until distillation"
+        )
+    wide = rows.groupby(["arm", "category"], sort=False)["value"].mean().unstack("category")
+    order = [name for name in Split(study, split).categories if name in wide.columns]
+    return wide.loc[list(dict.fromkeys(rows["arm"])), order]
+
+
+def knowledge(study: Study) -> Drawing:
+    """Draw AP by category of every teacher, the intermediate one too, with the best single teacher marked."""
+    split = study.experiment.evaluation.report
+    table = by_category(study, split)
+    table = table[table.index.str.startswith(TEACHER)]
+    if table.empty:
+        raise FileNotFoundError(
+            f"{study.path('teachers')}: no teacher was measured by category on {split!r}. "
+            f"Make it with: mutineck run {study.experiment.name} --until teachers"
+        )
+    table.index = table.index.str.removeprefix(TEACHER)
+    single = table.drop(index="intermediate", errors="ignore")
+    best = single.fillna(-1).to_numpy().argmax(axis=0)
+    figure = _heat_map(100 * table, "viridis", (0, max(1.0, float(np.nanmax(100 * table.to_numpy())))), f"AP on {split}, %", mark=best)
+    counts = {name: int((best == i).sum()) for i, name in enumerate(single.index)}
+    story = in_words([f"{name} on {n}" for name, n in counts.items()])
+    merged = ""
+    if "intermediate" in table.index and len(single):
+        above = int((table.loc["intermediate"] > single.max()).sum())
+        merged = f" The intermediate teacher is above all of them on {above} of {table.shape[1]}."
+    return Drawing(
+        figure,
+        _long(table, "teacher"),
+        "Who knows what",
+        f"Average precision of each teacher by category. The best single teacher (framed) is {story} of the "
+        f"{table.shape[1]} categories.{merged}",
+        f"Heat map of {len(table)} teachers by {table.shape[1]} categories; best: {story}.{merged}",
+    )
+
+
+def gains(study: Study) -> Drawing:
+    """Draw how much AP every arm gains or loses by category, against the student alone."""
+    split = study.experiment.evaluation.report
+    table = by_category(study, split)
+    table = table[~table.index.str.startswith(TEACHER)]
+    if "student" not in table.index or len(table) < 2:
+        raise FileNotFoundError(
+            f"{study.path('distillation')}: needs results of the arm 'student' and of a taught one. "
+            f"Make them with: mutineck run {study.experiment.name} --until distillation"
+        )
+    gain = 100 * (table.drop(index="student") - table.loc["student"])
+    bound = max(1.0, float(np.nanmax(np.abs(gain.to_numpy()))))
+    figure = _heat_map(gain, "PuOr_r", (-bound, bound), f"AP gained on {split}, points", signed=True)
+    values = gain.stack()
+    top, low = values.idxmax(), values.idxmin()
+    story = f"The largest gain is {values.max():+.1f} ({top[0]}, {top[1]}), the smallest {values.min():+.1f} ({low[0]}, {low[1]})."
+    return Drawing(
+        figure,
+        _long(gain, "arm").rename(columns={"AP": "gain_points"}),
+        "What is gained where",
+        f"AP of every taught arm minus the student alone's, by category, means over seeds. {story}",
+        f"Heat map of AP differences of {len(gain)} arms by {gain.shape[1]} categories. {story}",
+    )
+
+
+def _heat_map(
+    table: pd.DataFrame, colours: str, limits: tuple[float, float], label: str, *, mark: np.ndarray | None = None, signed: bool = False
+):  # fmt: skip
+    from matplotlib.patches import Rectangle
+
+    few = table.shape[1] <= FEW
+    values = table.to_numpy() if few else table.to_numpy().T
+    rows, columns = values.shape
+    figure = new_figure(TWO_COLUMNS, 0.95 + 0.3 * rows if few else 0.9 + 0.13 * rows)
+    axis: Axes = figure.subplots()
+    image = axis.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto")
+    size = 7 if columns <= 14 else 5.5
+    for (row, column), value in np.ndenumerate(values):
+        text = "–" if np.isnan(value) else f"{value:+.1f}" if signed else f"{value:.1f}" if size == 7 else f"{value:.0f}"
+        red, green, blue, _ = image.cmap(image.norm(value)) if not np.isnan(value) else (1.0, 1.0, 1.0, 1.0)
+        dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+        axis.text(column, row, text, ha="center", va="center", fontsize=size if few else 5.5, color="white" if dark else "black")
+    for i, best in enumerate(mark if mark is not None else ()):
+        x, y = (i, best) if few else (best, i)
+        axis.add_patch(Rectangle((x - 0.47, y - 0.45), 0.94, 0.9, fill=False, edgecolor="#D55E00", linewidth=1.6))
+    along, down = (table.columns, table.index) if few else (table.index, table.columns)
+    long_names = few and (columns > 10 or max(map(len, along)) * columns > 80)
+    axis.set_xticks(range(columns), along, rotation=40 if long_names else 0, ha="right" if long_names else "center",
+                    rotation_mode="anchor" if long_names else "default")  # fmt: skip
+    axis.set_yticks(range(rows), down, fontsize=7 if few else 5.5)
+    if not few:
+        axis.xaxis.tick_top()
+    axis.tick_params(length=0)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+    bar = figure.colorbar(image, ax=axis, pad=0.01, aspect=12 if few else 40, fraction=0.05)
+    bar.set_label(label)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _long(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    return table.rename_axis(index=name, columns="category").stack(future_stack=True).rename("AP").reset_index()
