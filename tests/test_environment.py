@@ -17,6 +17,8 @@ import zipfile
 from pathlib import Path
 from types import ModuleType
 
+import flit_core
+import pip
 import pytest
 import yaml
 
@@ -149,7 +151,6 @@ def wheel(folder: Path, name: str, code: str, command: str = "") -> str:
         )
         if command:
             file.writestr(f"{info}/entry_points.txt", f"[console_scripts]\n{command} = {name}:main\n")
-        file.writestr(f"{name}-1.0.data/scripts/{name}-tool", "#!/bin/sh\necho tool\n")
         file.writestr(f"{info}/RECORD", "")
     return f"{name}==1.0 \\\n    --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
 
@@ -167,9 +168,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_file_with_another_hash_is_refused(machine: Path, capfd: pytest.CaptureFixture[str]) -> None:
     line = wheel(machine / "wheels", "alpha", "x = 1\n")
-    python = shutil.which("python3.11") or sys.executable
     target = machine / "env"
-    subprocess.run([python, "-m", "venv", target], check=True)
+    bare_environment(target)
     forged = re.sub(r"sha256:\w{4}", "sha256:0000", line)
     build = environment.Build(target / "bin" / "python", machine / "cache", forged, machine / "steps")
     build.stamps.mkdir()
@@ -208,29 +208,37 @@ def test_steps_that_are_done_are_not_done_again(machine: Path, monkeypatch: pyte
 
 def test_a_package_whose_installation_was_killed_is_forgotten(machine: Path) -> None:
     target = machine / "env"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", target], check=True)
-    site = target / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    site = bare_environment(target)
     for name, file in (("half-1.0.dist-info", "METADATA"), ("whole-1.0.dist-info", "RECORD")):
         (site / name).mkdir()
         (site / name / file).write_text("")
     environment.Build(target / "bin" / "python", machine, "", machine / "steps").drop_half_installed()
-    assert [path.name for path in site.glob("*.dist-info")] == ["whole-1.0.dist-info"]
+    left = {path.name.split("-")[0] for path in site.glob("*.dist-info")}
+    assert left == {"pip", "flit_core", "whole"}
+
+
+def bare_environment(folder: Path) -> Path:
+    """Make an environment that holds pip and flit_core alone, quicker than venv does; gives its packages."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    site = folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    for module in (pip, flit_core):
+        source = Path(module.__file__ or "").parent
+        (site / source.name).symlink_to(source)
+        for info in source.parent.glob(f"{source.name}-*.dist-info"):
+            (site / info.name).symlink_to(info)
+    return site
 
 
 @pytest.fixture
 def shared(machine: Path) -> Path:
-    """A shared environment that holds pip, the builder of mutineck and one small package with a command."""
-    import flit_core
-
+    """A shared environment: a package with a command, a program that is no Python, and data for Jupyter."""
     target = machine / "cache" / "env-test"
-    subprocess.run([sys.executable, "-m", "venv", target], check=True)
-    site = target / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
-    source = Path(flit_core.__file__).parent
-    shutil.copytree(source, site / "flit_core")
-    for info in source.parent.glob("flit_core-*.dist-info"):
-        shutil.copytree(info, site / info.name)
+    bare_environment(target)
     wheel(machine / "wheels", "alpha", "import sys\ndef main():\n    print(sys.executable)\n", "say-python")
     subprocess.run([target / "bin" / "python", "-m", "pip", "install", "-q", "alpha"], check=True)
+    tool = target / "bin" / "tool"
+    tool.write_text("#!/bin/sh\necho tool\n")
+    tool.chmod(0o755)
     (target / "share" / "jupyter").mkdir(parents=True)
     (target / "share" / "jupyter" / "page.json").write_text("{}")
     return target
@@ -249,7 +257,9 @@ def clone(folder: Path) -> Path:
 
 def answer(*command: str | Path) -> str:
     """Run a command away from any clone and give what it prints."""
-    return subprocess.run(command, cwd="/", capture_output=True, text=True, check=True).stdout.strip()
+    environ = environment.clean_environ()
+    done = subprocess.run(command, cwd="/", env=environ, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def test_clones_share_packages_and_each_sees_its_own_mutineck(machine: Path, shared: Path) -> None:
@@ -259,7 +269,7 @@ def test_clones_share_packages_and_each_sees_its_own_mutineck(machine: Path, sha
         binaries = folder / ".venv" / "bin"
         assert answer(binaries / "mutineck") == str(folder / "mutineck" / "cli.py")
         assert answer(binaries / "say-python") == str(binaries / "python")
-        assert answer(binaries / "alpha-tool") == "tool"
+        assert answer(binaries / "tool") == "tool"
         assert answer(binaries / "python", "-c", "import alpha; print(alpha.__file__)").startswith(
             str(shared)
         )
