@@ -1,0 +1,83 @@
+"""Processes: how a job ends with whoever started it, and how a folder is kept to one run at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+LOCK = ".lock"
+
+
+class BusyError(RuntimeError):
+    """Another process works in the same folder; the message has its process id."""
+
+
+@contextlib.contextmanager
+def exclusive(root: Path, what: str) -> Iterator[int]:
+    """Hold the folder ``root`` for the block, and yield the lock's file descriptor.
+
+    The lock is the kernel's (`flock`): it vanishes with its holders, also when they are killed. A child that is given
+    the descriptor (`pass_fds`) holds it too. The file's text only tells others who that is.
+
+    Args:
+        root: folder to hold; made if missing.
+        what: what the holder does, e.g. `mutineck run shapes`.
+
+    Raises:
+        BusyError: another process holds it.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(root / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 400, 0).decode(errors="replace").strip() or "a process that gave no name"
+            raise BusyError(f"{root} is in use by {holder}; wait for it, or end it, and start again") from None
+        os.ftruncate(descriptor, 0)
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        os.pwrite(descriptor, f"process {os.getpid()} ({what}, since {since})\n".encode(), 0)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def end_with_parent(interval: float = 0.5) -> None:
+    """End this process and all its descendants when its parent is gone, and on SIGINT, SIGTERM and SIGHUP.
+
+    A killed run must not leave notebooks that go on writing into its folder: their kernels live in sessions of their
+    own, where no signal to the group reaches them.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(interval)
+        end(signal.SIGTERM)
+
+    threading.Thread(target=watch, name="end with parent", daemon=True).start()
+    on_signals(lambda number: end(number))
+
+
+def on_signals(action: Callable[[int], None]) -> None:
+    """Call ``action`` with the signal's number on SIGINT, SIGTERM and SIGHUP."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda received, _frame: action(received))
+
+
+def end(number: int) -> None:
+    """Kill every descendant of this process, and leave at once with the exit status of that signal."""
+    import psutil
+
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    sys.stdout.flush()
+    os._exit(128 + number)

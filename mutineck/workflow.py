@@ -1,0 +1,259 @@
+"""The graph of a study: which jobs it has, what each needs, and how one is run."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mutineck.experiment import INTERMEDIATE, STAGES, Experiment, ExperimentError, load_experiment, repository, slug, unknown
+from mutineck.notebooks import NotebookError, execute
+from mutineck.processes import end_with_parent
+from mutineck.stage import MANIFEST
+
+EXPERIMENT_FILE = "experiment.yaml"
+"""The resolved experiment, in the study's folder."""
+NOTEBOOK = "notebook.ipynb"
+ITEM_STAGES = ("teachers", "distillation")
+"""Stages that are several jobs: one a teacher, one an arm and seed."""
+GPU_STAGES = ("teachers", "features", "distillation")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+class Job(NamedTuple):
+    """One execution of one notebook: a stage, and the part of it where it has several."""
+
+    stage: str
+    item: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.stage} {self.item}" if self.item else self.stage
+
+    @classmethod
+    def at(cls, folder: str) -> Job:
+        """Return the job whose folder this is, the inverse of `folder`.
+
+        Raises:
+            ExperimentError: the folder's first part is no stage.
+        """
+        stage, _, item = folder.partition("/")
+        if stage not in STAGES:
+            raise ExperimentError(unknown("stage", stage, STAGES))
+        return cls(stage, item or None)
+
+    @property
+    def folder(self) -> str:
+        """Folder below `outputs/EXPERIMENT`."""
+        return f"{self.stage}/{self.item}" if self.item else self.stage
+
+    @property
+    def manifest(self) -> str:
+        """Path of the manifest below `outputs/EXPERIMENT`."""
+        return f"{self.folder}/{MANIFEST}"
+
+    @property
+    def outputs(self) -> tuple[str, str]:
+        """The two files that say the job is done: its manifest and its executed notebook."""
+        return self.manifest, f"{self.folder}/{NOTEBOOK}"
+
+
+def jobs(experiment: Experiment, until: str | None = None) -> list[Job]:
+    """Return all jobs of an experiment, or those up to a stage, each after everything that it needs.
+
+    Raises:
+        ExperimentError: ``until`` is no stage.
+    """
+    if until is not None and until not in STAGES:
+        raise ExperimentError(unknown("stage", until, STAGES))
+    last = STAGES.index(until or STAGES[-1])
+    return [Job(stage, item) for stage in STAGES[: last + 1] for item in items(experiment, stage)]
+
+
+def items(experiment: Experiment, stage: str) -> list[str | None]:
+    """Return the parts of a stage; `[None]` for a stage that is one job."""
+    if stage == "teachers":
+        last = [INTERMEDIATE] if experiment.needs_intermediate else []
+        return [*(teacher.name for teacher in experiment.teachers), *last]
+    if stage == "distillation":
+        # Seed by seed, so that the first complete comparison is there early.
+        return [f"{slug(arm)}/seed{seed}" for seed in experiment.seeds for arm in experiment.arms]
+    return [None]
+
+
+def needs(experiment: Experiment, stage: str, item: str | None = None) -> list[Job]:
+    """Return the jobs whose results a job reads: all that must be up to date before it may start.
+
+    Raises:
+        ExperimentError: the stage has no such item.
+    """
+    if item not in items(experiment, stage):
+        raise ExperimentError(unknown(f"item of {stage}", str(item), [str(i) for i in items(experiment, stage)]))
+    dataset = Job("dataset")
+    teachers = [Job("teachers", teacher.name) for teacher in experiment.teachers]
+    intermediate = [Job("teachers", INTERMEDIATE)] if experiment.needs_intermediate else []
+    if stage == "dataset":
+        return []
+    if stage == "teachers":
+        return [dataset, *teachers] if item == INTERMEDIATE else [dataset]
+    if stage == "features":
+        return [dataset, *teachers, *intermediate]
+    if stage == "clusters":
+        return [dataset, Job("features")]
+    if stage == "distillation":
+        return [dataset, *_taught_by(experiment, str(item))]
+    students = [Job("distillation", part) for part in items(experiment, "distillation")]
+    if stage == "ablations":
+        return [dataset, *teachers, *intermediate, *students]
+    return [dataset, *teachers, *intermediate, Job("features"), Job("clusters"), *students, Job("ablations")]
+
+
+def _taught_by(experiment: Experiment, item: str) -> list[Job]:
+    """Return the teachers, and the clusters, that an arm's student reads."""
+    arm = experiment.arm(item.split("/")[0])
+    inherits = arm.inherit if arm.inherit is not None else experiment.student.inherit and arm.feature != "none"
+    names = set(arm.teacher_names([teacher.name for teacher in experiment.teachers]))
+    if arm.needs_intermediate:
+        names.add(INTERMEDIATE)
+    elif inherits:
+        names.add(experiment.teachers[0].name)
+    found = [Job("teachers", name) for name in items(experiment, "teachers") if name in names]
+    return [*found, Job("clusters")] if arm.centroids else found
+
+
+def settings_text(experiment: Experiment, job: Job) -> str:
+    """Return the settings that a job's results depend on, as one line of JSON; a changed line makes the job stale."""
+    return json.dumps(experiment.settings_for(job.stage, job.item), sort_keys=True, ensure_ascii=True)
+
+
+def notebook_of(stage: str) -> str:
+    """Return the file name of a stage's notebook: `05_distillation.ipynb`."""
+    return f"{STAGES.index(stage) + 1:02d}_{stage}.ipynb"
+
+
+def parameters(experiment: Experiment, root: Path, job: Job) -> dict[str, Any]:
+    """Return what a job's notebook is given.
+
+    Args:
+        experiment: the experiment whose job it is.
+        root: its folder, `outputs/EXPERIMENT`, which holds the resolved `experiment.yaml`.
+        job: the job.
+    """
+    given: dict[str, Any] = {"experiment": str(root / EXPERIMENT_FILE), "overrides": [], "outputs": str(root.parent)}
+    if job.stage == "teachers":
+        given["teacher"] = job.item
+    if job.stage == "distillation":
+        folder, seed = str(job.item).split("/seed")
+        given["arm"] = next(arm for arm in experiment.arms if slug(arm) == folder)
+        given["seed"] = int(seed)
+    return given
+
+
+def thread_environment(experiment: Experiment) -> dict[str, str]:
+    """Return the environment variables that bound a job to its CPU threads."""
+    return dict.fromkeys(THREAD_VARIABLES, str(experiment.resources.threads))
+
+
+def visible_gpus() -> list[str]:
+    """Return the ids of the GPUs that jobs may use, without importing torch."""
+    if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    listing = subprocess.run(command, capture_output=True, text=True, check=False)
+    return listing.stdout.split() if listing.returncode == 0 else []
+
+
+@contextlib.contextmanager
+def own_gpu(gpus: list[str], folder: Path | None = None, interval: float = 1.0) -> Iterator[str | None]:
+    """Hold one of the GPUs for the block, as the only one this process and its children see; None if there are none.
+
+    Snakemake counts how many GPUs its jobs use and says not which; the lock files say it, to all jobs of a user.
+    """
+    if not gpus:
+        yield None
+        return
+    folder = folder or Path(tempfile.gettempdir()) / f"mutineck-gpus-{os.getuid()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        for gpu in gpus:
+            with open(folder / gpu, "w", encoding="utf-8") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+                yield gpu
+                return
+        time.sleep(interval)
+
+
+def run_job(job: Job, root: Path, *, notebooks: Path, kernel_cwd: Path) -> Path:
+    """Execute a job's notebook and return the executed notebook.
+
+    Raises:
+        NotebookError: it stopped, or it ended without writing its manifest.
+        ExperimentError: the experiment in ``root`` has no such job.
+    """
+    experiment = load_experiment(root / EXPERIMENT_FILE)
+    needs(experiment, job.stage, job.item)
+    os.environ.update(thread_environment(experiment))
+    wants_gpu = job.stage in GPU_STAGES and experiment.resources.device != "cpu"
+    with own_gpu(visible_gpus() if wants_gpu else []):
+        output = execute(
+            notebooks / notebook_of(job.stage),
+            root / job.folder / NOTEBOOK,
+            parameters(experiment, root, job),
+            kernel_cwd=kernel_cwd,
+            log=root / log_of(job),
+            label=str(job),
+        )
+    if not (root / job.manifest).is_file():
+        raise NotebookError(f"{notebook_of(job.stage)} came to its end without study.finish(): {job.manifest} is missing")
+    return output
+
+
+def log_of(job: Job) -> str:
+    """Return the path of a job's log below `outputs/EXPERIMENT`."""
+    return "log/" + job.folder.replace("/", "-") + ".log"
+
+
+def error_of(job: Job) -> str:
+    """Return the path of the file that says why a job stopped, below `outputs/EXPERIMENT`."""
+    return log_of(job).removesuffix(".log") + ".error"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one job of a study by its folder: `python -m mutineck.workflow distillation/fgd-mean/seed0`."""
+    parser = argparse.ArgumentParser(prog="python -m mutineck.workflow", description=main.__doc__)
+    parser.add_argument("job", help="the job's folder in the study's: STAGE or STAGE/ITEM")
+    parser.add_argument("--root", type=Path, default=Path(), help="the study's folder, outputs/EXPERIMENT")
+    parser.add_argument("--notebooks", type=Path, default=repository() / "notebooks")
+    parser.add_argument("--cwd", type=Path, default=Path.cwd(), help="working directory of the notebooks' code")
+    given = parser.parse_args(arguments)
+    end_with_parent()
+    root = given.root.resolve()
+    job = Job.at(given.job)
+    (root / error_of(job)).unlink(missing_ok=True)
+    try:
+        run_job(job, root, notebooks=given.notebooks, kernel_cwd=given.cwd)
+    except (ExperimentError, NotebookError, OSError) as error:
+        with contextlib.suppress(OSError):
+            (root / error_of(job)).write_text(f"{error}\n", encoding="utf-8")
+        print(f"{job} stopped: {error}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
