@@ -300,9 +300,11 @@ def link(shared: Path, clone: Path, stamp: dict[str, object]) -> None:
     pth = f"import site; site.addsitedir({str(shared / library)!r})\n"
     (folder / library / "_shared.pth").write_text(pth)
     write_scripts(shared, folder, library)
-    for data in ("share", "etc"):  # Jupyter looks for pages, kernels and extensions under the running prefix
+    # Jupyter looks for pages, kernels and extensions under the running prefix and serves no file that a link
+    # leads to outside of it; so these are copies, 25 MB
+    for data in ("share", "etc"):
         if (shared / data).exists():
-            shutil.copytree(shared / data, folder / data, copy_function=os.symlink, dirs_exist_ok=True)
+            shutil.copytree(shared / data, folder / data, dirs_exist_ok=True)
     call(
         folder / "bin" / "python",
         "-m",
