@@ -49,6 +49,8 @@ for stage in STAGES:
         params:
             # Changed settings make a job stale. Nothing else stands here, so that a moved folder does not.
             settings=lambda wildcards, stage=stage: settings_text(experiment, job(stage, wildcards)),
+        # Where cores are few, what the most other jobs wait for comes first.
+        priority: len(STAGES) - STAGES.index(stage)
         threads: experiment.resources.threads
         resources:
             gpu=int(stage in GPU_STAGES and config.get("gpus", 0) > 0),

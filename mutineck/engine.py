@@ -26,6 +26,8 @@ from mutineck.workflow import EXPERIMENT_FILE, Job, error_of, jobs, thread_envir
 GRACE = 6.0
 """Seconds that jobs get to end after SIGTERM, before SIGKILL."""
 SNAKEMAKE_LOG = "log/snakemake.log"
+LAST_RUN = "log/last_run.json"
+"""What the last run was given that the experiment's file does not say."""
 
 
 class StudyFailed(RuntimeError):
@@ -49,6 +51,7 @@ def run(
     dry_run: bool = False,
     force: Sequence[str] = (),
     profile: str | None = None,
+    overrides: Sequence[str] = (),
     notebooks: Path | None = None,
     again: str = "mutineck run",
 ) -> Path:
@@ -62,6 +65,7 @@ def run(
         dry_run: only say what would be done and why.
         force: stages to do again though they are up to date.
         profile: Snakemake profile, e.g. for a cluster.
+        overrides: what was set beside the experiment's file; noted for `mutineck status`.
         notebooks: folder of the notebooks; the repository's if None.
         again: command that goes on, for messages.
 
@@ -85,6 +89,8 @@ def run(
     with exclusive(root, again) as lock, tempfile.TemporaryDirectory(prefix="mutineck-") as temporary:
         # What would be done is asked about an experiment that is not the folder's yet.
         config["experiment"] = str(write_experiment(experiment, Path(temporary) if dry_run else root))
+        if not dry_run:
+            write_json(root / LAST_RUN, {"overrides": list(overrides)})
         config_file = write_json(Path(temporary) / "workflow.json", config)
         cores = cores or len(os.sched_getaffinity(0))
         command = snakemake_arguments(root, config_file, wanted, cores, len(gpus), dry_run, force, profile)

@@ -118,14 +118,11 @@ def needs(experiment: Experiment, stage: str, item: str | None = None) -> list[J
 
 
 def _taught_by(experiment: Experiment, item: str) -> list[Job]:
-    """Return the teachers, and the clusters, that an arm's student reads."""
+    """Return the teachers, and the clusters, that an arm's student reads; it inherits from no others."""
     arm = experiment.arm(item.split("/")[0])
-    inherits = arm.inherit if arm.inherit is not None else experiment.student.inherit and arm.feature != "none"
     names = set(arm.teacher_names([teacher.name for teacher in experiment.teachers]))
     if arm.needs_intermediate:
         names.add(INTERMEDIATE)
-    elif inherits:
-        names.add(experiment.teachers[0].name)
     found = [Job("teachers", name) for name in items(experiment, "teachers") if name in names]
     return [*found, Job("clusters")] if arm.centroids else found
 

@@ -1,0 +1,232 @@
+"""The command line: thin over the package, and quick to answer because it imports late."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mutineck import __version__
+
+if TYPE_CHECKING:
+    from mutineck.experiment import Experiment
+
+MISTAKE = 2
+"""Exit status where the user can mend it: message, no traceback."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 done, 1 failed or something is stale, 2 a mistake in what was given."""
+    given = build_parser().parse_args(arguments)
+    try:
+        return given.command(given)
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError, RuntimeError) as error:
+        if given.debug:
+            raise
+        print(f"mutineck: {error}", file=sys.stderr)
+        number = getattr(error, "number", None)
+        return MISTAKE if number is None else 128 + number
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of every command."""
+    parser = argparse.ArgumentParser(prog="mutineck", description="Several detectors teach one small one.")
+    parser.add_argument("--version", action="version", version=f"mutineck {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    def command(name: str, function: object, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common])
+        added.set_defaults(command=function)
+        return added
+
+    add = command("run", run, "bring a study up to date, from the data set to the report")
+    _study_arguments(add)
+    add.add_argument("--until", metavar="STAGE", help="last stage to run")
+    add.add_argument("--cores", type=_positive, metavar="N", help="CPU cores to use (default: all)")
+    add.add_argument("--dry-run", action="store_true", help="only say what would be done, and why")
+    add.add_argument("--force", action="append", default=[], metavar="STAGE", help="do a stage again (may be repeated)")
+    add.add_argument("--notebooks", type=Path, metavar="DIR", help="folder of the notebooks (default: the repository's)")
+    add.add_argument("--profile", metavar="PROFILE", help="Snakemake profile, for a cluster")
+
+    add = command("status", status, "list what is done, what is stale, and why")
+    _study_arguments(add)
+
+    command("doctor", doctor, "say what is wrong with the environment, and what to type")
+
+    add = command("evaluate", evaluate, "measure a detector on a study's pictures")
+    _study_arguments(add)
+    add.add_argument("detector", help="a folder of the study (distillation/fgd-mean/seed0, teachers/NAME) or a checkpoint")
+    add.add_argument("--config", metavar="PATH", help="mmdet config of a checkpoint (Python code: it is executed)")
+    add.add_argument("--split", default=None, choices=("train", "val", "test"), help="default: what the experiment reports")
+
+    add = command("export", export, "write a student as stock mmdet reads it: OUT.pth and OUT.py")
+    add.add_argument("student", type=Path, help="folder of a student, e.g. outputs/shapes/distillation/mutineck/seed0")
+    add.add_argument("out", type=Path, help="path to write to, without its ending")
+
+    add = command("figures", figures, "draw figures anew from what is stored")
+    _study_arguments(add)
+    add.add_argument("names", nargs="*", metavar="NAME", help="figures to draw (default: all)")
+
+    add = command("download", download, "fetch a published data set, verified; goes on where it was interrupted")
+    add.add_argument("dataset", choices=("voc", "coco"))
+    add.add_argument("--to", type=Path, required=True, metavar="PATH", help="folder to unpack into")
+
+    add = command("clean", clean, "list what is stale or left over in a study's folder, and remove it")
+    _study_arguments(add)
+    add.add_argument("--yes", action="store_true", help="remove without asking")
+    return parser
+
+
+def _study_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("experiment", metavar="EXPERIMENT", help="YAML file, or the bare name of one in experiments/")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="overrides",
+                        help="change a field of the experiment, e.g. dataset.root=PATH (may be repeated)")
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="default: outputs")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 on, got {text}")
+    return number
+
+
+def _last_study(given: argparse.Namespace) -> tuple[Experiment, Path]:
+    """Return the experiment as the last run had it (its file as it is now, its `--set`), and the study's folder."""
+    from mutineck.engine import LAST_RUN
+    from mutineck.experiment import load_experiment
+    from mutineck.status import last_overrides
+
+    experiment = load_experiment(given.experiment, given.overrides)
+    root = given.outputs / experiment.name
+    if not given.overrides and (remembered := last_overrides(root / LAST_RUN)):
+        print(f"with {' '.join(f'--set {shlex.quote(item)}' for item in remembered)}, as in the last run")
+        experiment = load_experiment(given.experiment, remembered)
+    return experiment, root
+
+
+def run(given: argparse.Namespace) -> int:
+    """Bring a study up to date."""
+    from mutineck import engine
+    from mutineck.experiment import load_experiment
+
+    experiment = load_experiment(given.experiment, given.overrides)
+    settings = [word for item in given.overrides for word in ("--set", item)]
+    outputs = [] if given.outputs == Path("outputs") else ["--outputs", str(given.outputs)]
+    root = engine.run(
+        experiment,
+        given.outputs,
+        until=given.until,
+        cores=given.cores,
+        dry_run=given.dry_run,
+        force=given.force,
+        profile=given.profile,
+        overrides=given.overrides,
+        notebooks=given.notebooks,
+        again=shlex.join(["mutineck", "run", given.experiment, *settings, *outputs]),
+    )
+    if not given.dry_run:
+        report = root / "report.html"
+        print(f"results: {report if report.is_file() else root}")
+    return 0
+
+
+def status(given: argparse.Namespace) -> int:
+    """Print how every job stands; 1 if anything is to be done."""
+    from mutineck.status import inspect, table
+
+    experiment, root = _last_study(given)
+    states = inspect(experiment, root)
+    print(table(states))
+    waiting = sum(not state.done for state in states)
+    print(f"{root}: {len(states) - waiting} of {len(states)} jobs done")
+    return int(waiting > 0)
+
+
+def doctor(given: argparse.Namespace) -> int:
+    """Say what is wrong with the environment."""
+    from mutineck.doctor import main as examine
+
+    return examine()
+
+
+def evaluate(given: argparse.Namespace) -> int:
+    """Print a detector's metrics."""
+    from mutineck.evaluate import evaluate as measured
+    from mutineck.stage import Study
+
+    experiment, root = _last_study(given)
+    split = given.split or experiment.evaluation.report
+    rows = measured(Study(experiment, root, "distillation"), given.detector, split=split, config=given.config)
+    for row in rows:
+        print(f"{row['split']:<6} {row['metric']:<12} {row['category']:<20} {row['value']:.4f}")
+    return 0
+
+
+def export(given: argparse.Namespace) -> int:
+    """Write a student as stock mmdet reads it."""
+    from mutineck.distillation.export import export_student
+
+    for path in export_student(given.student, given.out):
+        print(path)
+    return 0
+
+
+def figures(given: argparse.Namespace) -> int:
+    """Draw figures anew."""
+    from mutineck.figures import draw
+    from mutineck.stage import Study
+
+    experiment, root = _last_study(given)
+    draw(Study(experiment, root, "figures"), given.names or None)
+    return 0
+
+
+def download(given: argparse.Namespace) -> int:
+    """Fetch a published data set."""
+    from mutineck.download import download_dataset
+
+    folder = download_dataset(given.dataset, given.to)
+    print(f"use it with: mutineck run experiments/{given.dataset}.yaml --set dataset.root={shlex.quote(str(folder))}")
+    return 0
+
+
+def clean(given: argparse.Namespace) -> int:
+    """List what may go from a study's folder, and remove it."""
+    import shutil
+
+    from mutineck.processes import exclusive
+    from mutineck.status import removable
+
+    experiment, root = _last_study(given)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: there is no such study")
+    with exclusive(root, f"mutineck clean {given.experiment}"):
+        found = removable(experiment, root)
+        for path, why in found:
+            print(f"{path}: {why}")
+        if not found:
+            print(f"{root}: nothing to remove")
+            return 0
+        if not given.yes and not _agreed(len(found)):
+            print("nothing removed; --yes removes it")
+            return 1
+        for path, _ in found:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    print(f"{len(found)} removed")
+    return 0
+
+
+def _agreed(count: int) -> bool:
+    return sys.stdin.isatty() and input(f"remove these {count}? [y/N] ").strip().lower() in ("y", "yes")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""Measure any detector on a study's pictures: one that the study made, or a plain mmdet checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mutineck.detection.configs import read_config
+from mutineck.detection.evaluation import category_ids, device_of, evaluation_loader, measure, predict
+from mutineck.detection.frozen import Normalisation, load_detector, renormaliser
+from mutineck.experiment import ExperimentError
+from mutineck.stage import Study
+from mutineck.storage import read_json
+from mutineck.teachers.frozen import input_normalisation, load_model, normalisation_of
+
+
+def evaluate(study: Study, detector: str, *, split: str, config: str | None = None) -> list[dict[str, Any]]:
+    """Measure a detector on one split of the study, on the categories that the two share.
+
+    Args:
+        study: at any stage; its data set must be there.
+        detector: a folder that a stage wrote (`distillation/fgd-mean/seed0`, relative to the study or to the working
+            directory), or a checkpoint.
+        split: `train`, `val` or `test`.
+        config: the checkpoint's mmdet config (a Python file: it is executed, use only what you trust); not for a folder.
+
+    Returns:
+        Rows `split`, `metric`, `category`, `value` in [0, 1].
+
+    Raises:
+        FileNotFoundError: there is no such detector, or the data set has not been made.
+        ExperimentError: a checkpoint without a config, or no category in common.
+    """
+    model, categories, normalisation = _load(study, detector, config)
+    own = list(read_json(study.need("dataset", "dataset.json"))["categories"])
+    shared = [name for name in categories if name in own]
+    if not shared:
+        raise ExperimentError(f"{detector} knows {', '.join(categories)}; the data set has {', '.join(own)}: none in common")
+    annotations = study.need("dataset", f"{split}.json")
+    ids = category_ids(annotations, own)
+    predictions = predict(
+        model,
+        evaluation_loader(study, split),
+        [ids[own.index(name)] if name in own else None for name in categories],
+        device=device_of(study.experiment.resources.device),
+        prepare_image=renormaliser(normalisation_of(input_normalisation(study)), normalisation),
+    )
+    return [{"split": split, **row} for row in measure(annotations, predictions, shared)]
+
+
+def _load(study: Study, detector: str, config: str | None) -> tuple[Any, list[str], Normalisation]:
+    for folder in (Path(detector).expanduser(), study.path(detector)):
+        if folder.is_dir():
+            model, own = load_model(folder)
+            return model, list(own.categories), normalisation_of(own.normalisation)
+    checkpoint = Path(detector).expanduser()
+    if not checkpoint.is_file():
+        raise FileNotFoundError(f"{detector}: neither a folder below {study.root} nor a checkpoint")
+    if config is None:
+        raise ExperimentError(f"{detector} is a checkpoint: name its mmdet config with --config PATH")
+    read = read_config(config)
+    categories = read.get("classes") or read.data.test.get("classes")
+    if not categories:
+        raise ExperimentError(f"{config}: names no categories; add `classes = [...]` in the order of the labels")
+    model, report = load_detector(read, checkpoint)
+    print(f"{checkpoint.name}: {report}")
+    return model, list(categories), Normalisation.of(read.data.test.pipeline, detector)

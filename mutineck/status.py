@@ -1,0 +1,141 @@
+"""What of a study is done, what is stale and why, and what lies about that no study needs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mutineck.experiment import Experiment
+from mutineck.stage import read_manifest, revision
+from mutineck.storage import read_json
+from mutineck.workflow import ITEM_STAGES, Job, error_of, jobs, needs, settings_text
+
+_LEFTOVER = re.compile(r"^\..+\.[a-z0-9_]{8}(\.\w+)?$|\.(running|failed)\.ipynb$")
+"""What a killed process leaves: temporary files of atomic writes, and notebooks that did not end."""
+
+
+class State(NamedTuple):
+    """How a job stands: done, or the reasons why it has to be run; a note is for information only."""
+
+    job: Job
+    reasons: tuple[str, ...]
+    finished: str = ""
+    seconds: float | None = None
+    note: str = ""
+
+    @property
+    def done(self) -> bool:
+        """Whether its results are there and up to date."""
+        return not self.reasons
+
+
+def inspect(experiment: Experiment, root: Path, *, code: Mapping[str, Any] | None = None) -> list[State]:
+    """Return how every job of an experiment stands, in the order of the workflow.
+
+    Args:
+        experiment: as it should be; results of other settings are stale.
+        root: its folder, `outputs/EXPERIMENT`.
+        code: revision to compare with; that of the repository if None.
+    """
+    code = revision() if code is None else code
+    states: dict[Job, State] = {}
+    for job in jobs(experiment):
+        stale = [needed for needed in needs(experiment, *job) if not states[needed].done]
+        states[job] = _state(experiment, root, job, stale, code)
+    return list(states.values())
+
+
+def _state(experiment: Experiment, root: Path, job: Job, stale: Sequence[Job], code: Mapping[str, Any]) -> State:
+    try:
+        manifest = read_manifest(root, *job)
+    except ValueError as error:
+        return State(job, (f"its manifest cannot be read, delete it: {error}",))
+    if manifest is None:
+        return State(job, (_why_missing(root, job),))
+    reasons = [f"settings changed: {change}" for change in differences(manifest["settings"], _settings(experiment, job))]
+    reasons += [f"{path} is missing" for path in job.outputs if not (root / path).is_file()]
+    reasons += [f"{needed} has to be run first" for needed in stale]
+    made = min((root / path).stat().st_mtime for path in job.outputs if (root / path).is_file())
+    for needed in needs(experiment, *job):
+        if needed not in stale and (root / needed.manifest).stat().st_mtime > made:
+            reasons.append(f"{needed} is newer")
+    note = _other_revision(manifest.get("revision") or {}, code)
+    return State(job, tuple(reasons), manifest["finished"], manifest["seconds"], note)
+
+
+def _settings(experiment: Experiment, job: Job) -> Any:
+    return json.loads(settings_text(experiment, job))
+
+
+def _why_missing(root: Path, job: Job) -> str:
+    folder = root / job.folder
+    if (root / error_of(job)).is_file():
+        return "failed: " + (root / error_of(job)).read_text(encoding="utf-8", errors="replace").split("\n")[0]
+    if (folder / "notebook.running.ipynb").is_file():
+        return "started, not finished"
+    return "not run yet"
+
+
+def _other_revision(made: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    if made.get("git") and now.get("git") and made["git"] != now["git"]:
+        return f"made by revision {made['git'][:8]}"
+    return "made by edited code" if made.get("dirty") else ""
+
+
+def differences(before: Any, now: Any, path: str = "") -> Iterator[str]:
+    """Yield each field whose value differs, as `path: before -> now`."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in sorted({*before, *now}):
+            where = f"{path}.{key}" if path else key
+            if key not in before:
+                yield f"{where}: nothing -> {json.dumps(now[key])}"
+            elif key not in now:
+                yield f"{where}: {json.dumps(before[key])} -> nothing"
+            else:
+                yield from differences(before[key], now[key], where)
+    elif before != now:
+        yield f"{path}: {json.dumps(before)} -> {json.dumps(now)}"
+
+
+def table(states: Sequence[State]) -> str:
+    """Return the states as text in columns."""
+    rows = [("job", "state", "seconds", "why")]
+    for state in states:
+        word = "done" if state.done else ("stale" if state.finished else "to do")
+        why = [*state.reasons[:3], *(["..."] if len(state.reasons) > 3 else []), *([f"({state.note})"] if state.note else [])]
+        rows.append((str(state.job), word, "" if state.seconds is None else f"{state.seconds:.0f}", "; ".join(why)))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return "\n".join(
+        f"{job:<{widths[0]}}  {word:<{widths[1]}}  {seconds:>{widths[2]}}  {why}".rstrip() for job, word, seconds, why in rows
+    )
+
+
+def removable(experiment: Experiment, root: Path) -> list[tuple[Path, str]]:
+    """Return what may go from a study's folder, each with the reason.
+
+    That is: results that are stale, teachers and arms that the experiment no longer has, and what killed processes
+    left. What an unfinished training has reached is not among it: it will go on from there.
+    """
+    found: dict[Path, str] = {}
+    states = inspect(experiment, root)
+    for state in states:
+        if not state.done and state.finished:
+            found[root / state.job.folder] = state.reasons[0]
+    known = {root / state.job.folder for state in states}
+    for stage in ITEM_STAGES:
+        for folder in sorted((root / stage).glob("*" if stage == "teachers" else "*/seed*")):
+            if folder.is_dir() and folder not in known:
+                found[folder] = "the experiment has no such " + ("teacher" if stage == "teachers" else "arm or seed")
+    for path in sorted(root.rglob("*")):
+        inside = any(folder in path.parents for folder in found)
+        if not inside and ".snakemake" not in path.parts and path.is_file() and _LEFTOVER.search(path.name):
+            found[path] = "left by a process that did not end well"
+    return list(found.items())
+
+
+def last_overrides(path: Path) -> list[str]:
+    """Return the `--set` items of the last run, from the file that it left; none if there is no such file."""
+    return list(read_json(path)["overrides"]) if path.is_file() else []
