@@ -32,8 +32,10 @@ def _regular(corners: int, start: int = 0) -> Points:
 
 
 def _arc(start: int, stop: int, radius: int = UNIT, centre: tuple[int, int] = (0, 0)) -> Points:
-    return [_on_circle(step, radius, centre) for step in range(start, stop + (1 if stop > start else -1),
-                                                               8 if stop > start else -8)]
+    return [
+        _on_circle(step, radius, centre)
+        for step in range(start, stop + (1 if stop > start else -1), 8 if stop > start else -8)
+    ]
 
 
 def _disc(random: np.random.Generator) -> list[Points]:
@@ -45,7 +47,7 @@ def _ring(random: np.random.Generator) -> list[Points]:
 
 
 def _square(random: np.random.Generator) -> list[Points]:
-    side = UNIT * 9 // 10
+    side = UNIT * 17 // 20
     return [[(-side, -side), (side, -side), (side, side), (-side, side)]]
 
 
@@ -65,7 +67,22 @@ def _star(random: np.random.Generator) -> list[Points]:
 
 def _cross(random: np.random.Generator) -> list[Points]:
     a, b = UNIT * 19 // 20, UNIT * int(random.integers(22, 38)) // 100
-    return [[(-b, -a), (b, -a), (b, -b), (a, -b), (a, b), (b, b), (b, a), (-b, a), (-b, b), (-a, b), (-a, -b), (-b, -b)]]
+    return [
+        [
+            (-b, -a),
+            (b, -a),
+            (b, -b),
+            (a, -b),
+            (a, b),
+            (b, b),
+            (b, a),
+            (-b, a),
+            (-b, b),
+            (-a, b),
+            (-a, -b),
+            (-b, -b),
+        ]
+    ]
 
 
 def _crescent(random: np.random.Generator) -> list[Points]:
@@ -84,7 +101,10 @@ def _crescent(random: np.random.Generator) -> list[Points]:
 def _pill(random: np.random.Generator) -> list[Points]:
     radius = UNIT * int(random.integers(32, 50)) // 100
     reach = UNIT - radius
-    return [_arc(TURN // 4, TURN * 3 // 4, radius, (-reach, 0)) + _arc(TURN * 3 // 4, TURN * 5 // 4, radius, (reach, 0))]
+    return [
+        _arc(TURN // 4, TURN * 3 // 4, radius, (-reach, 0))
+        + _arc(TURN * 3 // 4, TURN * 5 // 4, radius, (reach, 0))
+    ]
 
 
 def _hexagon(random: np.random.Generator) -> list[Points]:

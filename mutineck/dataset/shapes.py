@@ -21,8 +21,9 @@ FREQUENCIES = (5, 4, 4, 3, 4, 3, 3, 2, 3, 3)
 """How often each category is drawn, relative to the others: uneven, as in photographs."""
 SMALLEST, LARGEST = 12, 100
 """Side of an object in pixels before it is cut or covered."""
-HIDDEN, DIFFICULT = 15, 35
-"""Percent of an object that must be visible: under the first it is not annotated, under the second it is `difficult`."""
+HIDDEN, DIFFICULT, COVERED = 15, 35, 95
+"""Percent of an object that is visible: under the first it is not annotated, under the second it is `difficult`, under
+the third it is `occluded`."""
 SIDES = tuple(round(SMALLEST * (LARGEST / SMALLEST) ** (step / 63)) for step in range(64))
 """Sizes to draw from, evenly on a logarithmic scale."""
 
@@ -36,7 +37,9 @@ class Scene:
     record: VocImage
 
 
-def generate_scene(index: int, *, seed: int, size: tuple[int, int] = (256, 192), max_objects: int = 8) -> Scene:
+def generate_scene(
+    index: int, *, seed: int, size: tuple[int, int] = (256, 192), max_objects: int = 8
+) -> Scene:
     """Draw one scene; it depends on seed and index alone, not on how many others are drawn.
 
     Args:
@@ -75,8 +78,8 @@ def _place(
 ) -> tuple[tuple[int, int], bool]:
     """Return a centre in sixteenths of a pixel and whether the object may hang over the border.
 
-    One object in seven is cut by the border; of the others the least covered of three places is taken, so that objects
-    overlap now and then but seldom bury each other.
+    One object in seven is cut by the border. Of three places, the others take the least covered one half of the time,
+    the first a quarter, and the most covered a quarter: objects hide parts of each other, but seldom all.
     """
     if random.integers(7) == 0:
         x, y = int(random.integers(width * 16)), int(random.integers(height * 16))
@@ -92,9 +95,8 @@ def _place(
         y = int(random.integers(min(half, height // 2), max(height - half, height // 2) + 1))
         covered = int(np.count_nonzero(numbers[max(0, y - half) : y + half, max(0, x - half) : x + half]))
         places.append((covered, x * 16 + int(random.integers(16)), y * 16 + int(random.integers(16))))
-    if random.integers(3) == 0:
-        return places[0][1:], False
-    return min(places)[1:], False
+    place = (min(places), min(places), places[0], max(places))[int(random.integers(4))]
+    return place[1:], False
 
 
 def _annotated(
@@ -110,14 +112,16 @@ def _annotated(
         if visible < HIDDEN or len(rows) < 4 or len(columns) < 4:
             continue
         corners = (columns[0] + 1, rows[0] + 1, columns[-1] + 1, rows[-1] + 1)
-        at_border = 0 in (rows[0], columns[0]) or rows[-1] == len(mask) - 1 or columns[-1] == mask.shape[1] - 1
+        at_border = (
+            0 in (rows[0], columns[0]) or rows[-1] == len(mask) - 1 or columns[-1] == mask.shape[1] - 1
+        )
         objects.append(
             VocObject(
                 name=name,
                 corners=(float(corners[0]), float(corners[1]), float(corners[2]), float(corners[3])),
                 difficult=visible < DIFFICULT,
                 truncated=bool(overhang and at_border),
-                occluded=visible < 90 and not (overhang and at_border),
+                occluded=visible < COVERED and not (overhang and at_border),
                 index=len(objects) + 1,
             )
         )
@@ -131,7 +135,9 @@ def write_shapes(folder: Path, *, images: int, seed: int, size: tuple[int, int],
     """Write scenes as Annotations/, JPEGImages/ (PNG, which is the same everywhere) and SegmentationObject/."""
     for name in ("Annotations", "JPEGImages", "SegmentationObject"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    palette = cv2.applyColorMap(np.arange(256, dtype=np.uint8).reshape(-1, 1) * 37, cv2.COLORMAP_HSV)[:, 0, ::-1].copy()
+    palette = cv2.applyColorMap(np.arange(256, dtype=np.uint8).reshape(-1, 1) * 37, cv2.COLORMAP_HSV)[
+        :, 0, ::-1
+    ].copy()
     palette[0] = 0
     for index in tqdm(range(images), desc="drawing scenes", unit="image", disable=None):
         scene = generate_scene(index, seed=seed, size=size, max_objects=max_objects)

@@ -33,7 +33,9 @@ def octaves(random: np.random.Generator, width: int, height: int) -> np.ndarray:
     return (4 * coarse + 2 * middle + fine) // 7
 
 
-def stripes(random: np.random.Generator, width: int, height: int, period: tuple[int, int] = (8, 36)) -> np.ndarray:
+def stripes(
+    random: np.random.Generator, width: int, height: int, period: tuple[int, int] = (8, 36)
+) -> np.ndarray:
     """Return stripes (H, W) int32 in 0..255 at any angle, soft or hard."""
     y, x = _grid(width, height)
     a, b = int(random.integers(-16, 17)), int(random.integers(1, 17))

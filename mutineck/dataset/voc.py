@@ -81,7 +81,10 @@ def read_voc_xml(content: bytes, file: str = "annotation.xml") -> tuple[VocImage
     if root is None:
         return None, defects
     if root.tag != "annotation":
-        return None, [*defects, Defect(file, "annotation", UNREADABLE_XML, LEFT_OUT, f"the root is <{root.tag[:40]}>")]
+        return None, [
+            *defects,
+            Defect(file, "annotation", UNREADABLE_XML, LEFT_OUT, f"the root is <{root.tag[:40]}>"),
+        ]
     objects = []
     for index, element in enumerate(root.findall("object"), start=1):
         item = _read_object(element, index, file, defects)
@@ -101,7 +104,9 @@ def read_voc_xml(content: bytes, file: str = "annotation.xml") -> tuple[VocImage
 def _parse(content: bytes, file: str) -> tuple[Element | None, list[Defect]]:
     text, wrong = _decode(content)
     if text is None:
-        return None, [Defect(file, "file", UNREADABLE_XML, LEFT_OUT, "its text is in no encoding that is known here")]
+        return None, [
+            Defect(file, "file", UNREADABLE_XML, LEFT_OUT, "its text is in no encoding that is known here")
+        ]
     defects = [Defect(file, "encoding", ENCODING, REPAIRED, wrong)] if wrong else []
     if not text.strip("\0 \t\r\n"):
         return None, [Defect(file, "file", UNREADABLE_XML, LEFT_OUT, "the file is empty")]
@@ -187,7 +192,13 @@ def _flag(element: Element, path: str) -> bool:
 
 
 def picture_from_voc(
-    record: VocImage, file_name: str, width: int, height: int, names: CategoryNames, offset: int = 1, file: str = ""
+    record: VocImage,
+    file_name: str,
+    width: int,
+    height: int,
+    names: CategoryNames,
+    offset: int = 1,
+    file: str = "",
 ) -> tuple[Picture, list[Defect]]:
     """Turn a VOC record into COCO annotations on a picture of known size.
 
@@ -206,7 +217,9 @@ def picture_from_voc(
     """
     file = file or file_name
     defects: list[Defect] = []
-    picture = Picture(file_name, width, height, extra={"depth": record.depth, "segmented": int(record.segmented)})
+    picture = Picture(
+        file_name, width, height, extra={"depth": record.depth, "segmented": int(record.segmented)}
+    )
     for item in record.objects:
         where = f"object[{item.index}]"
         category, detail = names.resolve(item.name)

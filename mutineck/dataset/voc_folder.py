@@ -86,6 +86,7 @@ def read_voc_folders(
                 pictures.append(picture)
                 for split in reader.lists_of(stem):
                     lists.setdefault(split, set()).add(picture.file_name)
+        reader.add_unannotated()
         defects += reader.defects
     notes = {"sha256": digest.hexdigest(), "not_listed": not_listed, "lists": lists}
     return pictures, defects, notes
@@ -107,7 +108,9 @@ class VocFolder:
         self.not_listed = 0
         self.annotations = self._files("Annotations", (".xml",))
         self.pictures = self._files("JPEGImages", PICTURE_SUFFIXES)
-        self.masks = self._files(MASKS, (".png", ".bmp", ".tif", ".tiff")) if (folder / MASKS).is_dir() else {}
+        self.masks = (
+            self._files(MASKS, (".png", ".bmp", ".tif", ".tiff")) if (folder / MASKS).is_dir() else {}
+        )
         self.lists = {name: self._list(name) for name in LISTS}
         self._taken: dict[str, str] = {}
 
@@ -124,33 +127,32 @@ class VocFolder:
                 files[path.stem] = path.name
         return files
 
-    def _list(self, name: str) -> list[str]:
+    def _list(self, name: str) -> set[str]:
         path = self.folder / "ImageSets" / "Main" / f"{name}.txt"
         if not path.is_file():
-            return []
+            return set()
         lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-        return [words[0] for words in map(str.split, lines) if words]
+        return {words[0] for words in map(str.split, lines) if words}
 
     def lists_of(self, stem: str) -> list[str]:
         """Return the official lists that name a picture."""
-        return [name for name, stems in self._list_sets().items() if stem in stems]
-
-    def _list_sets(self) -> dict[str, set[str]]:
-        return {name: set(stems) for name, stems in self.lists.items() if stems}
+        return [name for name, stems in self.lists.items() if stem in stems]
 
     def stems(self) -> list[str]:
-        """Return the names to read, sorted; pictures without annotation become defects."""
+        """Return the names to read, sorted: those with an annotation, and listed, if there are lists."""
         listed = set().union(*self.lists.values())
-        everything = set(self.annotations) | set(self.pictures)
-        wanted = listed or everything
-        self.not_listed = len(set(self.annotations) - wanted)
-        for stem in sorted(wanted - set(self.annotations)):
-            name = self.pictures.get(stem)
-            if name is None:
-                self._add(f"Annotations/{stem}.xml", "file", MISSING, LEFT_OUT, "named in ImageSets/Main, not there")
-            else:
-                self._add(f"JPEGImages/{name}", "file", NO_ANNOTATION, LEFT_OUT)
-        return sorted(wanted & set(self.annotations))
+        self.not_listed = len(set(self.annotations) - listed) if listed else 0
+        for stem in sorted(listed - set(self.annotations) - set(self.pictures)):
+            detail = "named in ImageSets/Main, not there"
+            self._add(f"Annotations/{stem}.xml", "file", NO_ANNOTATION, LEFT_OUT, detail)
+        return sorted(set(self.annotations) & listed if listed else self.annotations)
+
+    def add_unannotated(self) -> None:
+        """Make a defect of every picture (listed, if there are lists) that no annotation has named; call it last."""
+        listed = set().union(*self.lists.values()) or set(self.pictures)
+        for stem in sorted(listed & set(self.pictures) - set(self.annotations)):
+            if self.pictures[stem] not in self._taken:
+                self._add(f"JPEGImages/{self.pictures[stem]}", "file", NO_ANNOTATION, LEFT_OUT)
 
     def read(self, stem: str, digest: Any = None) -> Picture | None:
         """Read one annotation and its picture; None, with a defect, if either cannot be used."""
@@ -175,7 +177,12 @@ class VocFolder:
         if sized is None:
             return None
         picture, found = picture_from_voc(
-            sized, self._name(f"JPEGImages/{name}"), health.width, health.height, self.names, self.offset,
+            sized,
+            self._name(f"JPEGImages/{name}"),
+            health.width,
+            health.height,
+            self.names,
+            self.offset,
             file=self._name(file),
         )
         self.defects += found
@@ -190,17 +197,29 @@ class VocFolder:
             return None
         written = parts[-1] if parts else ""
         own = self.pictures.get(stem)
-        exact = written if written in self.pictures.values() else self.pictures.get(Path(written).stem if written else "")
+        exact = self.pictures.get(Path(written).stem)
         name = own or exact
         if name is None:
-            self._add(file, "filename", MISSING, LEFT_OUT, f"neither {stem}.* nor {written[:100]!r} in JPEGImages/")
+            self._add(
+                file, "filename", MISSING, LEFT_OUT, f"neither {stem}.* nor {written[:100]!r} in JPEGImages/"
+            )
             return None
         if len(parts) > 1 or record.filename[:1] in ("/", "\\"):
-            self._add(file, "filename", ELSEWHERE, REPAIRED, f"{record.filename[:200]} read as JPEGImages/{name}")
-        elif own and exact and exact != own and exact in (written, self.pictures.get(written)):
-            self._add(file, "filename", OTHER_NAME, REPAIRED, f"{written} written, {own} used as the file's own name says")
+            self._add(
+                file, "filename", ELSEWHERE, REPAIRED, f"{record.filename[:200]} read as JPEGImages/{name}"
+            )
+        elif own and exact and exact != own:
+            self._add(
+                file,
+                "filename",
+                OTHER_NAME,
+                REPAIRED,
+                f"{written} written, {own} used as the file's own name says",
+            )
         if name in self._taken:
-            self._add(file, "filename", DUPLICATE, LEFT_OUT, f"{name} is annotated by {self._taken[name]} already")
+            self._add(
+                file, "filename", DUPLICATE, LEFT_OUT, f"{name} is annotated by {self._taken[name]} already"
+            )
             return None
         try:
             name.encode("utf-8")
@@ -218,13 +237,16 @@ class VocFolder:
             return record
         detail = f"{written[0]}x{written[1]} written, {true[0]}x{true[1]} in the file"
         if written == stored:
-            self._add(file, "size", WRONG_SIZE, REPAIRED, f"{detail}: boxes turned as the picture's EXIF says")
+            self._add(
+                file, "size", WRONG_SIZE, REPAIRED, f"{detail}: boxes turned as the picture's EXIF says"
+            )
             return self._upright(record, stored, health.orientation)
         if 0 not in written and self._is_rescaled(written, true):
             self._add(file, "size", WRONG_SIZE, LEFT_OUT, f"{detail}: resized after it was annotated?")
             return None
         if 0 not in written and any(
-            max(item.corners[0::2]) > true[0] + 1 or max(item.corners[1::2]) > true[1] + 1 for item in record.objects
+            max(item.corners[0::2]) > true[0] + 1 or max(item.corners[1::2]) > true[1] + 1
+            for item in record.objects
         ):
             self._add(file, "size", WRONG_SIZE, LEFT_OUT, f"{detail}, and boxes that do not fit the file")
             return None
@@ -257,7 +279,9 @@ class VocFolder:
             mask = np.asarray(numbers == item["index"])
             overlap = box_overlap(mask, item["bbox"])
             if overlap < MIN_OVERLAP:
-                detail = f"box of mask and box of object overlap by {overlap:.2f}" if mask.any() else "no pixel"
+                detail = (
+                    f"box of mask and box of object overlap by {overlap:.2f}" if mask.any() else "no pixel"
+                )
                 self._add(file, f"object[{item['index']}]", NO_MASK, LEFT_OUT, detail)
             else:
                 item["segmentation"] = encode_mask(mask)
@@ -284,6 +308,8 @@ def official_split(lists: dict[str, set[str]], names: Iterable[str]) -> dict[str
             )
         shared = parts.keys() & lists[split]
         if shared:
-            raise DatasetError(f"ImageSets/Main/{split}.txt shares {len(shared)} images with another list: {min(shared)}")
+            raise DatasetError(
+                f"ImageSets/Main/{split}.txt shares {len(shared)} images with another list: {min(shared)}"
+            )
         parts |= dict.fromkeys(lists[split] & set(names), index)
     return parts

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from mutineck.dataset import DatasetError, convert
+from mutineck.experiment import DatasetSpec
+from mutineck.storage import read_json
+
+
+def make_study(out: Path, /, **dataset: object) -> SimpleNamespace:
+    """What the stage uses of a Study: the data set's settings and paths below the experiment's folder."""
+    out.mkdir(exist_ok=True)
+    spec = DatasetSpec(**dataset)
+    return SimpleNamespace(
+        experiment=SimpleNamespace(dataset=spec), root=out, path=lambda *parts: out.joinpath(*parts)
+    )
+
+
+@pytest.fixture
+def shapes(tmp_path):
+    study = make_study(
+        tmp_path / "out", format="shapes", shapes={"images": 40, "size": (96, 72), "max_objects": 5}
+    )
+    return study, convert(study)
+
+
+def fill(voc_root, count: int = 30) -> None:
+    for index in range(count):
+        boxes = [("cat" if index % 3 else "dog", (1, 1, 10 + index % 5, 12))]
+        voc_root.add(f"{index:03d}", boxes)
+
+
+def test_generated_scenes_pass_through_whole(shapes, capsys):
+    study, summary = shapes
+    description = read_json(study.path("dataset", "dataset.json"))
+    assert len(description["categories"]) == 10 and tuple(description["categories"]) == summary.categories
+    assert description["masks"] == "all" and description["image_root"] == "dataset/source"
+    assert summary.defects == [] and read_json(study.path("dataset", "defects.json")) == []
+    names: list[str] = []
+    for split in ("train", "val", "test"):
+        coco = COCO(str(study.path("dataset", f"{split}.json")))
+        counts = description["splits"][split]
+        annotations = list(coco.anns.values())
+        assert counts["images"] == len(coco.imgs)
+        assert counts["boxes"] + counts["crowd"] == len(annotations)
+        assert counts["boxes"] == sum(counts["per_category"].values())
+        names += [image["file_name"] for image in coco.imgs.values()]
+        for item in annotations:
+            x, y, w, h = map(int, item["bbox"])
+            mask = coco.annToMask(item).astype(bool)
+            assert mask.sum() == item["area"]
+            assert mask[y : y + h, x : x + w].sum() == mask.sum()
+        for name in names[-3:]:
+            assert study.root.joinpath(description["image_root"], name).is_file()
+    assert len(names) == len(set(names)) == 40
+
+
+def test_the_same_settings_give_the_same_files(shapes):
+    study, summary = shapes
+    before = {path.name: path.read_bytes() for path in summary.writes}
+    again = convert(study)
+    assert {path.name: path.read_bytes() for path in again.writes} == before
+    assert not study.path("dataset", ".source.partial").exists()
+
+
+def test_fewer_scenes_leave_none_of_the_old_ones(shapes):
+    study, _ = shapes
+    fewer = make_study(study.root, format="shapes", shapes={"images": 20, "size": (96, 72), "max_objects": 5})
+    summary = convert(fewer)
+    assert sum(counts["images"] for counts in summary.splits.values()) == 20
+
+
+def test_tables_for_the_notebook(shapes):
+    _, summary = shapes
+    table = summary.counts()
+    assert list(table.columns) == ["train", "val", "test"]
+    assert table.loc["images"].sum() == 40
+    assert table.loc["all boxes"].sum() == table.drop(index=["all boxes", "images"]).to_numpy().sum()
+    assert summary.defect_counts().empty
+    json.dumps(summary.results())
+
+
+def test_voc_is_divided_anew_with_ids_that_never_repeat(voc_root, tmp_path):
+    fill(voc_root)
+    voc_root.annotation("zero", [("cat", (5, 5, 5, 5)), ("dog", (1, 1, 9, 9))])
+    voc_root.picture("zero.jpg")
+    study = make_study(tmp_path / "out", format="voc", root=str(voc_root.root))
+    summary = convert(study)
+    assert summary.results()["left_out"] == 1 and summary.defect_counts()["count"].sum() == 1
+    documents = [read_json(study.path("dataset", f"{split}.json")) for split in ("train", "val", "test")]
+    assert [len(item["images"]) for item in documents] == pytest.approx([25, 3, 3], abs=1)
+    for key in ("images", "annotations"):
+        ids = [row["id"] for item in documents for row in item[key]]
+        assert len(ids) == len(set(ids)) == 31
+    defects = read_json(study.path("dataset", "defects.json"))
+    assert defects[0]["file"] == "Annotations/zero.xml" and defects[0]["reason"] == "zero-area box"
+    description = read_json(study.path("dataset", "dataset.json"))
+    assert Path(description["image_root"]) == voc_root.root.resolve() and description["masks"] == "none"
+
+
+def test_strict_refuses_with_the_list_and_writes_nothing(voc_root, tmp_path):
+    fill(voc_root, 12)
+    for index in range(25):
+        voc_root.annotation(f"gone{index:02d}")
+    study = make_study(tmp_path / "out", format="voc", root=str(voc_root.root), strict=True)
+    with pytest.raises(DatasetError, match=r"25 defects[\s\S]*gone00[\s\S]*and 5 more"):
+        convert(study)
+    assert not study.path("dataset", "dataset.json").exists()
+
+
+def test_a_limit_holds_for_each_split(voc_root, tmp_path):
+    fill(voc_root)
+    study = make_study(tmp_path / "out", format="voc", root=str(voc_root.root), limit=2)
+    assert convert(study).results()["images"] == {"train": 2, "val": 2, "test": 2}
+
+
+@pytest.mark.parametrize("kind", ["voc", "coco"])
+def test_no_folder_says_how_to_name_or_get_one(tmp_path, kind):
+    study = make_study(tmp_path / "out", format=kind, root=str(tmp_path / "nowhere"))
+    with pytest.raises(DatasetError, match=rf"--set dataset\.root=PATH.*mutineck download {kind} --to PATH"):
+        convert(study)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        pytest.param(
+            {"categories": ("cat", "mouse")},
+            "no object of mouse.*it has cat",
+            id="category that never occurs",
+        ),
+        pytest.param(
+            {"voc_offset": 0, "aliases": {"cat": "", "dog": ""}},
+            "no object of any category",
+            id="all dropped",
+        ),
+    ],
+)
+def test_impossible_wishes_are_refused(voc_root, tmp_path, options, match):
+    fill(voc_root)
+    study = make_study(tmp_path / "out", format="voc", root=str(voc_root.root), **options)
+    with pytest.raises(DatasetError, match=match):
+        convert(study)
+
+
+def make_coco(root: Path) -> None:
+    (root / "annotations").mkdir(parents=True)
+    for split, first in (("train", 1), ("val", 50)):
+        (root / f"{split}2017").mkdir()
+        images, annotations = [], []
+        for number in range(first, first + 6):
+            pixels = np.random.default_rng(number).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / f"{split}2017" / f"{number:012d}.jpg")
+            images.append({"id": number, "file_name": f"{number:012d}.jpg", "width": 40, "height": 30})
+            annotations.append({"id": number, "image_id": number, "category_id": 18, "bbox": [1, 1, 9, 9], "area": 81,
+                                "iscrowd": 0, "segmentation": [[1, 1, 10, 1, 10, 10]]})  # fmt: skip
+        annotations.append(
+            {
+                "id": first + 20,
+                "image_id": first,
+                "category_id": 90,
+                "bbox": [0, 0, 40, 30],
+                "iscrowd": 1,
+                "area": 1200,
+                "segmentation": {"size": [30, 40], "counts": [0, 1200]},
+            }
+        )
+        categories = [{"id": 18, "name": "dog"}, {"id": 90, "name": "toothbrush"}]
+        document = {"images": images, "annotations": annotations, "categories": categories}
+        (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(document))
+
+
+def test_coco_keeps_its_ids_crowds_and_masks(tmp_path):
+    make_coco(tmp_path / "coco")
+    study = make_study(tmp_path / "out", format="coco", root=str(tmp_path / "coco"))
+    summary = convert(study)
+    assert summary.defects == [] and summary.categories == ("dog", "toothbrush")
+    assert summary.splits["train"]["crowd"] == 1 and summary.splits["train"]["boxes"] == 6
+    train, val, test = (
+        read_json(study.path("dataset", f"{split}.json")) for split in ("train", "val", "test")
+    )
+    assert val == test and train != val
+    assert train["images"][0]["file_name"] == "train2017/000000000001.jpg"
+    assert [item["id"] for item in train["categories"]] == [18, 90]
+    assert COCO(str(study.path("dataset", "val.json"))).annToMask(val["annotations"][-1]).all()
+    assert [path.name for path in summary.reads] == ["instances_train2017.json", "instances_val2017.json"]
+
+
+def test_coco_pictures_that_are_missing_broken_or_of_another_size(tmp_path):
+    root = tmp_path / "coco"
+    make_coco(root)
+    (root / "train2017" / f"{1:012d}.jpg").unlink()
+    (root / "train2017" / f"{2:012d}.jpg").write_bytes(b"")
+    Image.new("RGB", (41, 30)).save(root / "train2017" / f"{3:012d}.jpg")
+    study = make_study(tmp_path / "out", format="coco", root=str(root))
+    summary = convert(study)
+    assert [(item.reason, item.action) for item in summary.defects] == [
+        ("missing image", "left out"), ("unreadable image", "left out"), ("wrong image size", "left out"),
+    ]  # fmt: skip
+    assert summary.splits["train"]["images"] == 3 and summary.splits["train"]["crowd"] == 0
+
+
+def test_coco_without_its_validation_split_is_refused(tmp_path):
+    make_coco(tmp_path / "coco")
+    (tmp_path / "coco" / "annotations" / "instances_val2017.json").unlink()
+    study = make_study(tmp_path / "out", format="coco", root=str(tmp_path / "coco"))
+    with pytest.raises(DatasetError, match=r"instances_val2017\.json"):
+        convert(study)
+
+
+def test_a_download_happens_only_on_request(tmp_path, monkeypatch, voc_root):
+    fill(voc_root, 12)
+    asked = []
+    monkeypatch.setattr(
+        "mutineck.download.download_dataset", lambda name, to: asked.append((name, to)) or voc_root.root
+    )
+    study = make_study(tmp_path / "out", format="voc", root=str(tmp_path / "new"), download=True)
+    convert(study)
+    assert asked == [("voc", tmp_path / "new")]

@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mutineck.dataset.images import MISSING, ORIENTATION, UNREADABLE
+from mutineck.dataset.masks import encode_mask
+from mutineck.dataset.records import CategoryNames, DatasetError
+from mutineck.dataset.voc import UNREADABLE_XML
+from mutineck.dataset.voc_folder import (
+    DUPLICATE,
+    ELSEWHERE,
+    NO_ANNOTATION,
+    NO_MASK,
+    OTHER_NAME,
+    WRONG_SIZE,
+    find_voc_folders,
+    official_split,
+    read_voc_folders,
+)
+
+
+def read(voc_root, **options):
+    pictures, defects, notes = read_voc_folders(voc_root.root, CategoryNames(), **options)
+    return {picture.file_name: picture for picture in pictures}, defects, notes
+
+
+def reasons(defects):
+    return [(defect.file, defect.reason, defect.action) for defect in defects]
+
+
+def test_a_sound_folder_has_no_defects(voc_root):
+    voc_root.add("a", [("cat", (1, 1, 10, 20)), ("dog", (5, 5, 40, 30))])
+    voc_root.add("b", [])
+    pictures, defects, _ = read(voc_root)
+    assert defects == []
+    assert list(pictures) == ["JPEGImages/a.jpg", "JPEGImages/b.jpg"]
+    assert [item["bbox"] for item in pictures["JPEGImages/a.jpg"].objects] == [[0, 0, 10, 20], [4, 4, 36, 26]]
+
+
+def test_suffixes_in_any_case_and_any_format(voc_root):
+    voc_root.picture("a.JPG")
+    voc_root.picture("b.Png")
+    voc_root.annotation("a", suffix=".XML")
+    voc_root.annotation("b", filename="b.png")
+    pictures, defects, _ = read(voc_root)
+    assert not defects and list(pictures) == ["JPEGImages/a.JPG", "JPEGImages/b.Png"]
+
+
+def test_a_picture_named_by_its_annotation_only(voc_root):
+    voc_root.picture("photo.jpg")
+    voc_root.annotation("0001", filename="photo.jpg")
+    pictures, defects, _ = read(voc_root)
+    assert not defects and list(pictures) == ["JPEGImages/photo.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("filename", "action", "kept"),
+    [
+        pytest.param("../../secret.jpg", "left out", 0, id="parent"),
+        pytest.param("..\\..\\a.jpg", "left out", 0, id="parent, backslashes"),
+        pytest.param("x/../a.jpg", "left out", 0, id="parent in the middle"),
+        pytest.param("/home/me/a.jpg", "repaired", 1, id="absolute, the own name is there"),
+        pytest.param("C:\\pictures\\a.jpg", "repaired", 1, id="drive"),
+        pytest.param("JPEGImages/a.jpg", "repaired", 1, id="with its folder"),
+    ],
+)
+def test_file_names_never_lead_out_of_the_folder(voc_root, filename, action, kept):
+    (voc_root.root.parent / "secret.jpg").write_bytes(b"")
+    voc_root.picture("a.jpg")
+    voc_root.annotation("a", filename=filename)
+    pictures, defects, _ = read(voc_root)
+    assert reasons(defects) == [("Annotations/a.xml", ELSEWHERE, action)]
+    assert list(pictures) == ["JPEGImages/a.jpg"] * kept
+
+
+def test_a_file_name_of_another_picture_is_not_followed(voc_root):
+    voc_root.add("a")
+    voc_root.picture("b.jpg")
+    voc_root.annotation("b", filename="a.jpg")
+    pictures, defects, _ = read(voc_root)
+    assert sorted(pictures) == ["JPEGImages/a.jpg", "JPEGImages/b.jpg"]
+    assert reasons(defects) == [("Annotations/b.xml", OTHER_NAME, "repaired")]
+
+
+def test_missing_unreadable_and_unannotated(voc_root):
+    voc_root.add("a")
+    voc_root.annotation("no_picture")
+    voc_root.picture("no_annotation.jpg")
+    voc_root.picture("cut.jpg").write_bytes(b"\xff\xd8\xff")
+    voc_root.annotation("cut")
+    voc_root.picture("bad_xml.jpg")
+    (voc_root.root / "Annotations" / "bad_xml.xml").write_text("<annotation>")
+    (voc_root.root / "Annotations" / "folder.xml").mkdir()
+    pictures, defects, _ = read(voc_root)
+    assert list(pictures) == ["JPEGImages/a.jpg"]
+    assert sorted(reasons(defects)) == [
+        ("Annotations/bad_xml.xml", UNREADABLE_XML, "left out"),
+        ("Annotations/folder.xml", UNREADABLE_XML, "left out"),
+        ("Annotations/no_picture.xml", MISSING, "left out"),
+        ("JPEGImages/cut.jpg", UNREADABLE, "left out"),
+        ("JPEGImages/no_annotation.jpg", NO_ANNOTATION, "left out"),
+    ]
+
+
+def test_one_picture_annotated_twice(voc_root):
+    voc_root.picture("photo.jpg")
+    voc_root.annotation("a", filename="photo.jpg")
+    voc_root.annotation("b", filename="photo.jpg")
+    pictures, defects, _ = read(voc_root)
+    assert len(pictures) == 1
+    assert reasons(defects) == [("Annotations/b.xml", DUPLICATE, "left out")]
+
+
+def test_two_pictures_of_one_name(voc_root):
+    voc_root.add("a")
+    voc_root.picture("a.png")
+    pictures, defects, _ = read(voc_root)
+    assert list(pictures) == ["JPEGImages/a.jpg"]
+    assert reasons(defects) == [("JPEGImages/a.png", DUPLICATE, "left out")]
+
+
+@pytest.mark.parametrize(
+    ("written", "boxes", "action", "kept"),
+    [
+        pytest.param((0, 0), [("cat", (1, 1, 10, 10))], "repaired", 1, id="zero"),
+        pytest.param((50, 31), [("cat", (1, 1, 10, 10))], "repaired", 1, id="wrong, boxes fit"),
+        pytest.param((50, 90), [("cat", (1, 1, 10, 80))], "left out", 0, id="wrong, boxes do not fit"),
+        pytest.param((80, 60), [("cat", (1, 1, 10, 10))], "left out", 0, id="resized after annotation"),
+    ],
+)
+def test_wrong_sizes(voc_root, written, boxes, action, kept):
+    voc_root.picture("a.jpg", (40, 30))
+    voc_root.annotation("a", boxes, size=written)
+    pictures, defects, _ = read(voc_root)
+    assert reasons(defects) == [("Annotations/a.xml", WRONG_SIZE, action)]
+    assert [(picture.width, picture.height) for picture in pictures.values()] == [(40, 30)] * kept
+
+
+def test_boxes_drawn_on_the_unrotated_picture_are_turned(voc_root):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    voc_root.picture("a.jpg", (40, 30), exif=exif)
+    voc_root.annotation("a", [("cat", (21, 6, 35, 12))], size=(40, 30))
+    pictures, defects, _ = read(voc_root)
+    picture = pictures["JPEGImages/a.jpg"]
+    assert (picture.width, picture.height) == (30, 40)
+    assert picture.objects[0]["bbox"] == [18, 20, 7, 15]
+    assert reasons(defects) == [("Annotations/a.xml", WRONG_SIZE, "repaired")]
+
+
+def test_boxes_drawn_on_the_rotated_picture_stay(voc_root):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    voc_root.picture("a.jpg", (40, 30), exif=exif)
+    voc_root.annotation("a", [("cat", (1, 21, 30, 40))], size=(30, 40))
+    pictures, defects, _ = read(voc_root)
+    assert not defects and pictures["JPEGImages/a.jpg"].objects[0]["bbox"] == [0, 20, 30, 20]
+
+
+def add_masks(voc_root, stem: str, numbers: np.ndarray) -> None:
+    (voc_root.root / "SegmentationObject").mkdir(exist_ok=True)
+    picture = Image.fromarray(numbers.astype(np.uint8))
+    picture.putpalette(list(range(256)) * 3)
+    picture.save(voc_root.root / "SegmentationObject" / f"{stem}.png")
+
+
+def test_masks_go_to_their_objects(voc_root):
+    voc_root.add("a", [("cat", (1, 1, 10, 10)), ("dog", (21, 11, 40, 30))])
+    numbers = np.zeros((30, 40))
+    numbers[0:10, 0:10] = 1
+    numbers[10:30, 20:40] = 2
+    numbers[15, :] = 255
+    add_masks(voc_root, "a", numbers)
+    pictures, defects, _ = read(voc_root)
+    cat, dog = pictures["JPEGImages/a.jpg"].objects
+    assert not defects
+    assert cat["segmentation"] == encode_mask(numbers == 1) and cat["area"] == 100
+    assert dog["segmentation"] == encode_mask(numbers == 2) and dog["area"] == 380
+
+
+def test_masks_of_other_objects_are_not_taken(voc_root):
+    voc_root.add("a", [("cat", (1, 1, 10, 10)), ("dog", (21, 11, 40, 30))])
+    numbers = np.zeros((30, 40))
+    numbers[0:10, 0:10] = 2
+    add_masks(voc_root, "a", numbers)
+    pictures, defects, _ = read(voc_root)
+    assert all("segmentation" not in item for item in pictures["JPEGImages/a.jpg"].objects)
+    assert reasons(defects) == [("SegmentationObject/a.png", NO_MASK, "left out")] * 2
+
+
+def test_several_years_are_read_as_one_set(make_voc_root, tmp_path):
+    for year in ("VOC2007", "VOC2012"):
+        make_voc_root(f"VOCdevkit/{year}").add("000001")
+    assert [folder.name for folder in find_voc_folders(tmp_path)] == ["VOC2007", "VOC2012"]
+    pictures, defects, _ = read_voc_folders(tmp_path, CategoryNames())
+    assert not defects
+    assert [picture.file_name for picture in pictures] == [
+        "VOCdevkit/VOC2007/JPEGImages/000001.jpg",
+        "VOCdevkit/VOC2012/JPEGImages/000001.jpg",
+    ]
+
+
+def test_lists_say_what_is_read(voc_root):
+    for stem in ("a", "b", "c", "extra"):
+        voc_root.add(stem)
+    lists = voc_root.root / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("a\nb  1\n\n")
+    (lists / "test.txt").write_text("c\ngone\n")
+    pictures, defects, notes = read(voc_root)
+    assert [name[-5:-4] for name in pictures] == ["a", "b", "c"]
+    assert reasons(defects) == [("Annotations/gone.xml", NO_ANNOTATION, "left out")]
+    assert notes["not_listed"] == 1
+    with pytest.raises(DatasetError, match=r"val\.txt"):
+        official_split(notes["lists"], pictures)
+
+
+def test_an_official_split_is_followed():
+    lists = {"train": {"a", "b"}, "val": {"c"}, "test": {"d"}}
+    assert official_split(lists, "abcd") == {"a": 0, "b": 0, "c": 1, "d": 2}
+    with pytest.raises(DatasetError, match="shares 1"):
+        official_split(lists | {"test": {"a"}}, "abcd")
+
+
+def test_a_folder_in_another_layout_is_refused(tmp_path):
+    with pytest.raises(DatasetError, match="Annotations/ beside JPEGImages/"):
+        find_voc_folders(tmp_path)
+
+
+def test_the_hash_tells_two_sets_apart(voc_root):
+    voc_root.add("a")
+    first = read(voc_root)[2]["sha256"]
+    assert read(voc_root)[2]["sha256"] == first
+    voc_root.annotation("a", [("cat", (1, 1, 10, 11))])
+    assert read(voc_root)[2]["sha256"] != first
