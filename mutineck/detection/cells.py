@@ -7,17 +7,18 @@ pixels of the network's input, padding included; a cell's index is `(row, column
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 FINEST_SIDE = 56.0
-"""A box of this side (pixels) or less is pooled from the stride-4 level, as in mmdet's RoI extractors."""
+"""A box under twice this side (pixels) is pooled from the stride-4 level, as in mmdet's RoI extractors."""
 
 
-class CellRanges(NamedTuple):
+@dataclass(frozen=True)
+class CellRanges:
     """Inclusive cell ranges of boxes, clipped to the map; empty where last < first.
 
     Each field is `(...)` int64, one entry a box. `published` counts the cells before clipping, the

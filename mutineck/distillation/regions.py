@@ -257,7 +257,7 @@ def _ranges(
     if image_sizes is None:
         raise ValueError("compat=True needs image_sizes (N, 2) as (height, width), got None")
     flat = published_cell_ranges(boxes.flatten(1, -2), image_sizes, *size)
-    return CellRanges(*(field.view(boxes.shape[:-1]) for field in flat))
+    return CellRanges(**{name: field.view(boxes.shape[:-1]) for name, field in vars(flat).items()})
 
 
 def _stacked(shares: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

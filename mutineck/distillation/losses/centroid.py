@@ -75,9 +75,9 @@ class CentroidWeights:
 
 
 class Choice(NamedTuple):
-    """The teacher's choice: `index` `(J,)` of the centroid and `gate` `(J,)` bool whether it counts."""
+    """The teacher's choice: `row` `(J,)` of the centroid and `gate` `(J,)` bool whether it counts."""
 
-    index: Tensor
+    row: Tensor
     gate: Tensor
 
 
@@ -92,14 +92,14 @@ def choose_centroids(teacher: Tensor, labels: Tensor, centroids: Centroids, thre
         threshold: least cosine that opens the gate.
 
     Returns:
-        index and gate `(J,)`; the gate is shut where the category has no centroid.
+        row and gate `(J,)`; the gate is shut where the category has no centroid.
     """
     with full_precision(teacher):
         teacher = functional.normalize(widen(teacher), dim=1)
         nearness = teacher @ functional.normalize(centroids.centroids.to(teacher), dim=1).T  # (J, M)
     nearness = nearness.masked_fill(labels[:, None] != centroids.category.to(labels), -torch.inf)
-    best, index = nearness.max(dim=1)
-    return Choice(index, best >= threshold)  # False for -inf (no centroid) and for nan
+    best, row = nearness.max(dim=1)
+    return Choice(row, best >= threshold)  # False for -inf (no centroid) and for nan
 
 
 def centroid_terms(student: Tensor, chosen: Tensor, gate: Tensor, count: Tensor) -> dict[str, Tensor]:
@@ -169,7 +169,7 @@ class CentroidLoss(nn.Module):
         choice = choose_centroids(
             self.centroids.standardise(teacher.detach()), labels, self.centroids, self.threshold
         )
-        chosen = self.centroids.centroids.to(student)[choice.index]
+        chosen = self.centroids.centroids.to(student)[choice.row]
         count = choice.gate.sum().to(student)
         if self.reduce is not None:
             count = self.reduce(count)

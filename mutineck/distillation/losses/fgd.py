@@ -110,17 +110,17 @@ class GlobalContext(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         bottleneck = max(1, channels // 2)
-        self.place = nn.Conv2d(channels, 1, kernel_size=1)
+        self.place = nn.Conv2d(channels, 1, kernel_size=1, bias=False)  # softmax does not see a bias
+        nn.init.kaiming_normal_(self.place.weight, mode="fan_in", nonlinearity="relu")
+        last = nn.Conv2d(bottleneck, channels, kernel_size=1)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
         self.transform = nn.Sequential(
             nn.Conv2d(channels, bottleneck, kernel_size=1),
             nn.LayerNorm([bottleneck, 1, 1]),
             nn.ReLU(inplace=True),
-            nn.Conv2d(bottleneck, channels, kernel_size=1),
+            last,
         )
-        nn.init.kaiming_normal_(self.place.weight, mode="fan_in", nonlinearity="relu")
-        nn.init.zeros_(self.place.bias)
-        nn.init.zeros_(self.transform[-1].weight)
-        nn.init.zeros_(self.transform[-1].bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return R(F) `(N, C, H, W)` in float32 for a map `(N, C, H, W)`."""

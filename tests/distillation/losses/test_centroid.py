@@ -72,7 +72,7 @@ def test_choice_and_gate(centroids):
     teacher = torch.tensor([[1.0, 0, 0], [1.0, 2, 0], [1.0, 0, 1.0], [-1.0, -1, 0], [9.0, 9, 9], [0.0, 0, 0]])
     choice = choose_centroids(teacher, torch.tensor([0, 0, 2, 0, 1, 0]), centroids)
     assert choice.gate.tolist() == [True, True, True, False, False, False]
-    assert choice.index[:3].tolist() == [0, 1, 2]
+    assert choice.row[:3].tolist() == [0, 1, 2]
 
 
 def test_a_shut_gate_costs_nothing_and_is_finite(centroids):

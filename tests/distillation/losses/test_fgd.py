@@ -59,7 +59,7 @@ def test_context_by_closed_form():
             parameter.copy_(torch.arange(1, parameter.numel() + 1).reshape(parameter.shape) / 7)
     features = torch.randn(1, 2, 2, 3, dtype=torch.double)
     f = features[0].flatten(1)  # (2, 6)
-    weight = (context.place.weight.flatten() @ f + context.place.bias).softmax(dim=0)
+    weight = (context.place.weight.flatten() @ f).softmax(dim=0)
     pooled = (f * weight).sum(dim=1)
     first, norm, _, last = context.transform
     hidden = first.weight[:, :, 0, 0] @ pooled + first.bias
