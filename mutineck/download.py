@@ -117,9 +117,9 @@ def fetch(
     Args:
         url: https, or http where the checksum is a full one or the host is this machine.
         to: the file to write; if it is there and its checksum agrees, nothing is fetched.
-        checksum: ``md5:``, ``sha1:`` or ``sha256:`` with hexadecimal digits; a SHA-256 may be given by its first eight
-            digits or more. Without it, a zoo checkpoint's name (``..._1a2b3c4d.pth``) says it; a file without any is
-            refused.
+        checksum: ``md5:``, ``sha1:`` or ``sha256:`` with hexadecimal digits; a SHA-256 may be given by its
+            first eight digits or more. Without it, a zoo checkpoint's name (``..._1a2b3c4d.pth``) says it; a
+            file without any is refused.
         progress: show a bar on a terminal.
 
     Returns:
@@ -127,7 +127,8 @@ def fetch(
 
     Raises:
         ValueError: the checksum is malformed or missing, or the url is neither https nor acceptable http.
-        DownloadError: the host cannot be reached, refuses, sends to an insecure address, or sends something else.
+        DownloadError: the host cannot be reached, refuses, sends to an insecure address, or sends something
+            else.
     """
     target = Path(to)
     kind, digits = _parse_checksum(checksum or zoo_checksum(url), url)
@@ -135,7 +136,8 @@ def fetch(
     _refuse_insecure(url, url, full)
     if target.exists() and not pooch.file_hash(str(target), alg=kind).startswith(digits):
         raise DownloadError(
-            f"{target} is there, but its {kind} is not {digits}: it is another file or damaged. Remove it and try again"
+            f"{target} is there, but its {kind} is not {digits}: another file, or damaged. "
+            "Remove it and try again"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     downloader = ResumingDownloader(target, kind, digits, progress=progress)
@@ -167,8 +169,10 @@ def _parse_checksum(checksum: str | None, url: str) -> tuple[str, str]:
         len(digits) == length or (kind == "sha256" and 8 <= len(digits) < length)
     )
     if not enough or not re.fullmatch(r"[0-9a-f]+", digits):
-        raise ValueError(f"{url}: checksum {checksum!r}: expected md5:, sha1: or sha256: and all of its digits "
-                         "(of a SHA-256, the first eight are enough)")  # fmt: skip
+        raise ValueError(
+            f"{url}: checksum {checksum!r}: expected md5:, sha1: or sha256: and all of its digits "
+            "(of a SHA-256, the first eight are enough)"
+        )
     return kind, digits
 
 
@@ -220,8 +224,8 @@ class ResumingDownloader:
             except requests.RequestException as error:
                 if attempt == ATTEMPTS:
                     raise DownloadError(
-                        f"{url}: {type(error).__name__} after {ATTEMPTS} attempts; {self._size()} bytes are kept in "
-                        f"{self.part}, call again to go on. ({error})"
+                        f"{url}: {type(error).__name__} after {ATTEMPTS} attempts; {self._size()} bytes are "
+                        f"kept in {self.part}, call again to go on. ({error})"
                     ) from error
                 time.sleep(0 if self._size() > before else attempt)  # progress was made: go on at once
                 continue
@@ -266,10 +270,14 @@ class ResumingDownloader:
             with (
                 open(self.part, "ab" if resumed else "wb") as file,
                 tqdm(
-                    desc=self.part.stem, total=total, initial=start, unit="B", unit_scale=True,
+                    desc=self.part.stem,
+                    total=total,
+                    initial=start,
+                    unit="B",
+                    unit_scale=True,
                     disable=None if self.progress else True,
                 ) as bar,
-            ):  # fmt: skip
+            ):
                 for piece in answer.iter_content(CHUNK):
                     file.write(piece)
                     bar.update(len(piece))

@@ -21,8 +21,8 @@ def corners_to_bbox(corners: Sequence[float], offset: int = 1) -> list[float]:
     """Turn VOC corners into a COCO box.
 
     With ``offset`` 1 the corners are pixels counted from 1, the last one inclusive (Pascal VOC's devkit):
-    ``x = xmin - 1``, ``w = xmax - xmin + 1``. With ``offset`` 0 they are pixel edges counted from 0, as many drawing
-    tools write: ``x = xmin``, ``w = xmax - xmin``.
+    ``x = xmin - 1``, ``w = xmax - xmin + 1``. With ``offset`` 0 they are pixel edges counted from 0, as many
+    drawing tools write: ``x = xmin``, ``w = xmax - xmin``.
 
     Args:
         corners: ``(xmin, ymin, xmax, ymax)``.

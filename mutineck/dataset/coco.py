@@ -1,4 +1,4 @@
-"""COCO annotation files: validated, cleaned, and otherwise as they came (own ids, crowd regions, run lengths)."""
+"""COCO annotation files: validated, otherwise as they came (own ids, crowd regions, run lengths)."""
 
 from __future__ import annotations
 
@@ -47,12 +47,16 @@ def read_coco(
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{file}: not valid JSON ({error}); expected a COCO annotation file") from error
     if not isinstance(document, dict):
-        raise DatasetError(f"{file}: expected a JSON object with images, annotations and categories, got "
-                           f"{type(document).__name__}")  # fmt: skip
+        raise DatasetError(
+            f"{file}: expected a JSON object with images, annotations and categories, got "
+            f"{type(document).__name__}"
+        )
     for key in ("images", "annotations", "categories"):
         if not isinstance(document.get(key), list):
-            raise DatasetError(f"{file}: {key}: expected a list, got {type(document.get(key)).__name__}; "
-                               "is this an instances_*.json of COCO?")  # fmt: skip
+            raise DatasetError(
+                f"{file}: {key}: expected a list, got {type(document.get(key)).__name__}; "
+                "is this an instances_*.json of COCO?"
+            )
     reader = _Reader(file, names or CategoryNames())
     kept = reader.categories(document["categories"])
     images = reader.images(document["images"])
@@ -75,7 +79,7 @@ class _Reader:
         self.defects.append(Defect(self.file, where, reason, action, printable(detail)[:200]))
 
     def categories(self, rows: list[Any]) -> dict[int, int | None]:
-        """Return category id in the file -> id kept, or None for those dropped; fill `kept_categories` in order."""
+        """Return category id in the file -> id kept, or None if dropped; fill `kept_categories` in order."""
         given: dict[int, str] = {}
         for index, row in enumerate(rows):
             number = whole(row.get("id")) if isinstance(row, dict) else None
@@ -98,8 +102,10 @@ class _Reader:
         if self.names.wanted is not None:
             for name in self.names.wanted:
                 if name not in kept:
-                    raise DatasetError(f"{self.file}: dataset.categories: {name!r} is not among its categories: "
-                                       f"{', '.join(sorted(given.values()))[:300]}")  # fmt: skip
+                    raise DatasetError(
+                        f"{self.file}: dataset.categories: {name!r} is not among its categories: "
+                        f"{', '.join(sorted(given.values()))[:300]}"
+                    )
             kept = {name: kept[name] for name in self.names.wanted}
         if not kept:
             raise DatasetError(
@@ -160,7 +166,8 @@ class _Reader:
                 )
                 continue
             if categories[category_id] is None:
-                continue  # Not one of dataset.categories: COCO's own list says what it is, so this is a choice, no defect.
+                # COCO's own list knows the category: leaving it out is the experiment's choice, no defect.
+                continue
             bbox = finite_box(row.get("bbox"))
             if bbox is None:
                 self._add(
@@ -175,9 +182,13 @@ class _Reader:
                 self._add(f"{where}.iscrowd", MALFORMED, REPAIRED, f"{str(crowd)[:40]} read as 0")
                 crowd = 0
             item = {
-                "id": number, "image_id": image_id, "category_id": categories[category_id],
-                "bbox": bbox, "area": row.get("area"), "iscrowd": int(crowd),
-            }  # fmt: skip
+                "id": number,
+                "image_id": image_id,
+                "category_id": categories[category_id],
+                "bbox": bbox,
+                "area": row.get("area"),
+                "iscrowd": int(crowd),
+            }
             if row.get("segmentation"):
                 item["segmentation"] = row["segmentation"]
             if number is None or number in seen:

@@ -31,7 +31,7 @@ def find_coco_files(root: Path, split: str) -> tuple[Path, Path] | None:
 def read_coco_folder(
     root: Path, names: CategoryNames, limit: int | None = None, seed: int = 0
 ) -> tuple[dict[str, dict[str, Any]], list[Defect], list[Path]]:
-    """Read train, val and, where it has annotations, test; without it test is val, as COCO's test boxes are secret.
+    """Read train, val and, where it is annotated, test; else test is val, as COCO's test boxes are secret.
 
     Args:
         root: the folder.
@@ -53,9 +53,9 @@ def read_coco_folder(
         if found is None:
             if split != "test":
                 raise DatasetError(
-                    f"dataset.root: {root} has no annotations/instances_{split}2017.json (or instances_{split}.json, "
-                    f"{split}.json). Name a folder in COCO's layout with --set dataset.root=PATH, or get it with "
-                    "`mutineck download coco --to PATH`"
+                    f"dataset.root: {root} has no annotations/instances_{split}2017.json (or "
+                    f"instances_{split}.json, {split}.json). Name a folder in COCO's layout with "
+                    "--set dataset.root=PATH, or get it with `mutineck download coco --to PATH`"
                 )
             documents["test"] = documents["val"]
             continue
@@ -103,7 +103,7 @@ def _check_pictures(document: dict[str, Any], folder: Path, root: Path, file: st
                 f"image {image['id']}: {written[0]}x{written[1]} written, {true[0]}x{true[1]} in the file"
             )
             if 0 not in written:
-                # Boxes and masks are drawn on the size that is written: nothing says how they lie on the true one.
+                # Boxes and masks refer to the size that is written; how they lie on the true one is unknown
                 defects.append(Defect(file, "images.width", WRONG_SIZE, LEFT_OUT, detail))
                 continue
             defects.append(Defect(file, "images.width", WRONG_SIZE, REPAIRED, detail))

@@ -44,8 +44,8 @@ class PictureHealth:
 def inspect_picture(path: str | os.PathLike[str]) -> PictureHealth:
     """Return a picture's displayed size, or why it cannot be used.
 
-    An upright, complete JPEG is judged by its header and its end marker, which keeps COCO's 118 000 pictures cheap;
-    everything else is decoded whole.
+    An upright, complete JPEG is judged by its header and its end marker, which keeps COCO's 118 000 pictures
+    cheap; everything else is decoded whole.
     """
     path = Path(path)
     try:
@@ -83,7 +83,7 @@ def _ends_like_jpeg(path: Path) -> bool:
 
 
 def _decode(path: Path, orientation: int) -> PictureHealth:
-    """Decode with PIL, which notices truncation, and with OpenCV, which the training uses and which rotates."""
+    """Decode with PIL, which notices truncation, and with OpenCV, as the training does, which rotates."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -111,7 +111,7 @@ def _reason(error: Exception, path: Path) -> str:
 
 
 def upright_bbox(bbox: list[float], stored_size: tuple[int, int], orientation: int) -> list[float]:
-    """Turn a box given in stored pixels into displayed ones, as EXIF orientation rotates or mirrors the picture.
+    """Turn a box given in stored pixels into displayed ones, as EXIF orientation turns or mirrors it.
 
     Args:
         bbox: ``[x, y, w, h]`` in the picture as stored.

@@ -46,7 +46,7 @@ def read_object_masks(path: Path, size: tuple[int, int]) -> tuple[np.ndarray | N
 
 
 def box_overlap(mask: np.ndarray, bbox: Sequence[float]) -> float:
-    """Return the IoU of a box ``[x, y, w, h]`` with the box around a boolean mask (H, W); 0 for an empty mask."""
+    """Return the IoU of a box ``[x, y, w, h]`` with the box around a boolean mask (H, W); 0 if empty."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return 0.0
@@ -95,7 +95,7 @@ def _rle_problem(code: dict[str, Any], width: int, height: int) -> str:
 
 
 def _decode_counts(text: str) -> list[int] | None:
-    """Return the runs of COCO's compressed string (five bits a character, every run from the third a difference)."""
+    """Return the runs of COCO's compressed string: five bits a character, from the third run differences."""
     runs: list[int] = []
     value = shift = 0
     for character in text:

@@ -112,16 +112,16 @@ def _hexagon(random: np.random.Generator) -> list[Points]:
 
 
 OUTLINES: dict[str, Callable[[np.random.Generator], list[Points]]] = {
-    "disc": _disc, "ring": _ring, "square": _square, "diamond": _diamond, "triangle": _triangle, "star": _star,
-    "cross": _cross, "crescent": _crescent, "pill": _pill, "hexagon": _hexagon,
+    "disc": _disc, "ring": _ring, "square": _square, "diamond": _diamond, "triangle": _triangle,
+    "star": _star, "cross": _cross, "crescent": _crescent, "pill": _pill, "hexagon": _hexagon,
 }  # fmt: skip
 TILTS = {"square": 24, "diamond": 20, "cross": 50}
-"""Largest tilt to either side in steps of half a degree; the others turn freely. A square tilted by 45 degrees would be
-a diamond."""
+"""Largest tilt to either side in steps of half a degree; the others turn freely. A square tilted by 45
+degrees would be a diamond."""
 
 
 def outline(name: str, side: int, random: np.random.Generator) -> list[np.ndarray]:
-    """Return a shape's polygons (M, 2) int64 as ``(x, y)`` around 0, in 1/16 pixel; a second polygon is a hole.
+    """Return a shape's polygons (M, 2) int64 as ``(x, y)`` around 0, in 1/16 pixel; a second one is a hole.
 
     The proportions, the tilt and a squeeze of up to a quarter along one side are drawn from ``random``.
     """
@@ -142,7 +142,7 @@ def outline(name: str, side: int, random: np.random.Generator) -> list[np.ndarra
 def silhouette(
     polygons: list[np.ndarray], centre: tuple[int, int], width: int, height: int
 ) -> tuple[np.ndarray, int]:
-    """Draw a shape's coverage (H, W) uint8, 0 to 255, and return it with its whole area in pixels, cut or not.
+    """Draw a shape's coverage (H, W) uint8, 0 to 255, and return it with its area in pixels before any cut.
 
     Args:
         polygons: in 1/16 pixel around 0.

@@ -1,4 +1,4 @@
-"""What the readers of annotation files hand to each other: objects, pictures, splits, and the defects met on the way."""
+"""What the readers of annotation files hand on: pictures with objects, and the defects met on the way."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class CategoryNames:
     aliases: Mapping[str, str] = field(default_factory=dict)
 
     def resolve(self, name: str) -> tuple[str | None, str]:
-        """Return the category of a name, or None with the reason: '' if dropped on purpose, else a defect's detail."""
+        """Return the category of a name, or None and why: '' if dropped on purpose, or the defect."""
         category = self.aliases.get(name, name)
         if not category:
             return None, ""
@@ -92,8 +92,8 @@ class Picture:
     Attributes:
         file_name: path relative to the data set's root, with forward slashes.
         width, height: pixels as a training sees them, that is after EXIF rotation.
-        objects: COCO annotations without ``id``, ``image_id`` and ``category_id``; ``category`` holds the name;
-            ``bbox`` is ``[x, y, w, h]``, 0-based, ``x + w`` exclusive.
+        objects: COCO annotations without ``id``, ``image_id`` and ``category_id``; ``category`` holds the
+            name; ``bbox`` is ``[x, y, w, h]``, 0-based, ``x + w`` exclusive.
         extra: further keys for the COCO image record.
     """
 

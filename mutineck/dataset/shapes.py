@@ -1,4 +1,4 @@
-"""Generated scenes in Pascal VOC's layout: ten shapes, some of them look-alikes, on textured and cluttered grounds.
+"""Generated scenes in Pascal VOC's layout: ten shapes, some look-alikes, on textured and cluttered grounds.
 
 All arithmetic that reaches a pixel is in whole numbers, so a seed gives the same pixels on every platform.
 """
@@ -15,22 +15,22 @@ from tqdm import tqdm
 
 from mutineck.dataset.outlines import CATEGORIES, outline, silhouette
 from mutineck.dataset.textures import background, clutter, finish, paint
-from mutineck.dataset.voc import VocImage, VocObject, write_voc_xml
+from mutineck.dataset.voc_xml import VocImage, VocObject, write_voc_xml
 
 FREQUENCIES = (5, 4, 4, 3, 4, 3, 3, 2, 3, 3)
 """How often each category is drawn, relative to the others: uneven, as in photographs."""
 SMALLEST, LARGEST = 12, 100
 """Side of an object in pixels before it is cut or covered."""
 HIDDEN, DIFFICULT, COVERED = 15, 35, 95
-"""Percent of an object that is visible: under the first it is not annotated, under the second it is `difficult`, under
-the third it is `occluded`."""
+"""Percent of an object that is visible: under the first it is not annotated, under the second it is
+`difficult`, under the third it is `occluded`."""
 SIDES = tuple(round(SMALLEST * (LARGEST / SMALLEST) ** (step / 63)) for step in range(64))
 """Sizes to draw from, evenly on a logarithmic scale."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A generated picture: pixels (H, W, 3) uint8 RGB, object numbers (H, W) uint8 from 1, and its annotation."""
+    """A generated picture: pixels (H, W, 3) uint8 RGB, object numbers (H, W) uint8 from 1, its annotation."""
 
     pixels: np.ndarray
     numbers: np.ndarray
@@ -78,8 +78,9 @@ def _place(
 ) -> tuple[tuple[int, int], bool]:
     """Return a centre in sixteenths of a pixel and whether the object may hang over the border.
 
-    One object in seven is cut by the border. Of three places, the others take the least covered one half of the time,
-    the first a quarter, and the most covered a quarter: objects hide parts of each other, but seldom all.
+    One object in seven is cut by the border. Of three places, the others take the least covered one half of
+    the time, the first a quarter, and the most covered a quarter: objects hide parts of each other, but
+    seldom all.
     """
     if random.integers(7) == 0:
         x, y = int(random.integers(width * 16)), int(random.integers(height * 16))
@@ -132,7 +133,7 @@ def _annotated(
 
 
 def write_shapes(folder: Path, *, images: int, seed: int, size: tuple[int, int], max_objects: int) -> None:
-    """Write scenes as Annotations/, JPEGImages/ (PNG, which is the same everywhere) and SegmentationObject/."""
+    """Write scenes as Annotations/, JPEGImages/ (PNG: no loss, no encoder's choice), SegmentationObject/."""
     for name in ("Annotations", "JPEGImages", "SegmentationObject"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     palette = cv2.applyColorMap(np.arange(256, dtype=np.uint8).reshape(-1, 1) * 37, cv2.COLORMAP_HSV)[

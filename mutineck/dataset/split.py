@@ -1,4 +1,4 @@
-"""Division of pictures into train, val and test, stratified by category and independent of the files' order."""
+"""Division of pictures into train, val and test, stratified by category, independent of the files' order."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ def stratified_split(
 ) -> dict[str, int]:
     """Divide pictures so that every part holds its share of every category.
 
-    Iterative stratification (Sechidis, Tsoumakas and Vlahavas, "On the stratification of multi-label data", ECML PKDD
-    2011): the rarest category first, each of its pictures to the part that lacks it most. Where the paper breaks ties
-    at random, the hash of seed and name decides, so neither the order of the files nor the platform matters.
+    Iterative stratification (Sechidis, Tsoumakas and Vlahavas, "On the stratification of multi-label data",
+    ECML PKDD 2011): the rarest category first, each of its pictures to the part that lacks it most. Where the
+    paper breaks ties at random, the hash of seed and name decides, so neither the order of the files nor the
+    platform matters.
 
     Args:
-        labels: a picture's name -> the categories that occur in it (pictures without any are a category of their own).
+        labels: a picture's name -> the categories that occur in it (pictures without any are a category of
+            their own).
         shares: relative sizes of the parts, such as ``(8, 1, 1)``.
         seed: chooses one of the many equally good divisions.
 
@@ -26,7 +28,8 @@ def stratified_split(
         A picture's name -> index of its part.
 
     Raises:
-        ValueError: ``shares`` holds a negative or no positive number, or a part with a share would stay empty.
+        ValueError: ``shares`` holds a negative or no positive number, or a part with a share would stay
+            empty.
     """
     if not shares or min(shares) < 0 or sum(shares) <= 0:
         raise ValueError(

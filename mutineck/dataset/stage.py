@@ -84,7 +84,8 @@ def convert(study: Study) -> DatasetSummary:
     """Read or generate the experiment's data set and write ``dataset/`` of the study, ``dataset.json`` last.
 
     Raises:
-        DatasetError: there is no data set, nothing in it can be used, or it has defects and ``dataset.strict`` is set.
+        DatasetError: there is no data set, nothing in it can be used, or it has defects and
+            ``dataset.strict`` is set.
     """
     spec = study.experiment.dataset
     names = CategoryNames(spec.categories, spec.aliases)
@@ -132,7 +133,7 @@ def data_root(study: Study) -> Path:
 
 
 def _generate(study: Study) -> Path:
-    """Draw the scenes beside their place and move them there whole, so that a killed run leaves no half folder."""
+    """Draw the scenes beside their place and move them there whole: a killed run leaves no half folder."""
     spec = study.experiment.dataset
     folder, partial = study.path("dataset", "source"), study.path("dataset", ".source.partial")
     for path in (partial, folder):
@@ -197,8 +198,8 @@ def _write(study: Study, source: Source, reads: list[Path]) -> DatasetSummary:
     for split, counts in splits.items():
         if not counts["images"] or not counts["boxes"]:
             raise DatasetError(
-                f"{source.image_root}: the {split} split has {counts['images']} usable images and {counts['boxes']} "
-                f"boxes; nothing can be trained or measured on it. {_first(source.defects)}"
+                f"{source.image_root}: the {split} split has {counts['images']} usable images and "
+                f"{counts['boxes']} boxes; nothing can be trained or measured on it. {_first(source.defects)}"
             )
     writes = [write_json(folder / f"{split}.json", source.splits[split], indent=None) for split in SPLITS]
     writes.append(write_json(folder / "defects.json", defect_rows(source.defects)))

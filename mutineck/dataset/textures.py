@@ -10,7 +10,7 @@ import numpy as np
 
 
 def value_noise(random: np.random.Generator, width: int, height: int, cell: int) -> np.ndarray:
-    """Return smooth noise (H, W) int32 in 0..255: random values on a grid of ``cell`` pixels, blended linearly."""
+    """Return smooth noise (H, W) int32 in 0..255: random values ``cell`` pixels apart, blended linearly."""
     rows, columns = height // cell + 2, width // cell + 2
     grid = random.integers(0, 256, (rows, columns), dtype=np.int32)
     y, x = np.arange(height, dtype=np.int32), np.arange(width, dtype=np.int32)
@@ -168,7 +168,7 @@ def _soften(plane: np.ndarray, times: int = 2) -> np.ndarray:
 
 
 def finish(random: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
-    """Return the scene as a camera would see it, uint8: uneven light, brightness, contrast, tint, blur and noise."""
+    """Return the scene as a camera would see it, uint8: uneven light, contrast, tint, blur and noise."""
     height, width = pixels.shape[:2]
     light = 256 + ((gradient(random, width, height) - 128) * int(random.integers(0, 120)) >> 7)
     contrast, brightness = int(random.integers(150, 320)), int(random.integers(-38, 39))

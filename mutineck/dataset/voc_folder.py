@@ -23,7 +23,8 @@ from mutineck.dataset.images import (
 )
 from mutineck.dataset.masks import MIN_OVERLAP, box_overlap, encode_mask, read_object_masks
 from mutineck.dataset.records import LEFT_OUT, REPAIRED, CategoryNames, DatasetError, Defect, Picture
-from mutineck.dataset.voc import UNREADABLE_XML, VocImage, picture_from_voc, read_voc_xml
+from mutineck.dataset.voc import picture_from_voc
+from mutineck.dataset.voc_xml import UNREADABLE_XML, VocImage, read_voc_xml
 
 ELSEWHERE = "filename points elsewhere"
 OTHER_NAME = "filename of another image"
@@ -36,7 +37,7 @@ MASKS = "SegmentationObject"
 
 
 def find_voc_folders(root: Path) -> list[Path]:
-    """Return the folders below a root that have Annotations/ and JPEGImages/: itself, or VOC2007, VOC2012 ... in it.
+    """Return the folders with Annotations/ and JPEGImages/: the root itself, or VOC2007, VOC2012 ... in it.
 
     Raises:
         DatasetError: there is none.
@@ -47,8 +48,8 @@ def find_voc_folders(root: Path) -> list[Path]:
         if found:
             return found
     raise DatasetError(
-        f"dataset.root: {root} has no Annotations/ beside JPEGImages/, neither itself nor in VOC2007/, VOC2012/ or "
-        "VOCdevkit/. Name such a folder with --set dataset.root=PATH"
+        f"dataset.root: {root} has no Annotations/ beside JPEGImages/, neither itself nor in VOC2007/, "
+        "VOC2012/ or VOCdevkit/. Name such a folder with --set dataset.root=PATH"
     )
 
 
@@ -61,7 +62,8 @@ def read_voc_folders(
 ) -> tuple[list[Picture], list[Defect], dict[str, Any]]:
     """Read every annotated picture below a root, in the order of their names.
 
-    Where ImageSets/Main names pictures, those alone are read: VOC2012 holds others that are annotated for people only.
+    Where ImageSets/Main names pictures, those alone are read: VOC2012 holds others that are annotated for
+    people only.
 
     Args:
         root: folder in VOC layout, or one that holds several.
@@ -69,7 +71,8 @@ def read_voc_folders(
         offset: see :func:`mutineck.dataset.boxes.corners_to_bbox`.
 
     Returns:
-        Pictures with ``file_name`` relative to ``root``, defects, and notes: the content's hash, the official lists.
+        Pictures with ``file_name`` relative to ``root``, defects, and notes: the content's hash, the official
+        lists.
     """
     pictures: list[Picture] = []
     defects: list[Defect] = []
@@ -148,7 +151,7 @@ class VocFolder:
         return sorted(set(self.annotations) & listed if listed else self.annotations)
 
     def add_unannotated(self) -> None:
-        """Make a defect of every picture (listed, if there are lists) that no annotation has named; call it last."""
+        """Make a defect of every (listed) picture that no annotation has named; call it last."""
         listed = set().union(*self.lists.values()) or set(self.pictures)
         for stem in sorted(listed & set(self.pictures) - set(self.annotations)):
             if self.pictures[stem] not in self._taken:
@@ -190,7 +193,7 @@ class VocFolder:
         return picture
 
     def _picture_name(self, record: VocImage, stem: str, file: str) -> str | None:
-        """Return the picture's name in JPEGImages/: the annotation's own stem first, as VOC has it, then `filename`."""
+        """Return the picture's name: the annotation's own stem first, as VOC has it, then its `filename`."""
         parts = [part for part in re.split(r"[/\\]", record.filename) if part]
         if ".." in parts:
             self._add(file, "filename", ELSEWHERE, LEFT_OUT, record.filename[:200])
@@ -230,7 +233,7 @@ class VocFolder:
         return name
 
     def _at_true_size(self, record: VocImage, health: PictureHealth, file: str) -> VocImage | None:
-        """Return the record at the picture's displayed size, or None where it is unclear what its boxes refer to."""
+        """Return the record at the picture's displayed size, or None where its boxes may refer to another."""
         true, stored = (health.width, health.height), health.stored_size
         written = (record.width, record.height)
         if written == true:
@@ -255,7 +258,7 @@ class VocFolder:
 
     @staticmethod
     def _is_rescaled(written: tuple[int, int], true: tuple[int, int]) -> bool:
-        # Same shape up to rounding: the picture was probably resized, and nobody says whether its boxes were too.
+        # Same shape up to rounding: the picture was resized, it seems; were its boxes?
         return abs(written[0] * true[1] - written[1] * true[0]) <= max(*written, *true)
 
     def _upright(self, record: VocImage, stored: tuple[int, int], orientation: int) -> VocImage:
@@ -304,7 +307,7 @@ def official_split(lists: dict[str, set[str]], names: Iterable[str]) -> dict[str
     for index, split in enumerate(("train", "val", "test")):
         if not lists.get(split):
             raise DatasetError(
-                f"ImageSets/Main/{split}.txt is missing or empty: set dataset.split, e.g. --set dataset.split=[8,1,1]"
+                f"ImageSets/Main/{split}.txt is missing or empty: divide anew, --set dataset.split=[8,1,1]"
             )
         shared = parts.keys() & lists[split]
         if shared:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mutineck.dataset.voc import VocImage, VocObject, write_voc_xml
+from mutineck.dataset.voc_xml import VocImage, VocObject, write_voc_xml
 
 Box = tuple[str, tuple[float, float, float, float]]
 

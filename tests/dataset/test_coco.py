@@ -27,16 +27,35 @@ from mutineck.dataset.records import CategoryNames, DatasetError
 def document(**changes: Any) -> dict[str, Any]:
     """A sound document: category ids with gaps, a polygon, and a crowd region in run lengths."""
     return {
-        "images": [{"id": 9, "file_name": "a.jpg", "width": 40, "height": 30},
-                   {"id": 12, "file_name": "b.jpg", "width": 20, "height": 10}],
-        "annotations": [
-            {"id": 100, "image_id": 9, "category_id": 18, "bbox": [1, 2, 10, 12], "area": 90.5, "iscrowd": 0,
-             "segmentation": [[1, 2, 11, 2, 11, 14]]},
-            {"id": 7, "image_id": 12, "category_id": 90, "bbox": [0, 0, 20, 10], "area": 50, "iscrowd": 1,
-             "segmentation": {"size": [10, 20], "counts": [150, 50]}},
+        "images": [
+            {"id": 9, "file_name": "a.jpg", "width": 40, "height": 30},
+            {"id": 12, "file_name": "b.jpg", "width": 20, "height": 10},
         ],
-        "categories": [{"id": 90, "name": "toothbrush", "supercategory": "indoor"}, {"id": 18, "name": "dog"}],
-    } | changes  # fmt: skip
+        "annotations": [
+            {
+                "id": 100,
+                "image_id": 9,
+                "category_id": 18,
+                "bbox": [1, 2, 10, 12],
+                "area": 90.5,
+                "iscrowd": 0,
+                "segmentation": [[1, 2, 11, 2, 11, 14]],
+            },
+            {
+                "id": 7,
+                "image_id": 12,
+                "category_id": 90,
+                "bbox": [0, 0, 20, 10],
+                "area": 50,
+                "iscrowd": 1,
+                "segmentation": {"size": [10, 20], "counts": [150, 50]},
+            },
+        ],
+        "categories": [
+            {"id": 90, "name": "toothbrush", "supercategory": "indoor"},
+            {"id": 18, "name": "dog"},
+        ],
+    } | changes
 
 
 def read(data: Any, names: CategoryNames | None = None):
@@ -70,13 +89,16 @@ def test_a_sound_document_stays_as_it_is():
         pytest.param(json.dumps({"images": []}), "annotations", id="key missing"),
         pytest.param(json.dumps(document(images={})), "images", id="images is no list"),
         pytest.param(json.dumps(document(categories=[])), "none is left", id="no category"),
-        pytest.param(json.dumps(document(categories=[{"id": 1}])), r"categories\[0\]", id="category without a name"),
         pytest.param(
-            json.dumps(document(categories=[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}])), "id of 'a'",
+            json.dumps(document(categories=[{"id": 1}])), r"categories\[0\]", id="category without a name"
+        ),
+        pytest.param(
+            json.dumps(document(categories=[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}])),
+            "id of 'a'",
             id="category id twice",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_coco_document_is_refused_by_name(content, match):
     with pytest.raises(DatasetError, match=match) as caught:
         read_coco(content, "annotations/x.json")
@@ -212,15 +234,24 @@ JSON = st.recursive(
 
 @settings(max_examples=300, deadline=None)
 @given(
-    images=st.lists(JSON | st.fixed_dictionaries({"id": JSON, "file_name": JSON, "width": JSON, "height": JSON}), max_size=2),
-    annotations=st.lists(
-        JSON | st.fixed_dictionaries(
-            {"id": JSON, "image_id": st.sampled_from((9, 12)), "category_id": st.sampled_from((18, 90)),
-             "bbox": st.lists(st.floats() | st.integers(-9, 50), min_size=4, max_size=4) | JSON},
-            optional={"segmentation": JSON, "area": JSON, "iscrowd": JSON},
-        ), max_size=3,
+    images=st.lists(
+        JSON | st.fixed_dictionaries({"id": JSON, "file_name": JSON, "width": JSON, "height": JSON}),
+        max_size=2,
     ),
-)  # fmt: skip
+    annotations=st.lists(
+        JSON
+        | st.fixed_dictionaries(
+            {
+                "id": JSON,
+                "image_id": st.sampled_from((9, 12)),
+                "category_id": st.sampled_from((18, 90)),
+                "bbox": st.lists(st.floats() | st.integers(-9, 50), min_size=4, max_size=4) | JSON,
+            },
+            optional={"segmentation": JSON, "area": JSON, "iscrowd": JSON},
+        ),
+        max_size=3,
+    ),
+)
 def test_no_json_makes_the_reader_fail(images, annotations):
     data = document()
     data["images"] += images

@@ -8,7 +8,7 @@ import pytest
 
 from mutineck.dataset.outlines import CATEGORIES, TURN, outline, silhouette
 from mutineck.dataset.shapes import generate_scene, write_shapes
-from mutineck.dataset.voc import read_voc_xml
+from mutineck.dataset.voc_xml import read_voc_xml
 
 GOLDEN = "e45349e503c8e547"
 

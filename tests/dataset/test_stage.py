@@ -159,8 +159,17 @@ def make_coco(root: Path) -> None:
             pixels = np.random.default_rng(number).integers(0, 256, (30, 40, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(root / f"{split}2017" / f"{number:012d}.jpg")
             images.append({"id": number, "file_name": f"{number:012d}.jpg", "width": 40, "height": 30})
-            annotations.append({"id": number, "image_id": number, "category_id": 18, "bbox": [1, 1, 9, 9], "area": 81,
-                                "iscrowd": 0, "segmentation": [[1, 1, 10, 1, 10, 10]]})  # fmt: skip
+            annotations.append(
+                {
+                    "id": number,
+                    "image_id": number,
+                    "category_id": 18,
+                    "bbox": [1, 1, 9, 9],
+                    "area": 81,
+                    "iscrowd": 0,
+                    "segmentation": [[1, 1, 10, 1, 10, 10]],
+                }
+            )
         annotations.append(
             {
                 "id": first + 20,
@@ -202,8 +211,10 @@ def test_coco_pictures_that_are_missing_broken_or_of_another_size(tmp_path):
     study = make_study(tmp_path / "out", format="coco", root=str(root))
     summary = convert(study)
     assert [(item.reason, item.action) for item in summary.defects] == [
-        ("missing image", "left out"), ("unreadable image", "left out"), ("wrong image size", "left out"),
-    ]  # fmt: skip
+        ("missing image", "left out"),
+        ("unreadable image", "left out"),
+        ("wrong image size", "left out"),
+    ]
     assert summary.splits["train"]["images"] == 3 and summary.splits["train"]["crowd"] == 0
 
 

@@ -8,19 +8,15 @@ from hypothesis import strategies as st
 
 from mutineck.dataset.boxes import NOT_FINITE, OUTSIDE, PARTLY_OUTSIDE, SWAPPED, ZERO_AREA
 from mutineck.dataset.records import CategoryNames, DatasetError
-from mutineck.dataset.voc import (
+from mutineck.dataset.voc import UNKNOWN_CATEGORY, coco_to_voc, picture_from_voc, usable_bbox, voc_to_coco
+from mutineck.dataset.voc_xml import (
     ENCODING,
     MISSING_BOX,
     MISSING_NAME,
-    UNKNOWN_CATEGORY,
     UNREADABLE_XML,
     VocImage,
     VocObject,
-    coco_to_voc,
-    picture_from_voc,
     read_voc_xml,
-    usable_bbox,
-    voc_to_coco,
     write_voc_xml,
 )
 
@@ -90,8 +86,8 @@ def test_a_wrongly_declared_encoding_is_repaired_and_said():
 
 
 BOMB = (
-    '<!DOCTYPE a [<!ENTITY x "lol"><!ENTITY y "&x;&x;&x;&x;&x;&x;&x;&x;"><!ENTITY z "&y;&y;&y;&y;&y;&y;&y;&y;">]>'
-    + annotation(an_object("&z;"))
+    '<!DOCTYPE a [<!ENTITY x "lol"><!ENTITY y "&x;&x;&x;&x;&x;&x;&x;&x;">'
+    '<!ENTITY z "&y;&y;&y;&y;&y;&y;&y;&y;">]>' + annotation(an_object("&z;"))
 )
 EXTERNAL = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/hostname">]>' + annotation(an_object("&x;"))
 
@@ -160,8 +156,15 @@ def test_parts_are_no_objects():
     assert [(item.name, item.corners) for item in record.objects] == [("cat", (1, 2, 10, 20))]
 
 
-@pytest.mark.parametrize("size", ["", "<size/>", "<size><width>0</width><height>-3</height></size>",
-                                  "<size><width>wide</width><height>nan</height></size>"])  # fmt: skip
+@pytest.mark.parametrize(
+    "size",
+    [
+        "",
+        "<size/>",
+        "<size><width>0</width><height>-3</height></size>",
+        "<size><width>wide</width><height>nan</height></size>",
+    ],
+)
 def test_a_missing_size_reads_as_zero(size):
     record, _ = read_voc_xml(annotation(an_object(), size).encode())
     assert record is not None and (record.width, record.height) == (0, 0)
@@ -198,9 +201,15 @@ def test_corners_are_repaired_where_that_is_certain(corners, bbox, reasons):
 
 
 def test_names_outside_the_categories_are_left_out_with_the_near_match():
-    record = VocImage("a.jpg", 40, 30, objects=tuple(
-        VocObject(name, (1, 1, 5, 5), index=i) for i, name in enumerate(("disc", "dics", "kitty", "ignored"), 1)
-    ))  # fmt: skip
+    record = VocImage(
+        "a.jpg",
+        40,
+        30,
+        objects=tuple(
+            VocObject(name, (1, 1, 5, 5), index=i)
+            for i, name in enumerate(("disc", "dics", "kitty", "ignored"), 1)
+        ),
+    )
     names = CategoryNames(("disc", "cat"), {"kitty": "cat", "ignored": ""})
     picture, defects = picture_from_voc(record, "a.jpg", 40, 30, names)
     assert [item["category"] for item in picture.objects] == ["disc", "cat"]

@@ -7,7 +7,6 @@ from PIL import Image
 from mutineck.dataset.images import MISSING, ORIENTATION, UNREADABLE
 from mutineck.dataset.masks import encode_mask
 from mutineck.dataset.records import CategoryNames, DatasetError
-from mutineck.dataset.voc import UNREADABLE_XML
 from mutineck.dataset.voc_folder import (
     DUPLICATE,
     ELSEWHERE,
@@ -19,6 +18,7 @@ from mutineck.dataset.voc_folder import (
     official_split,
     read_voc_folders,
 )
+from mutineck.dataset.voc_xml import UNREADABLE_XML
 
 
 def read(voc_root, **options):
