@@ -68,13 +68,18 @@ class DetectorSpec(Record):
     """Channels of the ResNet's first stage; 64 is the published network."""
     neck_channels: int = Field(256, ge=16)
     head_channels: int | None = Field(None, ge=16)
-    """Width of the box head's fully connected layers (two-stage) or towers (one-stage); family's own if null."""
+    """Width of a two-stage box head's fully connected layers; the family's own (1024) if null."""
     anchor_scale: float = Field(8, gt=0)
-    """Side of the smallest anchor in units of its stride (two-stage, RetinaNet, ATSS, GFL)."""
+    """Side of the RPN's smallest anchor in units of its stride; other families' anchors and FCOS's ranges are scaled
+    by the same factor (8 is the published size, for pictures of 1333x800)."""
     config: str | None = None
     """A config below mmdet's `configs/`, e.g. `faster_rcnn/faster_rcnn_r50_fpn_1x_coco.py`; sizes above are then ignored."""
     pretrained: str | None = None
     """Backbone weights, e.g. `torchvision://resnet50`; null starts from random weights."""
+
+    def head_channels_for(self, published: int) -> int:
+        """Return the width of a one-stage tower or mask head: as published at full width, else the neck's."""
+        return published if self.neck_channels >= published else self.neck_channels
 
 
 class ScheduleSpec(Record):

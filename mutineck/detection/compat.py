@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 
@@ -40,13 +41,21 @@ def checkpoint_globals() -> list[type]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence mmcv's and mmdet's loggers for the block (errors still show)."""
+    """Silence mmcv's and mmdet's loggers and prints for the block (errors still show)."""
     loggers = [logging.getLogger(name) for name in ("mmcv", "mmdet", "root")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    import mmcv
+
+    bar = mmcv.ProgressBar
+    # mmdet's evaluation draws a bar of its own, and pycocotools prints its tables, whatever the loggers say.
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="There are no checkpoints in the path")
+        mmcv.ProgressBar = functools.partial(bar, file=nowhere)
+        try:
+            yield
+        finally:
+            mmcv.ProgressBar = bar
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -235,7 +235,7 @@ def training_config(
         "evaluation": {"interval": evaluate_every, "metric": "bbox"},
         "log_config": {
             "interval": 10,
-            "hooks": [{"type": "CurvesHook"}, {"type": "TensorboardLoggerHook", "by_epoch": False}],
+            "hooks": [{"type": "CurvesHook"}, {"type": "TensorboardLoggerHook", "log_dir": str(work_dir.parent / "tensorboard")}],
         },
         "custom_hooks": [
             {"type": "RepeatableHook", "seed": seed, "priority": "VERY_HIGH"},
@@ -254,7 +254,6 @@ def training_config(
         "mp_start_method": "fork",
         "find_unused_parameters": False,
         "work_dir": str(work_dir),
-        "auto_resume": True,
         "gpu_ids": [0],
         "seed": seed,
     })

@@ -111,7 +111,7 @@ class ProgressHook(Hook):
         if self.bar is None:
             interval = 0.5 if sys.stderr.isatty() else 20.0
             self.bar = tqdm(total=runner.max_iters or runner._max_epochs * len(runner.data_loader), initial=runner.iter,
-                            desc=Path(runner.work_dir).parent.name or "training", unit="it", mininterval=interval,
+                            desc=Path(runner.work_dir).parent.name, unit="it", mininterval=interval,
                             maxinterval=interval, file=sys.stderr, dynamic_ncols=True)
 
     @master_only

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,12 +47,14 @@ def train(config: Any, *, device: torch.device, identity: Mapping[str, Any] | No
         _discard_foreign_state(work_dir, {"config": config.pretty_text, **(identity or {})})
     if processes > 1:
         torch.distributed.barrier()
+    latest = work_dir / LATEST
+    config.resume_from = str(latest) if latest.exists() else None
     config.device = device.type
     config.gpu_ids = range(processes) if processes > 1 else [0]
     seed_everything(config.seed)
+    model = build_detector(config.model, train_cfg=config.get("train_cfg"), test_cfg=config.get("test_cfg"))
+    model.init_weights()
     with quiet():
-        model = build_detector(config.model, train_cfg=config.get("train_cfg"), test_cfg=config.get("test_cfg"))
-        model.init_weights()
         dataset = build_dataset(config.data.train)
         model.CLASSES = dataset.CLASSES
         meta = {"seed": config.seed, "CLASSES": tuple(dataset.CLASSES), "config": config.pretty_text}
@@ -76,21 +79,20 @@ def _rank() -> int:
 
 
 def _discard_foreign_state(work_dir: Path, identity: Mapping[str, Any]) -> None:
-    """Remove the training state in a folder unless it belongs to this very training."""
-    work_dir.mkdir(parents=True, exist_ok=True)
+    """Empty a training's folder unless the state in it belongs to this very training."""
     key = {"training": sha256_json(identity)}
     note = work_dir / IDENTITY
     if note.exists() and read_json(note) == key:
         return
-    for name in (LATEST, CURVES):
-        (work_dir / name).unlink(missing_ok=True)
+    shutil.rmtree(work_dir, ignore_errors=True)
     write_json(note, key)
 
 
-def forget_state(work_dir: Path) -> None:
-    """Remove what only resuming needs, once a training's result is stored."""
-    for name in (LATEST, IDENTITY):
-        (work_dir / name).unlink(missing_ok=True)
+def finish_training(config: Any, folder: Path) -> None:
+    """Keep a training's curves in `folder` and remove what only resuming needs, once its result is stored."""
+    work_dir = Path(config.work_dir)
+    os.replace(work_dir / CURVES, folder / CURVES)
+    shutil.rmtree(work_dir)
 
 
 def save_detector(

@@ -16,7 +16,7 @@ from mutineck.distillation.guide import Guide, GuideSettings
 from mutineck.distillation.losses.centroid import CentroidWeights
 from mutineck.distillation.losses.confidence import ca_mkd_weights
 from mutineck.distillation.losses.fgd import FGDWeights
-from mutineck.distillation.regions import Regions, RegionSettings, Targets, build_regions, match_batch
+from mutineck.teachers.regions import Regions, RegionSettings, Targets, build_regions, match_batch
 from mutineck.experiment import DistillationSpec, ExperimentError
 from mutineck.teachers.frozen import load_folder
 from mutineck.teachers.merge import IntermediateTeacher, MergedTeachers
@@ -85,7 +85,7 @@ class Guidance(nn.Module):
             feature=arm.feature,
             fgd=fgd,
             peer=weights.peer,
-            two_stage=two_stage,
+            student_kind="two_stage" if two_stage else "one_stage",
             centroid=CentroidWeights(weights.centroid, weights.centroid_distance),
             centroid_cosine=weights.centroid_cosine,
         )

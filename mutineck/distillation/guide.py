@@ -11,19 +11,14 @@ from torch import Tensor, nn
 
 from mutineck.detection.cells import cell_ranges, range_masks, spread
 from mutineck.detection.roi import instance_vectors
+from mutineck.distillation.losses import cwd, mgd, pkd
 from mutineck.distillation.losses.centroid import CentroidLoss, Centroids, CentroidWeights
 from mutineck.distillation.losses.cwd import CWDLoss
 from mutineck.distillation.losses.fgd import FGDMasks, FGDWeights, FocalGlobal, fgd_masks
 from mutineck.distillation.losses.mgd import MGDLoss
 from mutineck.distillation.losses.pkd import PKDLoss
 from mutineck.distillation.losses.region import RegionWeights
-from mutineck.distillation.regions import Regions, Targets
-
-# Published weights of the peers, two-stage and one-stage where they differ (method, "Arms").
-MGD_PUBLISHED = {"two_stage": (5e-7, 0.45), "one_stage": (2e-5, 0.65)}
-PKD_PUBLISHED = 6.0
-CWD_PUBLISHED = 10.0
-
+from mutineck.teachers.regions import Regions, Targets
 
 @dataclass(frozen=True)
 class GuideSettings:
@@ -33,7 +28,7 @@ class GuideSettings:
         feature: `fgd`, `mgd`, `pkd` or `cwd`.
         fgd: weights and temperature of the FGD terms.
         peer: weight of MGD, PKD or CWD; the published one if None.
-        two_stage: whether the student is (MGD publishes two settings).
+        student_kind: `two_stage` or `one_stage` (MGD publishes two settings).
         centroid: weights of the centroid terms.
         centroid_cosine: gate of the centroid terms.
     """
@@ -41,7 +36,7 @@ class GuideSettings:
     feature: str = "fgd"
     fgd: FGDWeights = field(default_factory=FGDWeights)
     peer: float | None = None
-    two_stage: bool = True
+    student_kind: str = "two_stage"
     centroid: CentroidWeights = field(default_factory=CentroidWeights)
     centroid_cosine: float = 0.5
 
@@ -90,7 +85,7 @@ class Guide(nn.Module):
         if settings.feature == "fgd":
             return FocalGlobal(channels, temperature=settings.fgd.temperature)
         if settings.feature == "mgd":
-            return MGDLoss(channels, mask_ratio=MGD_PUBLISHED["two_stage" if settings.two_stage else "one_stage"][1])
+            return MGDLoss(channels, mask_ratio=mgd.PUBLISHED_MASK_RATIOS[settings.student_kind])
         return PKDLoss() if settings.feature == "pkd" else CWDLoss()
 
     def adapt(self, maps: Mapping[int, Tensor]) -> dict[int, Tensor]:
@@ -165,8 +160,8 @@ class Guide(nn.Module):
         if settings.peer is not None:
             return settings.peer
         if settings.feature == "mgd":
-            return MGD_PUBLISHED["two_stage" if settings.two_stage else "one_stage"][0]
-        return PKD_PUBLISHED if settings.feature == "pkd" else CWD_PUBLISHED
+            return mgd.PUBLISHED_WEIGHTS[settings.student_kind]
+        return pkd.PUBLISHED_WEIGHT if settings.feature == "pkd" else cwd.PUBLISHED_WEIGHT
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import torch
 from mutineck.arms import ArmSpec
 from mutineck.detection.configs import has_masks, model_config
 from mutineck.detection.evaluation import device_of
-from mutineck.detection.training import forget_state, save_detector, train
+from mutineck.detection.training import finish_training, save_detector, train
 from mutineck.experiment import INTERMEDIATE, DistillationSpec
 from mutineck.stage import Study
 from mutineck.storage import sha256_file
@@ -82,8 +82,9 @@ def distiller_config(study: Study) -> dict[str, Any]:
     return {
         "type": "Distiller",
         "student": student,
-        "arm": arm.model_dump(),
-        "weights": arm_weights(experiment.distillation, arm).model_dump(by_alias=True),
+        # mmcv writes configs as Python calls, and `lambda` is no name there: the weights go by field names.
+        "arm": arm.model_dump(exclude={"weights"}),
+        "weights": arm_weights(experiment.distillation, arm).model_dump(),
         "categories": categories,
         "normalisation": input_normalisation(study),
         "seed": seed,
@@ -121,8 +122,8 @@ def distil(study: Study) -> list[dict[str, Any]]:
     identity = {key: sha256_file(path) for key, path in files.items()}
     distiller = train(config, device=device_of(experiment.resources.device), identity=identity)
     save_student(study, distiller.student, model_dict["student"], categories)
+    finish_training(config, study.folder)
     rows = measure_detector(study, distiller.student, categories, labels={"name": name, "arm": name, "seed": seed})
-    forget_state(study.folder)
     return rows
 
 

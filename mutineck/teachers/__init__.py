@@ -1,0 +1,38 @@
+"""The teachers stage: who teaches, how good each is, and the intermediate teacher that integrates them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mutineck.experiment import INTERMEDIATE
+from mutineck.storage import read_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mutineck.stage import Study
+
+
+def prepare(study: Study) -> list[dict[str, Any]]:
+    """Make the teacher `study.item` ready (`intermediate` too) and return its metrics, one row a number."""
+    if study.item == INTERMEDIATE:
+        from mutineck.teachers.intermediate import prepare_intermediate
+
+        return prepare_intermediate(study)
+    from mutineck.teachers.stage import prepare_teacher
+
+    return prepare_teacher(study)
+
+
+def compare(study: Study, split: str = "val") -> pd.DataFrame:
+    """Return AP by category (rows) of every teacher made so far (columns), `all` first; empty where a teacher lacks a category."""
+    import pandas as pd
+
+    columns = {}
+    for name in [*(t.name for t in study.experiment.teachers), INTERMEDIATE]:
+        path = study.path("teachers", name, "metrics.json")
+        if path.is_file():
+            rows = [r for r in read_json(path) if r["split"] == split and r["metric"] in ("bbox_mAP", "AP")]
+            columns[name] = {r["category"] or "all": r["value"] for r in rows}
+    order = ["all", *read_json(study.need("dataset", "dataset.json"))["categories"]]
+    return pd.DataFrame(columns).reindex(order)

@@ -9,7 +9,7 @@ import torch
 from mutineck.detection.evaluation import device_of, evaluation_loader
 from mutineck.detection.frozen import FrozenDetector, build_model
 from mutineck.detection.loading import inherit_weights
-from mutineck.detection.training import forget_state, save_detector, train
+from mutineck.detection.training import finish_training, save_detector, train
 from mutineck.experiment import INTERMEDIATE, ExperimentError
 from mutineck.seeding import derive_seed, seeded
 from mutineck.stage import Study
@@ -57,12 +57,14 @@ def prepare_intermediate(study: Study) -> list[dict[str, Any]]:
         _refuse_partial_anchor(anchor, categories)
     with atomic_path(study.folder / START) as temporary:
         torch.save({"state_dict": model.detector.state_dict()}, temporary)
+    config = None
     if spec.mode == "staged" and not _is_identity(study):
         trained_dict = {**model_dict, "start": str((study.folder / START).resolve())}
         config = detector_training(study, trained_dict, categories, spec.schedule, seed=spec.seed)
         model = train(config, device=device_of(study.experiment.resources.device), identity=_identity(study))
     save_detector(study.folder, model, model_dict, categories=categories, normalisation=input_normalisation(study), imports=IMPORTS)
-    forget_state(study.folder)
+    if config is not None:
+        finish_training(config, study.folder)
     rows = measure_detector(study, model, categories, labels={"name": INTERMEDIATE})
     if spec.mode == "staged":
         check_gate(study, rows)

@@ -17,9 +17,8 @@ from mmdet.models import BACKBONES, DETECTORS, BaseDetector, build_detector
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mutineck.detection.cells import cell_masks
 from mutineck.detection.frozen import FrozenDetector, Proposals
-from mutineck.distillation.regions import RegionSettings, Targets, match_batch
+from mutineck.teachers.regions import RegionSettings, Targets, build_regions, match_batch, quality_prior
 from mutineck.teachers.frozen import load_folder
 
 REDUCTION = 4
@@ -139,13 +138,6 @@ def shared_levels(strides: Sequence[Sequence[int]], wanted: Sequence[int] | None
     return {stride: teachers for stride, teachers in levels.items() if teachers}
 
 
-def quality_prior(targets: Targets, stride: int, size: tuple[int, int], temperature: float) -> Tensor:
-    """Return Q `(N, n, H, W)`: at each cell the largest q / temperature of the targets that cover it, 0 elsewhere."""
-    masks = cell_masks(targets.boxes, stride, *size) & targets.valid[..., None, None]  # (N, J, H, W)
-    quality = targets.quality / temperature  # (N, J, n)
-    return (masks[:, :, None] * quality[..., None, None]).amax(dim=1)
-
-
 @dataclass(frozen=True)
 class Look:
     """What one pass of all teachers over a batch saw.
@@ -217,7 +209,10 @@ class MergedTeachers(BaseModule):
         """Return Q of every level, stride to `(N, n, H, W)`."""
         sizes = {stride: tuple(maps[teachers[0]][stride].shape[2:]) for stride, teachers in self.neck.levels.items()}
         temperature = self.settings.quality_temperature
-        return {stride: quality_prior(targets, stride, size, temperature) for stride, size in sizes.items()}
+        return {
+            stride: quality_prior(targets, build_regions(targets, size, stride, self.settings), temperature)  # type: ignore[arg-type]
+            for stride, size in sizes.items()
+        }
 
     @contextlib.contextmanager
     def targets(self, metas: Any, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Iterator[None]:

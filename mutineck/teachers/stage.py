@@ -20,7 +20,7 @@ from mutineck.detection.configs import (
 from mutineck.detection.evaluation import category_ids, device_of, evaluation_loader, measure, picture_folder, predict
 from mutineck.detection.frozen import Normalisation, build_model, renormaliser
 from mutineck.detection.loading import LoadReport, load_strictly
-from mutineck.detection.training import forget_state, save_detector, train
+from mutineck.detection.training import finish_training, save_detector, train
 from mutineck.experiment import ExperimentError, InputSpec, ScheduleSpec, TeacherSpec, unknown
 from mutineck.stage import Study
 from mutineck.storage import read_json, sha256_file, write_json
@@ -126,7 +126,7 @@ def detector_training(
         schedule=schedule,
         resources=study.experiment.resources,
         seed=seed,
-        work_dir=study.folder.resolve(),
+        work_dir=study.folder.resolve() / "training",
         processes=int(os.environ.get("WORLD_SIZE", "1")),
         evaluate_every=max(1, schedule.epochs // 4),
         hooks=[dict(hook) for hook in hooks],
@@ -143,7 +143,7 @@ def _train_teacher(study: Study, spec: TeacherSpec, categories: Sequence[str]) -
     identity = {"train": sha256_file(study.need("dataset", "train.json"))}
     model = train(config, device=device_of(study.experiment.resources.device), identity=identity)
     save_detector(study.folder, model, model_dict, categories=categories, normalisation=input_normalisation(study))
-    forget_state(study.folder)
+    finish_training(config, study.folder)
     return model
 
 

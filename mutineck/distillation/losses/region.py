@@ -6,7 +6,7 @@ With F_m the merged map, F_s the student's, A^S, A^C the attentions of F_m:
     boundary   = (1/N) sum M_boundary   A^S A^C (F_m - F_s)^2
     background = (1/N) sum M_background A^S A^C (F_m - F_s)^2
 
-with the masks of `mutineck.distillation.regions`, and FGD's attention and global terms. With one
+with the masks of `mutineck.teachers.regions`, and FGD's attention and global terms. With one
 teacher, no proposals and rho = 0 this is FGD.
 
 References:
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from mutineck.distillation.losses.fgd import FGDWeights, FocalGlobal
-from mutineck.distillation.regions import Regions
+from mutineck.teachers.regions import Regions
 
 
 @dataclass(frozen=True)

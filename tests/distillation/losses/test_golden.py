@@ -21,7 +21,7 @@ from mutineck.distillation.losses.fgd import FGDLoss
 from mutineck.distillation.losses.mgd import MGDLoss
 from mutineck.distillation.losses.pkd import PKDLoss
 from mutineck.distillation.losses.region import RegionLoss
-from mutineck.distillation.regions import build_regions, match_batch
+from mutineck.teachers.regions import build_regions, match_batch
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "losses.json"
 BOXES = [torch.tensor([[3.0, 5, 22, 30], [14, 9, 37, 25]]), torch.zeros(0, 4)]

@@ -10,7 +10,7 @@ import torch
 
 from mutineck.distillation.losses.fgd import FGDLoss, FGDWeights
 from mutineck.distillation.losses.region import RegionLoss, RegionWeights
-from mutineck.distillation.regions import RegionSettings, build_regions, match_batch
+from mutineck.teachers.regions import RegionSettings, build_regions, match_batch
 
 WEIGHTS = FGDWeights(alpha=1e-3, beta=5e-4, gamma=1e-3, lambda_=5e-6)
 STRIDE, SIZE, IMAGE = 4, (12, 16), (48, 64)

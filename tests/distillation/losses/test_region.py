@@ -7,7 +7,7 @@ import torch
 
 from mutineck.distillation.losses.fgd import PUBLISHED_WEIGHTS
 from mutineck.distillation.losses.region import RegionLoss, RegionWeights
-from mutineck.distillation.regions import Regions
+from mutineck.teachers.regions import Regions
 
 
 def regions_of(centre: torch.Tensor, boundary: torch.Tensor, background: torch.Tensor) -> Regions:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from mutineck.distillation.regions import (
+from mutineck.teachers.regions import (
     Regions,
     RegionSettings,
     Targets,

@@ -1,0 +1,49 @@
+"""The distillation stage: losses, guidance, and the training of one arm with one seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mutineck.stage import Study
+
+
+def distil(study: Study) -> list[dict[str, Any]]:
+    """Train the student of this arm and seed; see `mutineck.distillation.stage.distil`."""
+    from mutineck.distillation.stage import distil as run
+
+    return run(study)
+
+
+def sources(study: Study) -> list[Path]:
+    """Return the files of earlier stages that this arm's student depends on."""
+    from mutineck.distillation.stage import arm_and_seed, teaching_files
+
+    return list(teaching_files(study, study.experiment.arm(arm_and_seed(study)[0])).values())
+
+
+def preview(study: Study) -> dict[str, Any] | None:
+    """Observe and store what this arm teaches about one picture; None for an arm without teachers."""
+    from mutineck.distillation.observation import observe, save_observation
+    from mutineck.distillation.stage import arm_and_seed
+
+    if study.experiment.arm(arm_and_seed(study)[0]).feature == "none":
+        return None
+    observed = observe(study)
+    save_observation(study, observed)
+    return observed
+
+
+def loss_shares(study: Study) -> pd.DataFrame:
+    """Return each loss term's share of the total, mean of the run's first and of its last tenth."""
+    import pandas as pd
+
+    curves = pd.read_csv(study.need("distillation", study.item or "", "curves.csv"))
+    shares = curves[curves.term.str.startswith("share/")].assign(term=lambda rows: rows.term.str.removeprefix("share/"))
+    last = shares.iteration.max()
+    first_tenth = shares[shares.iteration <= max(shares.iteration.min(), last // 10)].groupby("term").value.mean()
+    last_tenth = shares[shares.iteration >= last - last // 10].groupby("term").value.mean()
+    return pd.DataFrame({"first tenth": first_tenth, "last tenth": last_tenth}).sort_values("last tenth", ascending=False)

@@ -1,0 +1,99 @@
+"""What a student will be taught about a picture, as arrays: proposals, weights, regions, and the energy of the maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mutineck.detection.evaluation import device_of, evaluation_loader
+from mutineck.teachers.regions import RegionSettings, build_regions, match_batch
+from mutineck.distillation.stage import arm_and_seed
+from mutineck.experiment import ExperimentError
+from mutineck.stage import Study
+from mutineck.storage import atomic_path
+from mutineck.teachers.frozen import load_frozen
+
+OBSERVATION = "teaching.npz"
+
+
+@torch.no_grad()
+def observe(study: Study, *, split: str = "val", image: int | None = None) -> dict[str, np.ndarray]:
+    """Look at one picture as the arm's teachers do.
+
+    Args:
+        study: at the distillation stage.
+        split: which pictures to choose from.
+        image: id of the picture; the one with most targets if None.
+
+    Returns:
+        `picture` `(H, W, 3)` uint8; `boxes` `(J, 4)` and `labels` `(J,)`; `teachers` names `(n,)`; `omega` `(J, n)`;
+        `proposals` `(J, n, P, 4)` with `goodness` `(J, n, P)`; `strides` `(L,)`; for each stride s `centre/s`,
+        `boundary/s`, `background/s`, `coverage/s` `(H/s, W/s)`, `energy/TEACHER/s`, and `energy/merged/s` where the arm
+        has an intermediate teacher. Boxes are `(x_min, y_min, x_max, y_max)` in pixels of `picture`.
+
+    Raises:
+        ExperimentError: the arm has no teacher, or the split has no such picture.
+    """
+    arm = study.experiment.arm(arm_and_seed(study)[0])
+    names = arm.teacher_names([t.name for t in study.experiment.teachers])
+    if not names:
+        raise ExperimentError("this arm's student learns from nobody but the ground truth: there is nothing to observe")
+    batch = _pick(study, split, image)
+    device = device_of(study.experiment.resources.device)
+    picture = batch.image.to(device)
+    boxes, labels = [batch.boxes[0][~batch.crowd[0]].to(device)], [batch.labels[0][~batch.crowd[0]].to(device)]
+    teachers = [load_frozen(study, name) for name in names]
+    maps, proposals = zip(*[t.maps_and_proposals(picture, batch.metas) for t in teachers], strict=True)
+    settings = RegionSettings(**study.experiment.distillation.regions.model_dump())
+    targets = match_batch([[p[0] for p in proposals]], boxes, labels, settings)
+    merged = load_frozen(study, "intermediate").maps(picture) if arm.needs_intermediate else None
+    reference = merged or maps[0]
+    found: dict[str, Any] = {
+        "picture": _pixels(study, picture[0], batch.metas[0]["img_shape"]),
+        "boxes": boxes[0],
+        "labels": labels[0],
+        "omega": targets.weights[0, : len(boxes[0])],
+        "proposals": targets.proposals[0, : len(boxes[0])],
+        "goodness": targets.goodness[0, : len(boxes[0])],
+    }
+    for stride, level in reference.items():
+        regions = build_regions(targets, (level.shape[2], level.shape[3]), stride, settings)
+        found |= {f"{kind}/{stride}": getattr(regions, kind)[0] for kind in ("centre", "boundary", "background")}
+        found[f"coverage/{stride}"] = regions.coverage[0].amax(dim=0)
+        every = {name: own[stride] for name, own in zip(names, maps, strict=True) if stride in own}
+        every |= {"merged": merged[stride]} if merged else {}
+        found |= {f"energy/{name}/{stride}": own[0].abs().mean(dim=0) for name, own in every.items()}
+    arrays = {key: value.cpu().numpy() if isinstance(value, torch.Tensor) else value for key, value in found.items()}
+    return arrays | {"teachers": np.array(names), "strides": np.array(sorted(reference))}
+
+
+def save_observation(study: Study, arrays: dict[str, np.ndarray]) -> Path:
+    """Store an observation beside the student that is taught, for figures to be drawn from; return the file."""
+    path = study.folder / OBSERVATION
+    with atomic_path(path) as temporary:
+        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
+    return path
+
+
+def _pick(study: Study, split: str, image: int | None) -> Any:
+    loader = evaluation_loader(study, split, batch=1)
+    dataset: Any = loader.dataset
+    counts = {row["id"]: len(dataset.annotations[row["id"]]) for row in dataset.images}
+    wanted = max(counts, key=lambda key: (counts[key], -key)) if image is None else image
+    if wanted not in counts:
+        raise ExperimentError(f"split {split!r} has no picture with id {image} (ids {min(counts)} to {max(counts)})")
+    from mutineck.detection.evaluation import collate
+
+    position = [row["id"] for row in dataset.images].index(wanted)
+    return collate([dataset[position]])
+
+
+def _pixels(study: Study, image: torch.Tensor, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a normalised picture as RGB bytes, without padding."""
+    spec = study.experiment.input
+    mean, std = (torch.tensor(v, device=image.device).view(3, 1, 1) for v in (spec.mean, spec.std))
+    pixels = (image * std + mean).round().clamp(0, 255).byte()[:, : shape[0], : shape[1]]
+    return (pixels if spec.to_rgb else pixels.flip(0)).permute(1, 2, 0).cpu().numpy()
