@@ -23,6 +23,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import time
 import venv
@@ -78,22 +79,26 @@ def read_lock(text: str) -> dict[str, str]:
 
 
 def flavour() -> str:
-    """Say for what mmcv-full is compiled: "cuda" where a GPU and nvcc are, or on FORCE_CUDA=1; else "cpu"."""
-    if os.environ.get("FORCE_CUDA") == "1":
-        return "cuda"
+    """Say for what mmcv-full is compiled: "cuda" where a GPU and nvcc are, or on FORCE_CUDA=1; else "cpu".
+
+    The GPU architectures follow where TORCH_CUDA_ARCH_LIST names them: "cuda-9.0".
+    """
     gpu = os.path.exists("/dev/nvidia0") or os.path.exists("/dev/dxg")
     nvcc = shutil.which("nvcc") or os.path.exists("/usr/local/cuda/bin/nvcc") or "CUDA_HOME" in os.environ
-    return "cuda" if gpu and nvcc else "cpu"
+    if not (gpu and nvcc) and os.environ.get("FORCE_CUDA") != "1":
+        return "cpu"
+    return "-".join(["cuda", *re.findall(r"[\w.+]+", os.environ.get("TORCH_CUDA_ARCH_LIST", ""))])
 
 
-def python_tag() -> str:
-    """The running interpreter as in a wheel's name, such as "cp311"."""
-    return f"cp{sys.version_info[0]}{sys.version_info[1]}"
+def machine_tag() -> str:
+    """The interpreter and the machine as in a wheel's name, such as "cp311-linux_x86_64"."""
+    platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    return f"cp{sys.version_info[0]}{sys.version_info[1]}-{platform}"
 
 
 def environment_key(lock: str) -> str:
     """Twelve hex digits that differ wherever another environment would come out."""
-    parts = (str(RECIPE), lock, sys.version.split()[0], flavour(), os.environ.get("TORCH_CUDA_ARCH_LIST", ""))
+    parts = (str(RECIPE), lock, sys.version.split()[0], machine_tag(), flavour())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
@@ -127,16 +132,7 @@ def build_lock(cache: Path) -> Iterator[None]:
 
 def clean_environ(**extra: str) -> dict[str, str]:
     """The caller's environment less what would let packages from elsewhere in, or send ours elsewhere."""
-    foreign = (
-        "PYTHONPATH",
-        "PYTHONHOME",
-        "PIP_USER",
-        "PIP_TARGET",
-        "PIP_PREFIX",
-        "PIP_REQUIRE_VIRTUALENV",
-        "PIP_NO_DEPS",
-        "VIRTUAL_ENV",
-    )
+    foreign = ("PYTHONPATH", "PYTHONHOME", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_NO_DEPS")
     kept = {name: value for name, value in os.environ.items() if name not in foreign}
     quiet = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore"}
     return {**kept, **quiet, **extra}
@@ -224,7 +220,7 @@ class Build:
         if not version or not torch:
             raise BuildError(f"requirements.lock pins no exact {OPERATORS} or torch; type: make lock")
         # pip's own wheel cache does not know which torch a wheel was compiled against, so it is not asked
-        name = f"{OPERATORS}-{version[1]}-torch-{torch[1]}-{python_tag()}-{flavour()}"
+        name = f"{OPERATORS}-{version[1]}-torch-{torch[1]}-{machine_tag()}-{flavour()}"
         wheels = self.cache / "wheels" / name
         if not list(wheels.glob("*.whl")):
             self.compile_operators(wheels, self.cache / "build" / name)
@@ -233,8 +229,8 @@ class Build:
     def compile_operators(self, wheels: Path, source: Path) -> None:
         """Compile in a folder that stays until the wheel is there: ninja goes on where a build was killed."""
         environ = clean_environ(MAX_JOBS=os.environ.get("MAX_JOBS", str(jobs())))
-        environ.setdefault("CFLAGS", "-g0")  # no debug symbols: less to compile, a wheel of a tenth
-        if flavour() == "cuda":
+        environ.setdefault("CFLAGS", "-g0")  # no debug symbols: less to compile and to keep
+        if flavour() != "cpu":
             environ["FORCE_CUDA"] = "1"
         else:
             environ.update(FORCE_CUDA="0", CUDA_VISIBLE_DEVICES="")
@@ -260,18 +256,9 @@ class Build:
         fresh = source.with_name(f"{source.name}.new")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
-        self.pip(
-            "download",
-            "--no-deps",
-            "--no-binary",
-            ":all:",
-            "--no-build-isolation",
-            "--require-hashes",
-            "-d",
-            fresh,
-            "-r",
-            self.requirements(re.compile(OPERATORS)),
-        )
+        pinned = self.requirements(re.compile(OPERATORS))
+        source_only = ["--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--require-hashes"]
+        self.pip("download", *source_only, "-d", fresh, "-r", pinned)
         (archive,) = fresh.glob("*.tar.gz")
         with tarfile.open(archive) as file:
             file.extractall(fresh, filter="data")
@@ -285,7 +272,7 @@ class Build:
         call(self.python, "-W", "ignore", "-c", CHECK)
 
 
-def link(shared: Path, clone: Path, stamp: dict[str, object]) -> None:
+def link(shared: Path, clone: Path, stamp: str) -> None:
     """Make the clone's ``.venv``, thin, over the shared environment, mutineck editable; its stamp last."""
     folder = clone / ".venv"
     marker = folder / "mutineck.json"
@@ -293,7 +280,7 @@ def link(shared: Path, clone: Path, stamp: dict[str, object]) -> None:
         raise BuildError(f"{folder} was not made here; move it away, then type: make env")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    marker.write_text("{}")
+    marker.touch()
     venv.EnvBuilder(symlinks=True, with_pip=False, prompt="mutineck").create(folder)
     library = Path("lib") / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
     # addsitedir, and not the bare path, so that the .pth files of the shared packages work as well
@@ -305,19 +292,9 @@ def link(shared: Path, clone: Path, stamp: dict[str, object]) -> None:
     for data in ("share", "etc"):
         if (shared / data).exists():
             shutil.copytree(shared / data, folder / data, dirs_exist_ok=True)
-    call(
-        folder / "bin" / "python",
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--no-index",
-        "--no-build-isolation",
-        "-e",
-        clone,
-    )
-    marker.write_text(json.dumps(stamp, indent=2) + "\n")
+    editable = ["install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "-e"]
+    call(folder / "bin" / "python", "-m", "pip", *editable, clone)
+    marker.write_text(stamp)
 
 
 def write_scripts(shared: Path, folder: Path, library: Path) -> None:
@@ -346,11 +323,11 @@ def ensure(clone: Path) -> Path:
     cache = cache_folder()
     shared = shared_folder(clone, cache)
     marker = clone / ".venv" / "mutineck.json"
-    stamp: dict[str, object] = {"shared": str(shared), "clone": str(clone)}
+    stamp = json.dumps({"shared": str(shared), "clone": str(clone)}, indent=2) + "\n"
 
     def ready() -> bool:
         built = (shared / "steps" / "check").exists() and marker.exists()
-        return built and json.loads(marker.read_text()) == stamp
+        return built and marker.read_text() == stamp
 
     if not ready():
         with build_lock(cache):

@@ -114,6 +114,7 @@ def test_pins_are_those_of_the_python_that_is_used() -> None:
     [
         pytest.param({"lock": "b==1"}, id="lock"),
         pytest.param({"FORCE_CUDA": "1"}, id="operators for the GPU"),
+        pytest.param({"FORCE_CUDA": "1", "TORCH_CUDA_ARCH_LIST": "8.0;9.0+PTX"}, id="GPU architectures"),
         pytest.param({"RECIPE": 99}, id="recipe"),
     ],
 )
@@ -121,13 +122,14 @@ def test_the_key_differs_where_the_environment_would(
     monkeypatch: pytest.MonkeyPatch, change: dict[str, object]
 ) -> None:
     monkeypatch.setattr(environment.os.path, "exists", lambda path: False)
-    monkeypatch.delenv("FORCE_CUDA", raising=False)
+    for name in ("FORCE_CUDA", "TORCH_CUDA_ARCH_LIST"):
+        monkeypatch.delenv(name, raising=False)
     before = environment.environment_key("a==1")
     assert before == environment.environment_key("a==1")
-    if "FORCE_CUDA" in change:
-        monkeypatch.setenv("FORCE_CUDA", "1")
-    if "RECIPE" in change:
-        monkeypatch.setattr(environment, "RECIPE", change["RECIPE"])
+    for name, value in change.items():
+        if name.isupper() and isinstance(value, str):
+            monkeypatch.setenv(name, value)
+    monkeypatch.setattr(environment, "RECIPE", change.get("RECIPE", environment.RECIPE))
     assert environment.environment_key(str(change.get("lock", "a==1"))) != before
 
 
@@ -265,7 +267,8 @@ def answer(*command: str | Path) -> str:
 def test_clones_share_packages_and_each_sees_its_own_mutineck(machine: Path, shared: Path) -> None:
     for name in ("one", "a second"):  # a blank in a path breaks the first line of a naive script
         folder = clone(machine / name)
-        environment.link(shared, folder, {"shared": str(shared), "clone": str(folder)})
+        environment.link(shared, folder, "done")
+        assert (folder / ".venv" / "mutineck.json").read_text() == "done"
         binaries = folder / ".venv" / "bin"
         assert answer(binaries / "mutineck") == str(folder / "mutineck" / "cli.py")
         assert answer(binaries / "say-python") == str(binaries / "python")
@@ -288,7 +291,7 @@ def test_a_folder_that_was_not_made_here_is_not_touched(machine: Path, shared: P
     (folder / ".venv").mkdir()
     (folder / ".venv" / "mine").write_text("work")
     with pytest.raises(environment.BuildError, match="not made here"):
-        environment.link(shared, folder, {})
+        environment.link(shared, folder, "done")
     assert (folder / ".venv" / "mine").read_text() == "work"
 
 
