@@ -62,7 +62,9 @@ def mean_interval(values: np.ndarray | list[float], level: float = 0.95) -> Inte
     return Interval(n, mean, std, mean - half, mean + half)
 
 
-def compare(arm: pd.Series, baseline: pd.Series, *, level: float = 0.95, resamples: int = 9999, seed: int = 0) -> Comparison:
+def compare(
+    arm: pd.Series, baseline: pd.Series, *, level: float = 0.95, resamples: int = 9999, seed: int = 0
+) -> Comparison:
     """Compare an arm with a baseline over the seeds that both have.
 
     Args:
@@ -90,10 +92,14 @@ def compare(arm: pd.Series, baseline: pd.Series, *, level: float = 0.95, resampl
             rng=np.random.default_rng(seed),
         ).confidence_interval  # fmt: skip
         low, high = float(drawn.low), float(drawn.high)
-    return Comparison(interval, low, high, interval.mean / interval.std, float(stats.ttest_1samp(differences, 0).pvalue))
+    return Comparison(
+        interval, low, high, interval.mean / interval.std, float(stats.ttest_1samp(differences, 0).pvalue)
+    )
 
 
-def paired_differences(frame: pd.DataFrame, split: str, metric: str = HEADLINE, baseline: str = "student") -> pd.DataFrame:
+def paired_differences(
+    frame: pd.DataFrame, split: str, metric: str = HEADLINE, baseline: str = "student"
+) -> pd.DataFrame:
     """Return one row an arm: its paired difference to the baseline over seeds.
 
     Columns: arm, n, difference, std, low, high, bootstrap_low, bootstrap_high, effect, p; in the metric's own unit
@@ -115,5 +121,7 @@ def paired_differences(frame: pd.DataFrame, split: str, metric: str = HEADLINE, 
             continue
         parts = asdict(found)
         interval = parts.pop("difference")
-        table.append({"arm": arm, "n": interval.pop("n"), "difference": interval.pop("mean"), **interval, **parts})
+        table.append(
+            {"arm": arm, "n": interval.pop("n"), "difference": interval.pop("mean"), **interval, **parts}
+        )
     return pd.DataFrame(table)

@@ -24,7 +24,9 @@ METRICS = {
 DASH = "–"
 
 
-def summarise(frame: pd.DataFrame, experiment: Experiment, split: str, baseline: str = "student") -> pd.DataFrame:
+def summarise(
+    frame: pd.DataFrame, experiment: Experiment, split: str, baseline: str = "student"
+) -> pd.DataFrame:
     """Return one row a teacher and arm, in the experiment's order, for one split.
 
     Columns: arm, n (seeds), for each metric METRIC and METRIC_std, then gain, gain_low, gain_high (mAP over the
@@ -46,7 +48,10 @@ def summarise(frame: pd.DataFrame, experiment: Experiment, split: str, baseline:
             if metric == HEADLINE:
                 row["n"] = interval.n
         gain = gain_of.get(name, {})
-        row |= {f"gain{end}": gain.get(key, math.nan) for end, key in (("", "difference"), ("_low", "low"), ("_high", "high"))}
+        row |= {
+            f"gain{end}": gain.get(key, math.nan)
+            for end, key in (("", "difference"), ("_low", "low"), ("_high", "high"))
+        }
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -56,12 +61,16 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     shown = pd.DataFrame({"arm": [_label(arm) for arm in table["arm"]]})
     for metric, title in METRICS.items():
         if table[metric].notna().any():
-            shown[title] = [_spread(*pair) for pair in zip(table[metric], table[f"{metric}_std"], strict=True)]
+            shown[title] = [
+                _spread(*pair) for pair in zip(table[metric], table[f"{metric}_std"], strict=True)
+            ]
     shown["n"] = [
         (DASH if n else "missing") if arm.startswith(TEACHER) else str(n) if n else "missing"
         for arm, n in zip(table["arm"], table["n"], strict=True)
     ]
-    shown["gain"] = [_gain(*row) for row in zip(table["gain"], table["gain_low"], table["gain_high"], strict=True)]
+    shown["gain"] = [
+        _gain(*row) for row in zip(table["gain"], table["gain_low"], table["gain_high"], strict=True)
+    ]
     return shown
 
 
@@ -72,10 +81,15 @@ def to_markdown(shown: pd.DataFrame) -> str:
     widths = [max(len(row[i]) for row in [head, *body]) for i in range(len(head))]
 
     def line(cells: list[str]) -> str:
-        padded = [cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(cells, widths, strict=True))]
+        padded = [
+            cell.ljust(w) if i == 0 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
+        ]
         return "| " + " | ".join(padded) + " |"
 
-    rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    rule = (
+        "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    )
     return "\n".join([line(head), rule, *map(line, body)]) + "\n"
 
 

@@ -29,7 +29,9 @@ def read_curves(study: Study, *, teachers: bool = False) -> pd.DataFrame:
     for arm, seed, folder in runs(study):
         path = folder / "curves.csv"
         if arm.startswith(TEACHER) == teachers and path.is_file():
-            frames.append(_read(path).assign(arm=arm.removeprefix(TEACHER), seed=-1 if seed is None else seed))
+            frames.append(
+                _read(path).assign(arm=arm.removeprefix(TEACHER), seed=-1 if seed is None else seed)
+            )
     if not frames:
         stage = "teachers" if teachers else "distillation"
         raise FileNotFoundError(
@@ -50,7 +52,9 @@ def teacher_curves(study: Study) -> Drawing:
     data = read_curves(study, teachers=True)
     names = list(dict.fromkeys(data["arm"]))
     # One- and two-stage detectors have terms of the same name and different meaning: only their totals are shown.
-    return _two_panels(data, names, dict(zip(names, distinct_colours(len(names)), strict=True)), "teacher", ["loss"])
+    return _two_panels(
+        data, names, dict(zip(names, distinct_colours(len(names)), strict=True)), "teacher", ["loss"]
+    )
 
 
 def loss_shares(study: Study) -> Drawing:
@@ -66,7 +70,9 @@ def loss_shares(study: Study) -> Drawing:
     axes = np.atleast_1d(figure.subplots(rows, columns, sharey=True)).ravel()
     for axis, arm in zip(axes, arms, strict=False):
         share = shares[arm]
-        axis.stackplot(share.index, share.to_numpy().T, colors=[colours[term] for term in share.columns], linewidth=0)
+        axis.stackplot(
+            share.index, share.to_numpy().T, colors=[colours[term] for term in share.columns], linewidth=0
+        )
         axis.set_title(arm)
         axis.set_xlim(share.index.min(), share.index.max())
         axis.set_ylim(0, 100)
@@ -77,8 +83,15 @@ def loss_shares(study: Study) -> Drawing:
     for axis in axes[max(0, len(arms) - columns) : len(arms)]:
         axis.set_xlabel("iteration")
     handles = [axis_handle(colours[term]) for term in order]
-    figure.legend(handles, [term.removeprefix("loss_") for term in order], loc="outside lower center", ncols=4)
-    long = pd.concat([share.rename_axis(columns="term").stack().rename("percent").reset_index().assign(arm=arm) for arm, share in shares.items()])
+    figure.legend(
+        handles, [term.removeprefix("loss_") for term in order], loc="outside lower center", ncols=4
+    )
+    long = pd.concat(
+        [
+            share.rename_axis(columns="term").stack().rename("percent").reset_index().assign(arm=arm)
+            for arm, share in shares.items()
+        ]
+    )
     taught = _taught_share(shares)
     return Drawing(
         figure,
@@ -110,14 +123,18 @@ def _two_panels(
         loss = own[own["term"].isin(common)].groupby(["seed", "iteration"])["value"].sum().unstack("seed")
         width = max(1, round(SMOOTHING * len(loss)))
         _band(left, loss.rolling(width, min_periods=1, center=True).mean(), colours[name], name)
-        measured = own[own["term"] == MEASURED].groupby(["seed", "epoch"])["value"].last().unstack("seed") * 100
+        measured = (
+            own[own["term"] == MEASURED].groupby(["seed", "epoch"])["value"].last().unstack("seed") * 100
+        )
         if not measured.empty:
             _band(right, measured, colours[name], name, marker="o")
             finals[name] = float(measured.mean(axis=1).iloc[-1])
         drawn.append(name)
     left.set_xlabel("iteration")
     left.set_ylabel("loss" if common == ["loss"] else "detection loss")
-    top = np.nanquantile(np.concatenate([line.get_ydata() for line in left.lines]), 0.995) if left.lines else 1
+    top = (
+        np.nanquantile(np.concatenate([line.get_ydata() for line in left.lines]), 0.995) if left.lines else 1
+    )
     left.set_ylim(0, 1.1 * max(float(top), 1e-6))  # the first iterations would flatten all the rest
     right.set_xlabel("epoch")
     right.set_ylabel("mAP on the validation split, %")
@@ -147,7 +164,9 @@ def _band(axis: Axes, values: pd.DataFrame, colour: str, label: str, marker: str
     """Draw the mean over columns (seeds) and, if there are several, the range between the lowest and the highest."""
     axis.plot(values.index, values.mean(axis=1), color=colour, label=label, marker=marker, markersize=2.5)
     if values.shape[1] > 1:
-        axis.fill_between(values.index, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.18, linewidth=0)
+        axis.fill_between(
+            values.index, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.18, linewidth=0
+        )
 
 
 def _common_terms(data: pd.DataFrame) -> list[str]:
@@ -162,8 +181,17 @@ def _shares(data: pd.DataFrame) -> pd.DataFrame:
     """Return one arm's terms in percent of the total, smoothed: iterations x terms, for its first seed."""
     own = data[data["seed"] == data["seed"].min()]
     terms = own[own["term"].str.startswith("share/")]
-    terms = terms.assign(term=terms["term"].str.removeprefix("share/")) if len(terms) else own[own["term"].str.startswith("loss_")]
-    wide = terms.pivot_table(index="iteration", columns="term", values="value", sort=False).sort_index().fillna(0.0).clip(lower=0)
+    terms = (
+        terms.assign(term=terms["term"].str.removeprefix("share/"))
+        if len(terms)
+        else own[own["term"].str.startswith("loss_")]
+    )
+    wide = (
+        terms.pivot_table(index="iteration", columns="term", values="value", sort=False)
+        .sort_index()
+        .fillna(0.0)
+        .clip(lower=0)
+    )
     smooth = wide.rolling(max(1, round(SMOOTHING * len(wide))), min_periods=1, center=True).mean()
     return 100 * smooth.div(smooth.sum(axis=1).replace(0, np.nan), axis=0).fillna(0.0)
 
@@ -172,7 +200,10 @@ def _taught_share(shares: dict[str, pd.DataFrame]) -> str:
     if "student" not in shares:
         return "not known without the student alone"
     own = set(shares["student"].columns)
-    taught = {arm: share[[t for t in share.columns if t not in own]].sum(axis=1).mean() for arm, share in shares.items()}
+    taught = {
+        arm: share[[t for t in share.columns if t not in own]].sum(axis=1).mean()
+        for arm, share in shares.items()
+    }
     arm = max(taught, key=lambda name: float(taught[name]))
     return f"{taught[arm]:.0f} % ({arm})" if taught[arm] > 0 else "0 %"
 

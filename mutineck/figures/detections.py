@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from mutineck.figures.gallery import LONGEST, draw_box, show_pixels
+from mutineck.figures.gallery import LONGEST, cased, draw_box, show_pixels
 from mutineck.figures.matching import ImageMatch, best_threshold, match_split
 from mutineck.figures.pictures import Split, prediction_file, protagonists
 from mutineck.figures.style import FALSE, MATCHED, MISSED, TWO_COLUMNS, Drawing, hide_axes, new_figure
@@ -26,12 +26,12 @@ def detections(study: Study) -> Drawing:
     name = study.experiment.evaluation.report
     split = Split(study, name)
     shown = protagonists(study)
-    cuts = {label: threshold(study, detector) for label, detector in shown.items()}
-    matches = {
-        label: list(match_split(split, split.predictions(prediction_file(study, detector, name)), minimum_score=cuts[label]))
-        for label, detector in shown.items()
-    }
-    alone, taught, _ = shown
+    cuts = {who.label: threshold(study, who.name) for who in shown}
+    matches = {}
+    for who in shown:
+        predictions = split.predictions(prediction_file(study, who.name, name))
+        matches[who.label] = list(match_split(split, predictions, minimum_score=cuts[who.label]))
+    alone, taught, _ = matches
     data = pd.DataFrame(
         {"image_id": list(split.images), "file_name": [image["file_name"] for image in split.images.values()]}
         | {f"F1 {label}": [m.f1() for m in found] for label, found in matches.items()}
@@ -43,7 +43,7 @@ def detections(study: Study) -> Drawing:
     images = [int(data["image_id"][row]) for row in rows]
     aspect = [split.images[image]["height"] / split.images[image]["width"] for image in images]
     heights = [min(ratio, 1.2) for ratio in aspect]
-    figure = new_figure(TWO_COLUMNS, sum(heights) * (TWO_COLUMNS - 0.45) / 4 + 0.75)
+    figure = new_figure(TWO_COLUMNS, sum(heights) * (TWO_COLUMNS - 0.5) / 4 + 0.19 * len(rows) + 0.5)
     axes = np.atleast_2d(figure.subplots(len(rows), 4, height_ratios=heights))
     hide_axes(axes.ravel())
     for line, (row, image) in enumerate(zip(rows, images, strict=True)):
@@ -51,14 +51,19 @@ def detections(study: Study) -> Drawing:
         show_pixels(axes[line, 0], pixels)
         for box in split.targets(image)[0]:
             draw_box(axes[line, 0], tuple(box * factor), "#000000")
-        for axis, label in zip(axes[line, 1:], shown, strict=True):
+        for axis, label in zip(axes[line, 1:], matches, strict=True):
             show_pixels(axis, pixels)
             draw_match(axis, by_image[label][image], factor)
             axis.set_xlabel(f"F1 {by_image[label][image].f1():.2f}", fontsize=6.5, labelpad=1.5)
-        axes[line, 0].set_ylabel(f"{data['change'][row]:+.2f}", rotation=0, ha="right", va="center", fontsize=8)
-    for axis, title in zip(axes[0], ("targets", *shown), strict=True):
+        change = f"{data['change'][row]:+.2f}".replace("-", "−")
+        axes[line, 0].set_ylabel(change, rotation=0, ha="right", va="center", fontsize=8)
+    for axis, title in zip(axes[0], ("targets", *matches), strict=True):
         axis.set_title(title)
-    handles = [Line2D([], [], color=colour, linestyle=dashes, label=label) for label, (colour, dashes) in LINES.items()]
+    handles = []
+    for label, (colour, dashes) in LINES.items():
+        handles.append(
+            Line2D([], [], color=colour, linestyle=dashes, label=label, path_effects=cased(colour, 1.2))
+        )
     figure.legend(handles=handles, loc="outside lower center", ncols=3, handlelength=2.5)
     better, worse = int((data["change"] > 1e-9).sum()), int((data["change"] < -1e-9).sum())
     cut = ", ".join(f"{label} {value:.2f}" for label, value in cuts.items())

@@ -13,7 +13,7 @@ import pandas as pd
 
 from mutineck.figures.matching import ImageMatch, average_precision, match_split
 from mutineck.figures.pictures import Split, prediction_file, protagonists
-from mutineck.figures.style import TWO_COLUMNS, Drawing, distinct_colours, in_words, new_figure
+from mutineck.figures.style import TWO_COLUMNS, Drawing, in_words, new_figure
 from mutineck.stage import Study
 
 FOREGROUND, BACKGROUND = 0.5, 0.1
@@ -52,33 +52,42 @@ def error_breakdown(study: Study) -> Drawing:
     split = Split(study, name)
     shown = protagonists(study)
     frames = []
-    for label, detector in shown.items():
-        matches = list(match_split(split, split.predictions(prediction_file(study, detector, name))))
-        frames.append(breakdown(matches, len(split.categories)).assign(detector=label))
+    for who in shown:
+        matches = list(match_split(split, split.predictions(prediction_file(study, who.name, name))))
+        frames.append(breakdown(matches, len(split.categories)).assign(detector=who.label))
     data = pd.concat(frames, ignore_index=True)[["detector", "error", "count", "AP50", "AP50_mended", "cost"]]
-    figure = new_figure(TWO_COLUMNS, 2.5)
+    figure = new_figure(TWO_COLUMNS, 2.7)
     axis = figure.subplots()
     height = 0.8 / len(shown)
-    colours = ("#6E6E6E", distinct_colours(5)[4], distinct_colours(1)[0])
-    for i, (label, colour) in enumerate(zip(shown, colours, strict=True)):
-        cost = 100 * data.loc[data["detector"] == label, "cost"].to_numpy()
+    for i, who in enumerate(shown):
+        cost = 100 * data.loc[data["detector"] == who.label, "cost"].to_numpy()
         position = np.arange(len(KINDS)) + (i - 1) * height
-        axis.barh(position, cost, height * 0.92, color=colour, label=label)
+        axis.barh(position, cost, height * 0.92, color=who.colour, label=who.label)
         for y, value in zip(position, cost, strict=True):
-            axis.annotate(f"{value:.1f}", (max(value, 0), y), xytext=(2, 0), textcoords="offset points", va="center", fontsize=6)
+            axis.annotate(
+                f"{value:.1f}",
+                (max(value, 0), y),
+                xytext=(2, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=6,
+            )
     axis.set_yticks(range(len(KINDS)), [f"{kind}: {meaning}" for kind, meaning in KINDS.items()])
     axis.invert_yaxis()
     axis.tick_params(axis="y", length=0)
     axis.set_xlabel(f"AP50 lost to this kind of error on the {name} split, points")
     axis.margins(x=0.08)
     figure.legend(loc="outside upper center", ncols=3)
-    worst = [f"{label} {data.loc[rows['cost'].idxmax(), 'error']}" for label, rows in data.groupby("detector", sort=False)]
+    worst = [
+        f"{label} {data.loc[rows['cost'].idxmax(), 'error']}"
+        for label, rows in data.groupby("detector", sort=False)
+    ]
     return Drawing(
         figure,
         data,
         "What the mistakes cost",
         f"AP50 that would be gained if one kind of error were mended and all else stayed (after TIDE, arXiv:2008.08115). Costliest: {in_words(worst)}.",
-        f"Bars of AP50 lost to six kinds of error for {in_words(list(shown))}. Costliest: {in_words(worst)}.",
+        f"Bars of AP50 lost to six kinds of error for {in_words([who.label for who in shown])}. Costliest: {in_words(worst)}.",
     )
 
 
@@ -93,8 +102,12 @@ def breakdown(matches: Sequence[ImageMatch], categories: int) -> pd.DataFrame:
     rows = []
     for kind in KINDS:
         mended = _mean_ap(matches, mistakes, categories, kind)
-        count = sum(int(m.missed.sum()) if kind == "missed" else int((m.kind == kind).sum()) for m in mistakes)
-        rows.append({"error": kind, "count": count, "AP50": base, "AP50_mended": mended, "cost": mended - base})
+        count = sum(
+            int(m.missed.sum()) if kind == "missed" else int((m.kind == kind).sum()) for m in mistakes
+        )
+        rows.append(
+            {"error": kind, "count": count, "AP50": base, "AP50_mended": mended, "cost": mended - base}
+        )
     return pd.DataFrame(rows)
 
 
@@ -123,7 +136,9 @@ def classify(match: ImageMatch) -> Mistakes:
     return Mistakes(kind, target, missed)
 
 
-def _mean_ap(matches: Sequence[ImageMatch], mistakes: Sequence[Mistakes], categories: int, mended: str | None) -> float:
+def _mean_ap(
+    matches: Sequence[ImageMatch], mistakes: Sequence[Mistakes], categories: int, mended: str | None
+) -> float:
     """Return mean AP at IoU 0.5 with one kind of error mended (None: as it is), over the categories that occur."""
     labels, scores, right = [], [], []
     occurring, targets = np.zeros(categories, dtype=int), np.zeros(categories, dtype=int)
@@ -137,7 +152,9 @@ def _mean_ap(matches: Sequence[ImageMatch], mistakes: Sequence[Mistakes], catego
             wrong = mistake.kind == mended
             keep &= ~wrong
             taken = ~match.missed
-            for i in np.flatnonzero(wrong & (mistake.target >= 0)):  # in falling score: the best one is mended
+            for i in np.flatnonzero(
+                wrong & (mistake.target >= 0)
+            ):  # in falling score: the best one is mended
                 aim = mistake.target[i]
                 if not taken[aim]:
                     taken[aim] = keep[i] = good[i] = True

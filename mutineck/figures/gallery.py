@@ -26,6 +26,8 @@ from mutineck.storage import read_json
 
 LONGEST = 480
 """Longer side in pixels of a picture inside a figure: enough in print, small in the PDF."""
+SIDE_BY_SIDE = 24
+"""Up to so many categories the histogram of sizes stands beside their bars, otherwise above them."""
 SPLITS = ("train", "val", "test")
 
 
@@ -58,8 +60,13 @@ def categories(study: Study) -> Drawing:
                     sides.append(math.sqrt(max(item["bbox"][2] * item["bbox"][3], 1e-6)))
         rows += [{"split": name, "category": c, "boxes": int(n)} for c, n in zip(names, counts, strict=True)]
     data = pd.DataFrame(rows)
-    figure = new_figure(TWO_COLUMNS, max(2.2, 0.6 + 0.17 * len(names)))
-    left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
+    if len(names) <= SIDE_BY_SIDE:
+        figure = new_figure(TWO_COLUMNS, max(2.2, 0.6 + 0.17 * len(names)))
+        left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
+    else:
+        figure = new_figure(TWO_COLUMNS, 2.2 + 0.11 * len(names))
+        right, left = figure.subplots(2, 1, height_ratios=(1.6, 0.11 * len(names)))
+        left.tick_params(axis="y", labelsize=5.5)
     offset = np.zeros(len(names))
     shades = dict(zip(SPLITS, ("#0072B2", "#56B4E9", "#B8DDF3"), strict=True))
     for name in splits:
@@ -69,10 +76,10 @@ def categories(study: Study) -> Drawing:
     left.invert_yaxis()
     left.set_xlabel("boxes")
     left.tick_params(axis="y", length=0)
-    left.margins(y=0.02)
+    left.margins(y=0.01)
     left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     right.hist(sides, bins=30, color=shades["train"])
-    right.set_xlabel("side of a training box, √(width × height), pixels")
+    right.set_xlabel("√(width × height) of training boxes, pixels")
     right.set_ylabel("boxes")
     total = int(data["boxes"].sum())
     most = data.groupby("category")["boxes"].sum().idxmax()
@@ -93,27 +100,39 @@ def _gallery(study: Study, name: str, count: int) -> Drawing:
     columns = min(4, len(chosen)) or 1
     rows = math.ceil(len(chosen) / columns) or 1
     records = [split.images[image] for image in chosen]
-    # The tallest picture decides a row's height; portrait pictures of a mixed set are kept from filling a page.
-    aspect = min(max((r["height"] / r["width"] for r in records), default=0.75), 1.1)
-    figure = new_figure(TWO_COLUMNS, rows * TWO_COLUMNS / columns * aspect + 0.45)
-    axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
+    # The tallest picture decides its row's height; portrait pictures of a mixed set are kept from filling a page.
+    aspect = [min(r["height"] / r["width"], 1.1) for r in records] or [0.75]
+    heights = [max(aspect[row * columns : (row + 1) * columns]) for row in range(rows)]
+    present = _present(split, chosen)
+    figure = new_figure(
+        TWO_COLUMNS, sum(heights) * TWO_COLUMNS / columns + 0.3 + 0.14 * math.ceil(len(present) / 6)
+    )
+    axes = np.atleast_1d(figure.subplots(rows, columns, height_ratios=heights)).ravel()
     hide_axes(axes)
     shown: list[dict[str, Any]] = []
     for axis, image in zip(axes, chosen, strict=False):
         shown += draw_targets(axis, split, image, colours)
-    present = [c for c in split.categories if c in {row["category"] for row in shown}]
     figure.legend(
         handles=[Patch(color=colours[c], label=c) for c in present],
-        loc="outside lower center", ncols=min(max(len(present), 1), 8), handlelength=1, columnspacing=1.2,
+        loc="outside lower center", ncols=min(max(len(present), 1), 6), handlelength=1, columnspacing=1.2,
     )  # fmt: skip
     return Drawing(
         figure,
-        pd.DataFrame(shown, columns=["image_id", "file_name", "category", "x", "y", "w", "h", "crowd", "mask"]),
+        pd.DataFrame(
+            shown, columns=["image_id", "file_name", "category", "x", "y", "w", "h", "crowd", "mask"]
+        ),
         f"Pictures of the {name} split",
         f"{len(chosen)} of {len(split.images):,} pictures of the {name} split with their boxes, and masks where there are "
         "any; chosen so that every category appears, the rarest first. A crowd's box is dashed.",
         f"A board of {len(chosen)} pictures with {len(shown)} boxes of the categories {', '.join(present)}.",
     )
+
+
+def _present(split: Split, images: list[int]) -> list[str]:
+    labels = {
+        split.label_of[item["category_id"]] for image in images for item in split.annotations.get(image, [])
+    }
+    return [name for label, name in enumerate(split.categories) if label in labels]
 
 
 def draw_targets(axis: Axes, split: Split, image: int, colours: dict[str, str]) -> list[dict[str, Any]]:
@@ -129,7 +148,12 @@ def draw_targets(axis: Axes, split: Split, image: int, colours: dict[str, str]) 
             canvas[shade] = 0.55 * canvas[shade] + 0.45 * 255 * np.array(to_rgb(colours[category]))
         x, y, w, h = (float(v) for v in item["bbox"])
         crowd = bool(item.get("iscrowd"))
-        draw_box(axis, (x * factor, y * factor, w * factor, h * factor), colours[category], dashes="--" if crowd else "-")
+        draw_box(
+            axis,
+            (x * factor, y * factor, w * factor, h * factor),
+            colours[category],
+            dashes="--" if crowd else "-",
+        )
         rows.append(
             {"image_id": image, "file_name": split.images[image]["file_name"], "category": category,
              "x": x, "y": y, "w": w, "h": h, "crowd": crowd, "mask": mask is not None}
@@ -144,14 +168,21 @@ def show_pixels(axis: Axes, pixels: np.ndarray) -> None:
     axis.imshow(pixels, extent=(0, width, height, 0))
 
 
-def draw_box(axis: Axes, box: tuple[float, ...], colour: str, *, dashes: Any = "-", width: float = 1.0) -> None:
+def draw_box(
+    axis: Axes, box: tuple[float, ...], colour: str, *, dashes: Any = "-", width: float = 1.0
+) -> None:
     """Draw a box (x, y, w, h) with a casing that keeps it visible on any background."""
     x, y, w, h = box
-    casing = "black" if np.dot(to_rgb(colour), (0.3, 0.59, 0.11)) > 0.75 else "white"
-    effects = [matplotlib.patheffects.Stroke(linewidth=width + 0.9, foreground=casing, alpha=0.8)]
     patch = Rectangle((x, y), w, h, fill=False, edgecolor=colour, linewidth=width, linestyle=dashes)
-    patch.set_path_effects([*effects, matplotlib.patheffects.Normal()])
+    patch.set_path_effects(cased(colour, width))
     axis.add_patch(patch)
+
+
+def cased(colour: str, width: float) -> list[Any]:
+    """Return path effects that put a casing around a line: dark around light colours, white around all others."""
+    casing = "black" if np.dot(to_rgb(colour), (0.3, 0.59, 0.11)) > 0.75 else "white"
+    stroke = matplotlib.patheffects.Stroke(linewidth=width + 0.9, foreground=casing, alpha=0.8)
+    return [stroke, matplotlib.patheffects.Normal()]
 
 
 def _shrink(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

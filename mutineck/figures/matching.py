@@ -103,7 +103,16 @@ def match(
                 break
     ignored = (found >= 0) & crowd[found] if len(target_boxes) else np.zeros(len(boxes), dtype=bool)
     return ImageMatch(
-        image_id, boxes, labels, scores, target_boxes, target_labels, crowd, overlap, np.where(ignored, -1, found), ignored
+        image_id,
+        boxes,
+        labels,
+        scores,
+        target_boxes,
+        target_labels,
+        crowd,
+        overlap,
+        np.where(ignored, -1, found),
+        ignored,
     )
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 
 from mutineck.ablations.results import TEACHER, collect
+from mutineck.experiment import INTERMEDIATE
 from mutineck.figures.pictures import Split
-from mutineck.figures.style import TWO_COLUMNS, Drawing, in_words, new_figure
+from mutineck.figures.style import TWO_COLUMNS, Drawing, StudyFigure, in_words, new_figure
 from mutineck.stage import Study
 
 FEW = 24
@@ -44,22 +46,29 @@ def knowledge(study: Study) -> Drawing:
             f"Make it with: mutineck run {study.experiment.name} --until teachers"
         )
     table.index = table.index.str.removeprefix(TEACHER)
-    single = table.drop(index="intermediate", errors="ignore")
+    drawn = table.dropna(axis=1, how="all")  # a category without a target in this split has no AP
+    single = drawn.drop(index=INTERMEDIATE, errors="ignore")
     best = single.fillna(-1).to_numpy().argmax(axis=0)
-    figure = _heat_map(100 * table, "viridis", (0, max(1.0, float(np.nanmax(100 * table.to_numpy())))), f"AP on {split}, %", mark=best)
+    figure = _heat_map(
+        100 * drawn,
+        "viridis",
+        (0, max(1.0, float(np.nanmax(100 * drawn.to_numpy())))),
+        f"AP on {split}, %",
+        mark=best,
+    )
     counts = {name: int((best == i).sum()) for i, name in enumerate(single.index)}
     story = in_words([f"{name} on {n}" for name, n in counts.items()])
     merged = ""
-    if "intermediate" in table.index and len(single):
-        above = int((table.loc["intermediate"] > single.max()).sum())
-        merged = f" The intermediate teacher is above all of them on {above} of {table.shape[1]}."
+    if INTERMEDIATE in drawn.index and len(single):
+        above = int((drawn.loc[INTERMEDIATE] > single.max()).sum())
+        merged = f" The intermediate teacher is above all of them on {above} of {drawn.shape[1]}."
     return Drawing(
         figure,
         _long(table, "teacher"),
         "Who knows what",
         f"Average precision of each teacher by category. The best single teacher (framed) is {story} of the "
-        f"{table.shape[1]} categories.{merged}",
-        f"Heat map of {len(table)} teachers by {table.shape[1]} categories; best: {story}.{merged}",
+        f"{drawn.shape[1]} categories.{merged}{_absent(table, drawn)}",
+        f"Heat map of {len(drawn)} teachers by {drawn.shape[1]} categories; best: {story}.{merged}",
     )
 
 
@@ -74,25 +83,30 @@ def gains(study: Study) -> Drawing:
             f"Make them with: mutineck run {study.experiment.name} --until distillation"
         )
     gain = 100 * (table.drop(index="student") - table.loc["student"])
-    bound = max(1.0, float(np.nanmax(np.abs(gain.to_numpy()))))
-    figure = _heat_map(gain, "PuOr_r", (-bound, bound), f"AP gained on {split}, points", signed=True)
-    values = gain.stack()
+    drawn = gain.dropna(axis=1, how="all")
+    bound = max(1.0, float(np.nanmax(np.abs(drawn.to_numpy()))))
+    figure = _heat_map(drawn, "PuOr_r", (-bound, bound), f"AP gained on {split}, points", signed=True)
+    values = drawn.stack()
     top, low = values.idxmax(), values.idxmin()
     story = f"The largest gain is {values.max():+.1f} ({top[0]}, {top[1]}), the smallest {values.min():+.1f} ({low[0]}, {low[1]})."
     return Drawing(
         figure,
         _long(gain, "arm").rename(columns={"AP": "gain_points"}),
         "What is gained where",
-        f"AP of every taught arm minus the student alone's, by category, means over seeds. {story}",
+        f"AP of every taught arm minus the student alone's, by category, means over seeds. {story}{_absent(gain, drawn)}",
         f"Heat map of AP differences of {len(gain)} arms by {gain.shape[1]} categories. {story}",
     )
 
 
 def _heat_map(
-    table: pd.DataFrame, colours: str, limits: tuple[float, float], label: str, *, mark: np.ndarray | None = None, signed: bool = False
-):  # fmt: skip
-    from matplotlib.patches import Rectangle
-
+    table: pd.DataFrame,
+    colours: str,
+    limits: tuple[float, float],
+    label: str,
+    *,
+    mark: np.ndarray | None = None,
+    signed: bool = False,
+) -> StudyFigure:
     few = table.shape[1] <= FEW
     values = table.to_numpy() if few else table.to_numpy().T
     rows, columns = values.shape
@@ -101,13 +115,38 @@ def _heat_map(
     image = axis.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto")
     size = 7 if columns <= 14 else 5.5
     for (row, column), value in np.ndenumerate(values):
-        text = "–" if np.isnan(value) else f"{value:+.1f}" if signed else f"{value:.1f}" if size == 7 else f"{value:.0f}"
+        text = (
+            "–"
+            if np.isnan(value)
+            else f"{value:+.1f}"
+            if signed
+            else f"{value:.1f}"
+            if size == 7
+            else f"{value:.0f}"
+        )
         red, green, blue, _ = image.cmap(image.norm(value)) if not np.isnan(value) else (1.0, 1.0, 1.0, 1.0)
         dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
-        axis.text(column, row, text, ha="center", va="center", fontsize=size if few else 5.5, color="white" if dark else "black")
+        axis.text(
+            column,
+            row,
+            text,
+            ha="center",
+            va="center",
+            fontsize=size if few else 5.5,
+            color="white" if dark else "black",
+        )
     for i, best in enumerate(mark if mark is not None else ()):
         x, y = (i, best) if few else (best, i)
-        axis.add_patch(Rectangle((x - 0.47, y - 0.45), 0.94, 0.9, fill=False, edgecolor="#D55E00", linewidth=1.6))
+        axis.add_patch(
+            Rectangle(
+                (x - 0.47, y - 0.45),
+                0.94,
+                0.9,
+                fill=False,
+                edgecolor="#D55E00",
+                linewidth=1.6 if few else 0.9,
+            )
+        )
     along, down = (table.columns, table.index) if few else (table.index, table.columns)
     long_names = few and (columns > 10 or max(map(len, along)) * columns > 80)
     axis.set_xticks(range(columns), along, rotation=40 if long_names else 0, ha="right" if long_names else "center",
@@ -124,5 +163,12 @@ def _heat_map(
     return figure
 
 
+def _absent(table: pd.DataFrame, drawn: pd.DataFrame) -> str:
+    rest = table.shape[1] - drawn.shape[1]
+    return f" {rest} categories do not occur in this split." if rest else ""
+
+
 def _long(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    return table.rename_axis(index=name, columns="category").stack(future_stack=True).rename("AP").reset_index()
+    return (
+        table.rename_axis(index=name, columns="category").stack(future_stack=True).rename("AP").reset_index()
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from mutineck.ablations.results import best_arm, best_teacher, collect
 from mutineck.experiment import slug
+from mutineck.figures.style import arm_colours
 from mutineck.seeding import derive_seed
 from mutineck.stage import Study
 from mutineck.storage import read_json
@@ -41,7 +44,9 @@ class Split:
     def label_of(self) -> dict[int, int]:
         """Category id of the file -> index into ``categories``."""
         index = {name: i for i, name in enumerate(self.categories)}
-        return {item["id"]: index[item["name"]] for item in self.document["categories"] if item["name"] in index}
+        return {
+            item["id"]: index[item["name"]] for item in self.document["categories"] if item["name"] in index
+        }
 
     @cached_property
     def annotations(self) -> dict[int, list[dict[str, Any]]]:
@@ -63,7 +68,9 @@ class Split:
         """
         path = self.image_root / self.images[image_id]["file_name"]
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing: put the pictures back, or run the stage 'dataset' again")
+            raise FileNotFoundError(
+                f"{path} is missing: put the pictures back, or run the stage 'dataset' again"
+            )
         # OpenCV turns a picture by its EXIF as the training's loader does.
         decoded = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_COLOR)
         if decoded is None:
@@ -71,7 +78,9 @@ class Split:
         factor = 1.0 if longest is None else min(1.0, longest / max(decoded.shape[:2]))
         if factor < 1:
             height, width = decoded.shape[:2]
-            decoded = cv2.resize(decoded, (round(width * factor), round(height * factor)), interpolation=cv2.INTER_AREA)
+            decoded = cv2.resize(
+                decoded, (round(width * factor), round(height * factor)), interpolation=cv2.INTER_AREA
+            )
         return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), factor
 
     def mask(self, image_id: int, annotation: dict[str, Any]) -> np.ndarray | None:
@@ -106,8 +115,13 @@ class Split:
         The choice depends on nothing but the split, so that a figure is the same when drawn again.
         """
         shuffled = sorted(self.images, key=lambda image: derive_seed("gallery", image))
-        shown = {image: {self.label_of[a["category_id"]] for a in self.annotations.get(image, [])} for image in shuffled}
-        frequency = np.bincount([label for labels in shown.values() for label in labels], minlength=len(self.categories))
+        shown = {
+            image: {self.label_of[a["category_id"]] for a in self.annotations.get(image, [])}
+            for image in shuffled
+        }
+        frequency = np.bincount(
+            [label for labels in shown.values() for label in labels], minlength=len(self.categories)
+        )
         chosen: list[int] = []
         seen: set[int] = set()
         for label in np.argsort(frequency, kind="stable"):
@@ -144,8 +158,17 @@ def first_seed(study: Study, arm: str) -> str:
     raise AssertionError("unreachable: need() has raised")
 
 
-def protagonists(study: Study) -> dict[str, str]:
-    """Return the detectors that comparing figures show, as label -> name: student alone, best taught arm, best teacher.
+@dataclass(frozen=True)
+class Protagonist:
+    """A detector that comparing figures show: its label, its name (a teacher, or ``ARM/seedN``), its colour."""
+
+    label: str
+    name: str
+    colour: str
+
+
+def protagonists(study: Study) -> tuple[Protagonist, Protagonist, Protagonist]:
+    """Return student alone, best taught arm and best teacher.
 
     Best by mAP on the validation split (on the reported one if that was not measured), so that the choice does not
     look at what is shown.
@@ -153,8 +176,6 @@ def protagonists(study: Study) -> dict[str, str]:
     Raises:
         FileNotFoundError: student alone, a taught arm or a teacher has no results yet.
     """
-    from mutineck.ablations.results import best_arm, best_teacher, collect
-
     frame = collect(study)
     split = "val" if (frame["split"] == "val").any() else study.experiment.evaluation.report
     arm, teacher = best_arm(frame, split), best_teacher(frame, split)
@@ -163,8 +184,9 @@ def protagonists(study: Study) -> dict[str, str]:
             f"{study.root}: no results of {'a taught arm' if arm is None else 'a teacher'}. "
             f"Make them with: mutineck run {study.experiment.name} --until distillation"
         )
-    return {
-        "student alone": first_seed(study, "student"),
-        arm: first_seed(study, arm),
-        f"teacher {teacher}": teacher,
-    }
+    colours = arm_colours(study.experiment.arms)
+    return (
+        Protagonist("student alone", first_seed(study, "student"), colours["student"]),
+        Protagonist(arm, first_seed(study, arm), colours[arm]),
+        Protagonist(f"teacher {teacher}", teacher, "#000000"),
+    )

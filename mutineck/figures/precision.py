@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.lines import Line2D
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mutineck.figures.pictures import Split, prediction_file, protagonists
-from mutineck.figures.style import TWO_COLUMNS, Drawing, distinct_colours, in_words, new_figure
+from mutineck.figures.pictures import Protagonist, Split, prediction_file, protagonists
+from mutineck.figures.style import TWO_COLUMNS, Drawing, in_words, new_figure
 from mutineck.stage import Study
 from mutineck.storage import read_json
 
@@ -32,23 +34,40 @@ def precision_recall(study: Study) -> Drawing:
     split = Split(study, name)
     shown = protagonists(study)
     data = pd.concat(
-        [precision_rows(split, prediction_file(study, detector, name)).assign(detector=label) for label, detector in shown.items()],
+        [
+            precision_rows(split, prediction_file(study, who.name, name)).assign(detector=who.label)
+            for who in shown
+        ],
         ignore_index=True,
     )
-    counts = np.bincount([split.label_of[a["category_id"]] for items in split.annotations.values() for a in items], minlength=len(split.categories))
+    counts = np.bincount(
+        [split.label_of[a["category_id"]] for items in split.annotations.values() for a in items],
+        minlength=len(split.categories),
+    )
     frequent = set(np.argsort(-counts, kind="stable")[:PANELS].tolist())
-    panels = [""] + [name for label, name in enumerate(split.categories) if label in frequent and counts[label]]
+    panels = [""] + [
+        name for label, name in enumerate(split.categories) if label in frequent and counts[label]
+    ]
     columns = min(4, len(panels))
     lines = math.ceil(len(panels) / columns)
     figure = new_figure(TWO_COLUMNS, 1.5 * lines + 0.55)
     axes = np.atleast_1d(figure.subplots(lines, columns, sharex=True, sharey=True)).ravel()
-    colours = dict(zip(shown, ("#6E6E6E", distinct_colours(5)[4], distinct_colours(1)[0]), strict=True))
     for axis, category in zip(axes, panels, strict=False):
-        for label in shown:
+        for who in shown:
             for overlap, dashes in OVERLAPS.items():
-                rows = data[(data["detector"] == label) & (data["category"] == category) & (data["iou"] == overlap)]
-                axis.plot(rows["recall"], rows["precision"], color=colours[label], linestyle=dashes, linewidth=1)
-        axis.set_title(f"{category} ({counts[split.categories.index(category)]})" if category else f"all ({counts.sum()})")
+                rows = data[
+                    (data["detector"] == who.label)
+                    & (data["category"] == category)
+                    & (data["iou"] == overlap)
+                ]
+                # COCO says 0 beyond the last recall that was reached: there is no curve there.
+                reached = rows["precision"].where(rows["precision"] > 0)
+                axis.plot(rows["recall"], reached, color=who.colour, linestyle=dashes, linewidth=1)
+        axis.set_title(
+            f"{category} ({counts[split.categories.index(category)]})"
+            if category
+            else f"all ({counts.sum()})"
+        )
         axis.set_xlim(0, 1)
         axis.set_ylim(0, 1.02)
         axis.grid()
@@ -56,9 +75,13 @@ def precision_recall(study: Study) -> Drawing:
         axis.set_visible(False)
     figure.supxlabel("recall", fontsize=8)
     figure.supylabel("precision", fontsize=8)
-    handles = _handles(colours)
+    handles = _handles(shown)
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
-    area = data[(data["category"] == "") & (data["iou"] == 0.5)].groupby("detector", sort=False)["precision"].mean()
+    area = (
+        data[(data["category"] == "") & (data["iou"] == 0.5)]
+        .groupby("detector", sort=False)["precision"]
+        .mean()
+    )
     story = in_words([f"{label} {100 * value:.1f}" for label, value in area.items()])
     left_out = len(split.categories) - (len(panels) - 1)
     rest = f" {left_out} rarer categories are in the data only." if left_out else ""
@@ -67,7 +90,7 @@ def precision_recall(study: Study) -> Drawing:
         data[["detector", "category", "iou", "recall", "precision"]],
         "Precision against recall",
         f"Precision at each recall on the {name} split, for an IoU of 0.5 and of 0.75; in brackets the number of boxes. Area at IoU 0.5: {story}.{rest}",
-        f"Precision-recall curves in {len(panels)} panels for {in_words(list(shown))}. Area at IoU 0.5: {story}.",
+        f"Precision-recall curves in {len(panels)} panels for {in_words([who.label for who in shown])}. Area at IoU 0.5: {story}.",
     )
 
 
@@ -80,11 +103,18 @@ def precision_rows(split: Split, predictions: Path) -> pd.DataFrame:
     frames = []
     for overlap in OVERLAPS:
         at = int(np.argmin(np.abs(evaluation.params.iouThrs - overlap)))
-        table = np.where(precision[at] < 0, np.nan, precision[at])  # COCO says -1 where a category does not occur
+        table = np.where(
+            precision[at] < 0, np.nan, precision[at]
+        )  # COCO says -1 where a category does not occur
         known = ~np.isnan(table).all(axis=0)
         mean = table[:, known].mean(axis=1) if known.any() else np.full(len(recalls), np.nan)
-        named = [("", mean)] + [(ids[i], table[:, k]) for k, i in enumerate(evaluation.params.catIds) if known[k]]
-        frames += [pd.DataFrame({"category": c, "iou": overlap, "recall": recalls, "precision": values}) for c, values in named]
+        named = [("", mean)] + [
+            (ids[i], table[:, k]) for k, i in enumerate(evaluation.params.catIds) if known[k]
+        ]
+        frames += [
+            pd.DataFrame({"category": c, "iou": overlap, "recall": recalls, "precision": values})
+            for c, values in named
+        ]
     return pd.concat(frames, ignore_index=True)
 
 
@@ -97,7 +127,11 @@ def evaluate(split: Split, results: list[dict[str, Any]]) -> COCOeval:
         if results:
             found = truth.loadRes([dict(item) for item in results])
         else:  # loadRes fails on an empty list
-            found.dataset = {"images": split.document["images"], "categories": split.document["categories"], "annotations": []}
+            found.dataset = {
+                "images": split.document["images"],
+                "categories": split.document["categories"],
+                "annotations": [],
+            }
             found.createIndex()
         evaluation = COCOeval(truth, found, "bbox")
         evaluation.evaluate()
@@ -105,8 +139,9 @@ def evaluate(split: Split, results: list[dict[str, Any]]) -> COCOeval:
     return evaluation
 
 
-def _handles(colours: dict[str, str]) -> list[Any]:
-    from matplotlib.lines import Line2D
-
-    detectors = [Line2D([], [], color=colour, label=label) for label, colour in colours.items()]
-    return detectors + [Line2D([], [], color="black", linestyle=dashes, label=f"IoU {overlap:g}") for overlap, dashes in OVERLAPS.items()]
+def _handles(shown: Iterable[Protagonist]) -> list[Line2D]:
+    detectors = [Line2D([], [], color=who.colour, label=who.label) for who in shown]
+    return detectors + [
+        Line2D([], [], color="black", linestyle=dashes, label=f"IoU {overlap:g}")
+        for overlap, dashes in OVERLAPS.items()
+    ]

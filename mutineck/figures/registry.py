@@ -15,21 +15,34 @@ from mutineck.stage import Study
 if TYPE_CHECKING:
     from mutineck.figures.style import Drawing
 
-FIGURES = {
-    "gallery": "mutineck.figures.gallery:gallery",
-    "categories": "mutineck.figures.gallery:categories",
-    "teacher_curves": "mutineck.figures.curves:teacher_curves",
-    "knowledge": "mutineck.figures.per_category:knowledge",
-    "curves": "mutineck.figures.curves:curves",
-    "loss_shares": "mutineck.figures.curves:loss_shares",
-    "arms": "mutineck.figures.arms:arms",
-    "gains": "mutineck.figures.per_category:gains",
-    "detections": "mutineck.figures.detections:detections",
-    "precision": "mutineck.figures.precision:precision_recall",
-    "errors": "mutineck.figures.errors:error_breakdown",
-    "confusion": "mutineck.figures.confusion:confusion",
+SECTIONS = {
+    "data": "The data",
+    "teachers": "What the teachers know",
+    "clusters": "How categories cluster",
+    "teaching": "What is taught, and how it goes",
+    "results": "What it achieves",
 }
-"""Figure's name -> `module:function`, in the report's order. A function takes a study and returns a `Drawing`."""
+"""The report's sections, in order, with their titles."""
+
+FIGURES = {
+    "gallery": ("data", "mutineck.figures.gallery:gallery"),
+    "categories": ("data", "mutineck.figures.gallery:categories"),
+    "teacher_curves": ("teachers", "mutineck.figures.curves:teacher_curves"),
+    "knowledge": ("teachers", "mutineck.figures.per_category:knowledge"),
+    "embedding": ("clusters", "mutineck.figures.clusters:embedding"),
+    "exemplars": ("clusters", "mutineck.figures.clusters:exemplars"),
+    "cosines": ("clusters", "mutineck.figures.clusters:cosines"),
+    "projections": ("clusters", "mutineck.figures.clusters:projections"),
+    "curves": ("teaching", "mutineck.figures.curves:curves"),
+    "loss_shares": ("teaching", "mutineck.figures.curves:loss_shares"),
+    "arms": ("results", "mutineck.figures.arms:arms"),
+    "gains": ("results", "mutineck.figures.per_category:gains"),
+    "detections": ("results", "mutineck.figures.detections:detections"),
+    "precision": ("results", "mutineck.figures.precision:precision_recall"),
+    "errors": ("results", "mutineck.figures.errors:error_breakdown"),
+    "confusion": ("results", "mutineck.figures.confusion:confusion"),
+}
+"""Figure's name -> the report's section and `module:function`, in order. A function takes a study, returns a `Drawing`."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +89,16 @@ def draw_all(study: Study) -> list[Drawn]:
     return draw(study)
 
 
+def section_of(name: str) -> tuple[str, int]:
+    """Return the report's section of a figure and its place among all; one that a notebook saved by itself comes last."""
+    if name in FIGURES:
+        return FIGURES[name][0], list(FIGURES).index(name)
+    return "teaching", len(FIGURES)
+
+
 def load(name: str) -> Callable[[Study], Drawing]:
     """Return the function that draws a figure."""
-    module, function = FIGURES[name].split(":")
+    module, function = FIGURES[name][1].split(":")
     return getattr(import_module(module), function)
 
 
@@ -91,6 +111,12 @@ def _draw_one(study: Study, name: str) -> Drawn:
     except FileNotFoundError as error:
         return Drawn(name, None, f"needs what is not there: {error}", time.perf_counter() - started)
     path = save_figure(
-        study, name, drawing.figure, drawing.data, title=drawing.title, caption=drawing.caption, alt=drawing.alt
+        study,
+        name,
+        drawing.figure,
+        drawing.data,
+        title=drawing.title,
+        caption=drawing.caption,
+        alt=drawing.alt,
     )
     return Drawn(name, path, "", time.perf_counter() - started)

@@ -34,7 +34,7 @@ DASHES: tuple[Any, ...] = ("--", ":", "-.", (0, (6, 2)), (0, (1, 3)), (0, (4, 2,
 # being faint on white.
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
 GREY = "#6E6E6E"
-MATCHED, FALSE, MISSED = "#0072B2", "#D55E00", "#E69F00"
+MATCHED, FALSE, MISSED = "#0072B2", "#D55E00", "#F0E442"
 
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # ships with matplotlib, so it is the same on every machine
@@ -120,7 +120,9 @@ def arm_colours(arms: Iterable[str]) -> dict[str, str]:
     """Return a fixed colour for each arm: grey for the student alone, strong ones for those that are taught."""
     names = list(arms)
     taught = [name for name in names if name != "student"]
-    return {"student": GREY} | dict(zip(taught, distinct_colours(len(taught)), strict=True))
+    # Black is kept for teachers.
+    colours = [colour for colour in distinct_colours(len(taught) + 1) if colour != "#000000"]
+    return {"student": GREY} | dict(zip(taught, colours, strict=False))
 
 
 @lru_cache
@@ -139,7 +141,9 @@ def distinct_colours(count: int) -> tuple[str, ...]:
         while len(chosen) < count:
             best = int(distance.argmax())
             chosen.append(matplotlib.colors.to_hex(grid[best]).upper())
-            distance = np.minimum(distance, np.linalg.norm(candidates - candidates[best], axis=-1).min(axis=1))
+            distance = np.minimum(
+                distance, np.linalg.norm(candidates - candidates[best], axis=-1).min(axis=1)
+            )
     return tuple(chosen)
 
 

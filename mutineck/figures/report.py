@@ -1,0 +1,248 @@
+"""The report of a run: one HTML file that needs nothing beside it, and its notebooks as pages to read."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import Counter
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from jinja2 import DictLoader, Environment, StrictUndefined
+from PIL import Image
+
+from mutineck.ablations.results import best_arm, collect, missing, scores
+from mutineck.ablations.statistics import mean_interval, paired_differences
+from mutineck.ablations.table import readable, summarise
+from mutineck.experiment import STAGES
+from mutineck.figures.registry import SECTIONS, section_of
+from mutineck.figures.style import read_index
+from mutineck.stage import MANIFEST, Study
+from mutineck.storage import read_json, write_text
+
+LIMIT = 15_000_000
+"""Bytes that a report stays under."""
+NOTEBOOK = "notebook.ipynb"
+OFFLINE = """{% extends 'lab/index.html.j2' %}
+{% block html_head_js_requirejs %}{% endblock %}
+{% block html_head_js_mathjax %}{% endblock %}
+{% block html_head_js_mermaidjs %}{% endblock %}
+"""
+"""nbconvert's page without the scripts that it would fetch from the network."""
+
+
+def write_report(study: Study) -> Path:
+    """Write ``report.html`` from what is stored, and every executed notebook under ``notebooks/``; return its path.
+
+    A part whose stage has not run is named in the report as not there yet.
+    """
+    pages = render_notebooks(study)
+    for quality in (88, 70, 45, 25):
+        page = _page(study, pages, quality)
+        if len(page.encode()) < LIMIT:
+            break
+    return write_text(study.path("report.html"), page)
+
+
+def render_notebooks(study: Study) -> dict[str, str]:
+    """Write every executed notebook as a page under ``notebooks/``; return stage/item -> link from the report.
+
+    A page that is newer than its notebook is left as it is.
+    """
+    links = {}
+    for path in sorted(study.root.glob(f"*/**/{NOTEBOOK}")):
+        part = path.parent.relative_to(study.root).as_posix()
+        target = study.path("notebooks", part.replace("/", "-") + ".html")
+        if not target.is_file() or target.stat().st_mtime < path.stat().st_mtime:
+            write_text(target, notebook_page(path, title=f"{study.experiment.name}: {part}"))
+        links[part] = target.relative_to(study.root).as_posix()
+    return links
+
+
+def notebook_page(path: Path, *, title: str) -> str:
+    """Return an executed notebook as one HTML page that fetches nothing."""
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(
+        extra_loaders=[DictLoader({"offline.html.j2": OFFLINE})], template_file="offline.html.j2"
+    )
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata["title"] = title
+    page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}})
+    return page
+
+
+def manifests(study: Study) -> list[dict[str, Any]]:
+    """Return the manifests of everything that is finished, in the order of the stages."""
+    found = [read_json(path) for stage in STAGES for path in sorted(study.path(stage).glob(f"**/{MANIFEST}"))]
+    return sorted(found, key=lambda item: (STAGES.index(item["stage"]), item["finished"]))
+
+
+def embedded(path: Path, quality: int) -> dict[str, Any]:
+    """Return a picture as a WebP data URL with its width and height in pixels."""
+    with Image.open(path) as picture:
+        buffer = io.BytesIO()
+        picture.convert("RGB").save(buffer, "WEBP", quality=quality, method=4)
+        width, height = picture.size
+    return {
+        "url": "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode(),
+        "width": width,
+        "height": height,
+    }
+
+
+def _page(study: Study, pages: dict[str, str], quality: int) -> str:
+    experiment = study.experiment
+    done = manifests(study)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["duration"] = duration
+    template = environment.from_string(
+        files("mutineck.figures").joinpath("report.html.j2").read_text("utf-8")
+    )
+    return template.render(
+        experiment=experiment,
+        data=_data(study),
+        arms=_arms(study),
+        results=_results(study),
+        figures=_figures(study, quality),
+        sections=SECTIONS,
+        manifests=done,
+        seconds=sum(item["seconds"] for item in done),
+        finished=max((item["finished"] for item in done), default=""),
+        revisions=sorted({_revision(item) for item in done}),
+        versions=done[-1]["versions"] if done else {},
+        notebooks=pages,
+        settings=yaml.safe_dump(
+            experiment.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True
+        ),
+    )
+
+
+def duration(seconds: float) -> str:
+    """Return seconds for people: ``12 s``, ``3 min 05 s``, ``2 h 07 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _data(study: Study) -> dict[str, Any] | None:
+    path = study.path("dataset", "dataset.json")
+    if not path.is_file():
+        return None
+    info = read_json(path)
+    defects = study.path("dataset", "defects.json")
+    counted: Counter[tuple[str, str]] = Counter()
+    if defects.is_file():
+        counted.update((item["reason"], item["action"]) for item in read_json(defects))
+    return {
+        "categories": info["categories"],
+        "splits": info["splits"],
+        "defects": [
+            {"reason": reason, "action": action, "count": n} for (reason, action), n in counted.most_common()
+        ],
+    }
+
+
+def _arms(study: Study) -> list[dict[str, str]]:
+    rows = []
+    for name, spec in study.experiment.arms.items():
+        inherit = study.experiment.student.inherit if spec.inherit is None else spec.inherit
+        parts = [part for part, given in (("regions", spec.regions), ("centroids", spec.centroids)) if given]
+        rows.append(
+            {
+                "arm": name,
+                "feature loss": "none" if spec.feature == "none" else spec.feature.upper(),
+                "learns from": spec.source or "ground truth alone",
+                "further parts": ", ".join(parts) or "–",
+                "inherits": "yes" if inherit and name != "student" else "no",
+                "own weights": ", ".join(f"{key} {value}" for key, value in spec.weights.items()) or "–",
+            }
+        )
+    return rows
+
+
+def _results(study: Study) -> dict[str, Any] | None:
+    try:
+        frame = collect(study)
+    except FileNotFoundError:
+        return None
+    split = study.experiment.evaluation.report
+    table = readable(summarise(frame, study.experiment, split))
+    return {
+        "table": table,
+        "split": split,
+        "missing": missing(study),
+        "statistics": _statistics(paired_differences(frame, split)),
+        "headline": _headline(frame, split),
+    }
+
+
+def _headline(frame: pd.DataFrame, split: str) -> str:
+    rows = scores(frame, split)
+    arm = best_arm(frame, "val" if (frame["split"] == "val").any() else split)
+    alone = mean_interval(rows.loc[rows["arm"] == "student", "value"].to_numpy(dtype=float))
+    if arm is None or alone.n == 0:
+        return "Not enough is finished yet to compare a taught student with the student alone."
+    taught = mean_interval(rows.loc[rows["arm"] == arm, "value"].to_numpy(dtype=float))
+    text = f"Taught by {arm}, the student reaches {100 * taught.mean:.1f} mAP; alone it reaches {100 * alone.mean:.1f}."
+    differences = paired_differences(frame, split)
+    row = differences[differences["arm"] == arm].iloc[0]
+    if row["n"] > 1:
+        low, high = 100 * row["low"], 100 * row["high"]
+        sign = (
+            "the interval leaves out zero"
+            if low > 0 or high < 0
+            else "the interval holds zero: this may be chance"
+        )
+        return f"{text} Over {int(row['n'])} seeds the gain is {100 * row['difference']:+.1f} [{low:+.1f}, {high:+.1f}]; {sign}."
+    return f"{text} One seed: how much of the difference is chance cannot be said."
+
+
+def _statistics(differences: pd.DataFrame) -> list[dict[str, str]]:
+    def number(value: Any, form: str, factor: float = 1.0) -> str:
+        return "–" if value is None or pd.isna(value) else format(factor * float(value), form)
+
+    rows = []
+    for row in differences.to_dict("records"):
+        interval = [number(row.get(key), "+.1f", 100) for key in ("low", "high")]
+        resampled = [number(row.get(key), "+.1f", 100) for key in ("bootstrap_low", "bootstrap_high")]
+        rows.append(
+            {
+                "arm": row["arm"],
+                "seeds": str(int(row["n"])),
+                "gain": number(row.get("difference"), "+.1f", 100),
+                "95 % t interval": _pair(interval),
+                "95 % bootstrap": _pair(resampled),
+                "effect (d)": number(row.get("effect"), ".2f"),
+                "p": number(row.get("p"), ".3f"),
+            }
+        )
+    return rows
+
+
+def _pair(ends: list[str]) -> str:
+    return "–" if "–" in ends else f"{ends[0]} to {ends[1]}"
+
+
+def _figures(study: Study, quality: int) -> dict[str, list[dict[str, Any]]]:
+    """Return the drawn figures by section, in the registry's order, with their pictures embedded."""
+    by_section: dict[str, list[dict[str, Any]]] = {section: [] for section in SECTIONS}
+    for item in sorted(read_index(study), key=lambda item: section_of(item["name"])[1]):
+        picture = embedded(study.path("figures", item["files"]["png"]), quality)
+        by_section[section_of(item["name"])[0]].append(item | picture)
+    return by_section
+
+
+def _revision(manifest: dict[str, Any]) -> str:
+    revision = manifest.get("revision") or {}
+    git = revision.get("git")
+    return "not under git" if not git else git[:10] + (" with local changes" if revision.get("dirty") else "")

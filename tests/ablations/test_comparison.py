@@ -1,0 +1,194 @@
+"""Tidy results, paired statistics and the table, against hand-computed numbers and scipy."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from mutineck.ablations.results import best_arm, best_teacher, collect, missing, scores
+from mutineck.ablations.statistics import compare, mean_interval, paired_differences
+from mutineck.ablations.table import readable, summarise, to_latex, to_markdown, write_tables
+from mutineck.experiment import Experiment, slug
+from mutineck.stage import Study
+from mutineck.storage import write_json
+
+VALUES = {"student": (0.20, 0.22, 0.21), "fgd:mean": (0.25, 0.24, 0.29)}
+
+
+def experiment(**changes: object) -> Experiment:
+    detector = {"family": "faster_rcnn"}
+    fields: dict[str, object] = {
+        "name": "tiny",
+        "dataset": {"format": "shapes"},
+        "teachers": [{"name": "faster", "detector": detector}, {"name": "retina", "detector": detector}],
+        "student": {"detector": detector},
+        "arms": {"student": None, "fgd:mean": None},
+        "seeds": [0, 1, 2],
+    }
+    return Experiment.model_validate(fields | changes)
+
+
+def row(value: float | None, metric: str = "bbox_mAP", category: str = "") -> dict[str, object]:
+    return {"name": "any", "split": "test", "metric": metric, "category": category, "value": value}
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    found = Study(experiment(), tmp_path / "tiny", "ablations")
+    for teacher, value in (("faster", 0.5), ("retina", 0.4)):
+        write_json(
+            found.path("teachers", teacher, "metrics.json"), [row(value), row(None, "AP", "never seen")]
+        )
+    for arm, values in VALUES.items():
+        for seed, value in enumerate(values):
+            write_json(found.path("distillation", slug(arm), f"seed{seed}", "metrics.json"), [row(value)])
+    return found
+
+
+def test_rows_are_tidy_and_ordered(study: Study) -> None:
+    frame = collect(study)
+    assert list(frame.columns) == ["arm", "seed", "split", "metric", "category", "value"]
+    assert list(dict.fromkeys(frame["arm"])) == ["teacher:faster", "teacher:retina", "student", "fgd:mean"]
+    assert scores(frame, "test")["value"].tolist() == [0.5, 0.4, *VALUES["student"], *VALUES["fgd:mean"]]
+    assert frame.loc[frame["arm"] == "teacher:faster", "seed"].isna().all()
+    assert frame.loc[frame["category"] == "never seen", "value"].isna().all()
+
+
+def test_best_are_found(study: Study) -> None:
+    frame = collect(study)
+    assert (best_arm(frame, "test"), best_teacher(frame, "test")) == ("fgd:mean", "faster")
+    assert (best_arm(frame, "val"), best_teacher(frame, "val")) == (None, None)
+
+
+def test_missing_runs_are_named(study: Study) -> None:
+    study.path("distillation", "fgd-mean", "seed1", "metrics.json").unlink()
+    study.path("teachers", "retina", "metrics.json").unlink()
+    assert missing(study) == ["teacher:retina", "fgd:mean seed 1"]
+    assert "Missing: teacher:retina, fgd:mean seed 1." in write_tables(study)[3].read_text()
+
+
+def test_nothing_there_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="mutineck run tiny --until distillation"):
+        collect(Study(experiment(), tmp_path / "tiny", "ablations"))
+
+
+def test_metrics_without_a_field_are_refused(study: Study) -> None:
+    path = study.path("teachers", "faster", "metrics.json")
+    write_json(path, [{"metric": "bbox_mAP"}])
+    with pytest.raises(ValueError, match=r"faster.metrics\.json: a row lacks split, value"):
+        collect(study)
+
+
+@pytest.mark.parametrize("count", [2, 3, 10])
+def test_interval_is_scipys(count: int) -> None:
+    values = np.random.default_rng(0).normal(0.3, 0.02, count)
+    expected = stats.t.interval(0.95, count - 1, loc=values.mean(), scale=stats.sem(values))
+    found = mean_interval(values)
+    assert (found.low, found.high) == pytest.approx(expected)
+    assert (found.n, found.mean, found.std) == (
+        count,
+        pytest.approx(values.mean()),
+        pytest.approx(np.std(values, ddof=1)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "n"), [([], 0), ([0.3], 1), ([0.3, math.nan], 1)], ids=["none", "one", "one known"]
+)
+def test_few_values_claim_no_interval(values: list[float], n: int) -> None:
+    found = mean_interval(values)
+    assert found.n == n
+    assert math.isnan(found.low) and math.isnan(found.high) and math.isnan(found.std)
+
+
+def test_paired_difference_by_hand() -> None:
+    arm, baseline = (pd.Series(VALUES[name], index=range(3)) for name in ("fgd:mean", "student"))
+    found = compare(arm, baseline)
+    differences = [0.05, 0.02, 0.08]
+    assert found.difference.mean == pytest.approx(0.05)
+    assert found.difference.std == pytest.approx(0.03)
+    assert found.difference.high - found.difference.mean == pytest.approx(
+        4.302653 * 0.03 / math.sqrt(3), rel=1e-6
+    )
+    assert found.effect == pytest.approx(0.05 / 0.03)
+    assert found.p == pytest.approx(stats.ttest_rel(arm, baseline).pvalue)
+    expected = stats.bootstrap(
+        (differences,), np.mean, method="percentile", n_resamples=9999, rng=np.random.default_rng(0)
+    ).confidence_interval
+    assert (found.bootstrap_low, found.bootstrap_high) == pytest.approx(tuple(expected))
+
+
+def test_pairs_go_by_seed_not_by_place() -> None:
+    arm = pd.Series([0.3, 0.5], index=[1, 7])
+    baseline = pd.Series([0.4, 0.1, 0.2], index=[7, 3, 1])
+    assert compare(arm, baseline).difference.mean == pytest.approx(0.1)
+    assert compare(arm, baseline).difference.n == 2
+
+
+def test_no_seed_in_common_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"no seed in common: \[0\] against \[1\]"):
+        compare(pd.Series([0.3], index=[0]), pd.Series([0.2], index=[1]))
+
+
+def test_equal_differences_claim_no_effect() -> None:
+    found = compare(pd.Series([0.3, 0.4], index=[0, 1]), pd.Series([0.2, 0.3], index=[0, 1]))
+    assert found.difference.mean == pytest.approx(0.1)
+    assert math.isnan(found.effect) and math.isnan(found.p)
+
+
+def test_table_numbers(study: Study) -> None:
+    table = summarise(collect(study), study.experiment, "test").set_index("arm")
+    assert table.loc["student", "bbox_mAP"] == pytest.approx(0.21)
+    assert table.loc["student", "bbox_mAP_std"] == pytest.approx(0.01)
+    assert table.loc["fgd:mean", "gain"] == pytest.approx(0.05)
+    assert table["n"].to_dict() == {"teacher:faster": 1, "teacher:retina": 1, "student": 3, "fgd:mean": 3}
+
+
+def test_table_for_people(study: Study) -> None:
+    shown = readable(summarise(collect(study), study.experiment, "test"))
+    assert list(shown.columns) == ["arm", "mAP", "n", "gain"]  # metrics that nobody measured take no column
+    assert shown.values.tolist() == [
+        ["faster (teacher)", "50.0", "–", "–"],
+        ["retina (teacher)", "40.0", "–", "–"],
+        ["student", "21.0 ± 1.0", "3", "–"],
+        ["fgd:mean", "26.0 ± 2.6", "3", "+5.0 [-2.5, +12.5]"],
+    ]
+
+
+def test_one_seed_shows_dashes(study: Study) -> None:
+    single = experiment(seeds=[0])
+    shown = readable(summarise(collect(Study(single, study.root, "ablations")), single, "test"))
+    assert shown.iloc[-1].tolist() == ["fgd:mean", "25.0", "1", "+5.0 [–]"]
+
+
+def test_absent_arm_is_a_row_that_says_so(study: Study) -> None:
+    more = experiment(arms={"student": None, "fgd:retina": None, "fgd:mean": None})
+    shown = readable(summarise(collect(Study(more, study.root, "ablations")), more, "test"))
+    assert shown[shown["arm"] == "fgd:retina"].values.tolist() == [["fgd:retina", "–", "missing", "–"]]
+
+
+def test_files_hold_the_same_numbers(study: Study) -> None:
+    results, statistics, table, markdown, latex = write_tables(study)
+    assert len(pd.read_csv(results)) == 10
+    assert pd.read_csv(statistics)["difference"].tolist() == pytest.approx([0.05])
+    assert pd.read_csv(table).set_index("arm").loc["student", "bbox_mAP"] == pytest.approx(0.21)
+    assert "| fgd:mean         | 26.0 ± 2.6 | 3 | +5.0 [-2.5, +12.5] |" in markdown.read_text()
+    assert r"fgd:mean & 26.0 $\pm$ 2.6 & 3 & +5.0 [-2.5, +12.5] \\" in latex.read_text()
+    before = [path.read_bytes() for path in (results, statistics, table, markdown, latex)]
+    assert before == [path.read_bytes() for path in write_tables(study)]
+
+
+def test_special_characters_survive() -> None:
+    shown = pd.DataFrame({"arm": ["a_b|c & d"], "mAP": ["50 %"]})
+    assert "a_b\\|c & d" in to_markdown(shown)
+    assert r"a\_b|c \& d & 50 \%" in to_latex(shown, caption="x")
+
+
+def test_differences_without_a_baseline_are_empty(study: Study) -> None:
+    frame = collect(study)
+    assert paired_differences(frame[frame["arm"] != "student"], "test").empty

@@ -1,0 +1,92 @@
+"""Every figure: drawn from stored results alone, the same bytes each time, and named when it cannot be drawn."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from mutineck.experiment import ExperimentError
+from mutineck.figures import draw, draw_all, names
+from mutineck.figures.registry import FIGURES, SECTIONS, load
+from mutineck.figures.style import read_index, save_figure
+from mutineck.stage import Study
+from mutineck.storage import write_json
+from tests.figures.tiny import make_experiment
+
+OWN = [name for name in names() if FIGURES[name][0] != "clusters"]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_same_bytes_when_drawn_again(name: str, finished: Study) -> None:
+    first, again = [], []
+    for contents in (first, again):
+        drawing = load(name)(finished)
+        path = save_figure(
+            finished,
+            name,
+            drawing.figure,
+            drawing.data,
+            title=drawing.title,
+            caption=drawing.caption,
+            alt=drawing.alt,
+        )
+        contents += [path.with_suffix(suffix).read_bytes() for suffix in (".png", ".pdf", ".csv")]
+    assert first == again
+    assert first[0].startswith(b"\x89PNG") and first[1].startswith(b"%PDF")
+    assert b"CreationDate" not in first[1]
+    assert b"/Type3" not in first[1]  # text as text, not as drawn outlines
+    assert len(pd.read_csv(finished.path("figures", f"{name}.csv")))
+    entry = next(item for item in read_index(finished) if item["name"] == name)
+    assert len(entry["caption"]) > 40 and len(entry["alt"]) > 20 and entry["title"]
+
+
+def test_every_figure_has_a_section() -> None:
+    assert {section for section, _ in FIGURES.values()} == set(SECTIONS)
+
+
+def test_figure_shows_itself_in_a_notebook(finished: Study) -> None:
+    from mutineck.figures.gallery import draw_gallery
+
+    assert draw_gallery(finished, "val", 3)._repr_png_().startswith(b"\x89PNG")
+
+
+def test_nothing_there_is_said_not_hidden(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = Study(make_experiment(), tmp_path / "tiny", "figures")
+    drawn = draw_all(study)
+    assert [item.name for item in drawn] == names()
+    assert all(item.path is None and "mutineck run" in item.reason for item in drawn)
+    assert capsys.readouterr().out.count("skipped: needs") == len(drawn)
+
+
+def test_unknown_name_has_near_matches(finished: Study) -> None:
+    with pytest.raises(ExperimentError, match="did you mean 'gallery'"):
+        draw(finished, ["galery"])
+
+
+def test_missing_picture_is_named(finished: Study, tmp_path: Path) -> None:
+    root = shutil.copytree(finished.root, tmp_path / "tiny")
+    (root / "dataset" / "images" / "train_000.png").unlink()
+    (drawn,) = draw(Study(finished.experiment, root, "figures"), ["gallery"])
+    assert drawn.path is None and "train_000.png" in drawn.reason
+
+
+def test_single_seed_is_drawn_and_said(finished: Study) -> None:
+    alone = Study(make_experiment(seeds=[1]), finished.root, "figures")
+    assert "One seed: no interval" in load("arms")(alone).caption
+
+
+def test_arm_without_results_is_named_in_the_caption(finished: Study) -> None:
+    more = make_experiment(arms={"student": None, "fgd:mean": None, "fgd:retina": None, "mutineck": None})
+    drawing = load("arms")(Study(more, finished.root, "figures"))
+    assert "Not there yet: fgd:retina seed 0" in drawing.caption
+
+
+@pytest.mark.parametrize("name", ["detections", "precision", "errors", "confusion"])
+def test_detector_that_finds_nothing(name: str, finished: Study, tmp_path: Path) -> None:
+    root = shutil.copytree(finished.root, tmp_path / "tiny")
+    for split in ("val", "test"):
+        write_json(root / "distillation" / "student" / "seed0" / f"predictions_{split}.json", [])
+    assert len(load(name)(Study(finished.experiment, root, "figures")).data)

@@ -1,0 +1,143 @@
+"""The report holds everything in itself, tells what is not there, and fits a telephone."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from mutineck.figures import draw_all
+from mutineck.figures.report import LIMIT, duration, write_report
+from mutineck.stage import Study
+from tests.figures.tiny import make_experiment
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Page(HTMLParser):
+    """Collects what a page would fetch, its pictures, links and targets."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.sources: list[str] = []
+        self.links: list[str] = []
+        self.ids: set[str] = set()
+        self.texts_for_pictures: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag in ("img", "script", "iframe", "source", "video"):
+            self.sources += [given["src"] or ""] if "src" in given else []
+        if tag == "link":
+            self.sources.append(given["href"] or "")
+        if tag == "a":
+            self.links.append(given["href"] or "")
+        if tag == "img":
+            self.texts_for_pictures.append(given.get("alt") or "")
+        if "id" in given:
+            self.ids.add(given["id"] or "")
+
+
+@pytest.fixture(scope="module")
+def report(finished: Study) -> Path:
+    draw_all(finished)
+    notebook = nbformat.v4.new_notebook()
+    output = nbformat.v4.new_output("stream", text="read me\n")
+    notebook.cells = [
+        nbformat.v4.new_markdown_cell("# A chapter with $x^2$"),
+        nbformat.v4.new_code_cell("print('read me')", outputs=[output]),
+    ]
+    nbformat.write(notebook, finished.path("distillation", "mutineck", "seed0", "notebook.ipynb"))
+    return write_report(finished)
+
+
+def test_everything_is_inside(report: Path) -> None:
+    text = report.read_text()
+    page = Page(text)
+    assert len(page.texts_for_pictures) >= 12
+    assert all(page.texts_for_pictures), "a picture without a text for those who do not see it"
+    assert all(source.startswith("data:") for source in page.sources)
+    assert not re.search(r"url\(\s*['\"]?http|@import", text)
+    assert len(text.encode()) < LIMIT
+
+
+def test_links_lead_somewhere(report: Path) -> None:
+    page = Page(report.read_text())
+    assert page.links
+    for link in page.links:
+        if link.startswith("#"):
+            assert link[1:] in page.ids
+        else:
+            assert (report.parent / link).is_file()
+
+
+def test_numbers_are_those_of_the_table(report: Path, finished: Study) -> None:
+    from mutineck.ablations.results import collect
+    from mutineck.ablations.table import readable, summarise
+
+    table = readable(summarise(collect(finished), finished.experiment, "test"))
+    text = report.read_text()
+    for cell in table["mAP"]:
+        assert cell in text
+
+
+def test_notebooks_become_pages_that_fetch_nothing(report: Path) -> None:
+    text = (report.parent / "notebooks" / "distillation-mutineck-seed0.html").read_text()
+    assert "read me" in text
+    assert all(source.startswith("data:") for source in Page(text).sources)
+    assert "cdnjs" not in text
+
+
+def test_unfinished_study_is_reported_as_such(tmp_path: Path) -> None:
+    study = Study(make_experiment(), tmp_path / "tiny", "figures")
+    text = write_report(study).read_text()
+    assert "The stage dataset has not run" in text
+    assert "No arm has results yet" in text
+
+
+def test_names_cannot_inject_markup(tmp_path: Path) -> None:
+    hostile = make_experiment(description="<script>alert(1)</script>")
+    text = write_report(Study(hostile, tmp_path / "tiny", "figures")).read_text()
+    assert "<script>" not in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (7620, "2 h 07 min")],
+)
+def test_duration(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium here: `apt-get install chromium` lets this test run")
+@pytest.mark.parametrize("width", [390, 1440])
+def test_nothing_sticks_out(report: Path, tmp_path: Path, width: int) -> None:
+    # An iframe has exactly the width asked for, while a headless window has a least width of its own.
+    probe = tmp_path / "probe.html"
+    probe.write_text(
+        f'<iframe id="f" src="{report.resolve().as_uri()}" style="width:{width}px;height:800px;border:0"></iframe>'
+        '<pre id="result">pending</pre><script>const f = document.getElementById("f"); f.onload = () => {'
+        "const root = f.contentDocument.documentElement;"
+        'document.getElementById("result").textContent = `${root.scrollWidth} of ${root.clientWidth}`; };</script>'
+    )
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+    command += [
+        "--virtual-time-budget=8000",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--dump-dom",
+        probe.as_uri(),
+    ]
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, timeout=120, check=True
+    )
+    found = re.search(r'<pre id="result">(\d+) of (\d+)</pre>', done.stdout)
+    assert found, f"the page did not load: {done.stdout[-300:]} {done.stderr[-300:]}"
+    scroll, client = map(int, found.groups())
+    assert client == width
+    assert scroll <= client
