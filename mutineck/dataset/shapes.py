@@ -144,7 +144,7 @@ def write_shapes(folder: Path, *, images: int, seed: int, size: tuple[int, int],
         scene = generate_scene(index, seed=seed, size=size, max_objects=max_objects)
         stem = f"{index:06d}"
         (folder / "Annotations" / f"{stem}.xml").write_bytes(write_voc_xml(scene.record))
-        Image.fromarray(scene.pixels).save(folder / "JPEGImages" / f"{stem}.png", compress_level=6)
+        Image.fromarray(scene.pixels).save(folder / "JPEGImages" / f"{stem}.png", compress_level=3)
         mask = Image.fromarray(scene.numbers)
         mask.putpalette(palette.tobytes())
         mask.save(folder / "SegmentationObject" / f"{stem}.png")

@@ -57,8 +57,10 @@ def stratified_split(
     while holders:
         rarest = min(holders, key=lambda category: (len(holders[category]), category))
         for name in list(holders[rarest]):
+            # The paper lets parts outgrow their share by some percent; here a full part takes no more.
+            open_parts = [index for index, free in enumerate(room) if free > 0]
             part = max(
-                (index for index, fraction in enumerate(fractions) if fraction > 0),
+                open_parts,
                 key=lambda index: (round(lacking[rarest][index], 9), round(room[index], 9), -index),
             )
             parts[name] = part

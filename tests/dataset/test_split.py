@@ -22,7 +22,7 @@ def test_every_category_is_divided_in_proportion():
     parts = stratified_split(labels, (8, 1, 1), seed=0)
     assert parts.keys() == labels.keys()
     sizes = Counter(parts.values())
-    assert [sizes[part] for part in range(3)] == pytest.approx([400, 50, 50], abs=4)
+    assert [sizes[part] for part in range(3)] == pytest.approx([400, 50, 50], abs=1)
     for category in ("common", "half", "rare", "scarce"):
         held = Counter(parts[name] for name, found in labels.items() if category in found)
         total = sum(held.values())
