@@ -19,7 +19,7 @@ MISTAKE = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0 done, 1 failed or something is stale, 2 a mistake in what was given."""
+    """Run one command and return its exit status: 0 done, 1 something is stale, 2 a mistake or a failure."""
     given = build_parser().parse_args(arguments)
     try:
         return given.command(given)
@@ -42,7 +42,9 @@ def build_parser() -> argparse.ArgumentParser:
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def command(name: str, function: object, text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common])
+        added = commands.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common]
+        )
         added.set_defaults(command=function)
         return added
 
@@ -51,8 +53,12 @@ def build_parser() -> argparse.ArgumentParser:
     add.add_argument("--until", metavar="STAGE", help="last stage to run")
     add.add_argument("--cores", type=_positive, metavar="N", help="CPU cores to use (default: all)")
     add.add_argument("--dry-run", action="store_true", help="only say what would be done, and why")
-    add.add_argument("--force", action="append", default=[], metavar="STAGE", help="do a stage again (may be repeated)")
-    add.add_argument("--notebooks", type=Path, metavar="DIR", help="folder of the notebooks (default: the repository's)")
+    add.add_argument(
+        "--force", action="append", default=[], metavar="STAGE", help="do a stage again (may be repeated)"
+    )
+    add.add_argument(
+        "--notebooks", type=Path, metavar="DIR", help="folder of the notebooks (default: the repository's)"
+    )
     add.add_argument("--profile", metavar="PROFILE", help="Snakemake profile, for a cluster")
 
     add = command("status", status, "list what is done, what is stale, and why")
@@ -62,19 +68,29 @@ def build_parser() -> argparse.ArgumentParser:
 
     add = command("evaluate", evaluate, "measure a detector on a study's pictures")
     _study_arguments(add)
-    add.add_argument("detector", help="a folder of the study (distillation/fgd-mean/seed0, teachers/NAME) or a checkpoint")
-    add.add_argument("--config", metavar="PATH", help="mmdet config of a checkpoint (Python code: it is executed)")
-    add.add_argument("--split", default=None, choices=("train", "val", "test"), help="default: what the experiment reports")
+    add.add_argument(
+        "detector", help="a folder of the study (distillation/fgd-mean/seed0, teachers/NAME) or a checkpoint"
+    )
+    add.add_argument(
+        "--config", metavar="PATH", help="mmdet config of a checkpoint (Python code: it is executed)"
+    )
+    add.add_argument(
+        "--split", default=None, choices=("train", "val", "test"), help="default: what the experiment reports"
+    )
 
     add = command("export", export, "write a student as stock mmdet reads it: OUT.pth and OUT.py")
-    add.add_argument("student", type=Path, help="folder of a student, e.g. outputs/shapes/distillation/mutineck/seed0")
+    add.add_argument(
+        "student", type=Path, help="folder of a student, e.g. outputs/shapes/distillation/mutineck/seed0"
+    )
     add.add_argument("out", type=Path, help="path to write to, without its ending")
 
     add = command("figures", figures, "draw figures anew from what is stored")
     _study_arguments(add)
     add.add_argument("names", nargs="*", metavar="NAME", help="figures to draw (default: all)")
 
-    add = command("download", download, "fetch a published data set, verified; goes on where it was interrupted")
+    add = command(
+        "download", download, "fetch a published data set, verified; goes on where it was interrupted"
+    )
     add.add_argument("dataset", choices=("voc", "coco"))
     add.add_argument("--to", type=Path, required=True, metavar="PATH", help="folder to unpack into")
 
@@ -85,10 +101,20 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _study_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("experiment", metavar="EXPERIMENT", help="YAML file, or the bare name of one in experiments/")
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="overrides",
-                        help="change a field of the experiment, e.g. dataset.root=PATH (may be repeated)")
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="default: outputs")
+    parser.add_argument(
+        "experiment", metavar="EXPERIMENT", help="YAML file, or the bare name of one in experiments/"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        dest="overrides",
+        help="change a field of the experiment, e.g. dataset.root=PATH (may be repeated)",
+    )
+    parser.add_argument(
+        "--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="default: outputs"
+    )
 
 
 def _positive(text: str) -> int:
@@ -99,7 +125,7 @@ def _positive(text: str) -> int:
 
 
 def _last_study(given: argparse.Namespace) -> tuple[Experiment, Path]:
-    """Return the experiment as the last run had it (its file as it is now, its `--set`), and the study's folder."""
+    """Return the experiment (its file as it is now, the last run's `--set`) and the study's folder."""
     from mutineck.engine import LAST_RUN
     from mutineck.experiment import load_experiment
     from mutineck.status import last_overrides
@@ -194,7 +220,8 @@ def download(given: argparse.Namespace) -> int:
     from mutineck.download import download_dataset
 
     folder = download_dataset(given.dataset, given.to)
-    print(f"use it with: mutineck run experiments/{given.dataset}.yaml --set dataset.root={shlex.quote(str(folder))}")
+    root = shlex.quote(str(folder))
+    print(f"use it with: mutineck run experiments/{given.dataset}.yaml --set dataset.root={root}")
     return 0
 
 

@@ -1,9 +1,8 @@
-"""Run a study: Snakemake decides what has to be done and does it; this starts it, shows its progress and ends it."""
+"""Run a study: Snakemake decides what has to be done; this starts it, shows its progress and ends it."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -55,7 +54,7 @@ def run(
     notebooks: Path | None = None,
     again: str = "mutineck run",
 ) -> Path:
-    """Bring a study up to date: every job whose results are missing or stale, in parallel within the cores given.
+    """Bring a study up to date: do every job whose results are missing or stale, several at once.
 
     Args:
         experiment: what to run.
@@ -100,15 +99,20 @@ def run(
         if process.returncode and number is None:
             raise StudyFailed(_explain_failure(root, wanted, log))
     if number is not None:
-        raise Interrupted(f"stopped by {signal.Signals(number).name}; what was finished stays. Go on with: {again}", number)
+        raise Interrupted(
+            f"stopped by {signal.Signals(number).name}; what was finished stays. Go on with: {again}", number
+        )
     return root
 
 
 def write_experiment(experiment: Experiment, root: Path) -> Path:
     """Write the experiment with every field resolved to `experiment.yaml`, if that changes the file."""
     path = root / EXPERIMENT_FILE
-    text = "# Written by `mutineck run`: the experiment with every field and every --set resolved.\n" + yaml.safe_dump(
-        experiment.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True
+    text = (
+        "# Written by `mutineck run`: the experiment with every field and every --set resolved.\n"
+        + yaml.safe_dump(
+            experiment.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True
+        )
     )
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
@@ -142,10 +146,14 @@ def snakemake_arguments(
 
 
 @contextlib.contextmanager
-def _engine(command: list[str], experiment: Experiment, log: Path, lock: int) -> Iterator[subprocess.Popen[bytes]]:
+def _engine(
+    command: list[str], experiment: Experiment, log: Path, lock: int
+) -> Iterator[subprocess.Popen[bytes]]:
     """Start Snakemake in a process group of its own, whose members all end with the block."""
     environment = os.environ | thread_environment(experiment) | {"PYTHONUNBUFFERED": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(repository()), environment.get("PYTHONPATH")]))
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(repository()), environment.get("PYTHONPATH")])
+    )
     log.parent.mkdir(exist_ok=True)
     with open(log, "wb") as file:
         process = subprocess.Popen(

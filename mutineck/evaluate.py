@@ -19,10 +19,10 @@ def evaluate(study: Study, detector: str, *, split: str, config: str | None = No
 
     Args:
         study: at any stage; its data set must be there.
-        detector: a folder that a stage wrote (`distillation/fgd-mean/seed0`, relative to the study or to the working
-            directory), or a checkpoint.
+        detector: a folder that a stage wrote, relative to the study or to the working directory
+            (`distillation/fgd-mean/seed0`), or a checkpoint.
         split: `train`, `val` or `test`.
-        config: the checkpoint's mmdet config (a Python file: it is executed, use only what you trust); not for a folder.
+        config: a checkpoint's mmdet config (a Python file: it is executed, use only what you trust).
 
     Returns:
         Rows `split`, `metric`, `category`, `value` in [0, 1].
@@ -35,7 +35,9 @@ def evaluate(study: Study, detector: str, *, split: str, config: str | None = No
     own = list(read_json(study.need("dataset", "dataset.json"))["categories"])
     shared = [name for name in categories if name in own]
     if not shared:
-        raise ExperimentError(f"{detector} knows {', '.join(categories)}; the data set has {', '.join(own)}: none in common")
+        raise ExperimentError(
+            f"{detector} knows {', '.join(categories)}; the data set has {', '.join(own)}: none in common"
+        )
     annotations = study.need("dataset", f"{split}.json")
     ids = category_ids(annotations, own)
     predictions = predict(
@@ -61,7 +63,9 @@ def _load(study: Study, detector: str, config: str | None) -> tuple[Any, list[st
     read = read_config(config)
     categories = read.get("classes") or read.data.test.get("classes")
     if not categories:
-        raise ExperimentError(f"{config}: names no categories; add `classes = [...]` in the order of the labels")
+        raise ExperimentError(
+            f"{config}: names no categories; add `classes = [...]` in the order of the labels"
+        )
     model, report = load_detector(read, checkpoint)
     print(f"{checkpoint.name}: {report}")
     return model, list(categories), Normalisation.of(read.data.test.pipeline, detector)

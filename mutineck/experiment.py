@@ -144,6 +144,8 @@ class TeacherSpec(Record):
             raise ValueError(f"teacher {self.name!r} needs exactly one of zoo, config (with checkpoint), detector")
         if self.config and not self.checkpoint:
             raise ValueError(f"teacher {self.name!r} has a config and no checkpoint: add `checkpoint: PATH`")
+        if self.checkpoint and not self.config:
+            raise ValueError(f"teacher {self.name!r} has a checkpoint and no config: add `config: PATH`")
         if self.name == INTERMEDIATE or self.name in ("mean", "confidence", "sequential"):
             raise ValueError(f"teacher name {self.name!r} is reserved")
         return self
@@ -292,6 +294,22 @@ class Experiment(Record):
         slugs = [slug(arm) for arm in self.arms]
         if len(set(slugs)) != len(slugs):
             raise ValueError(f"arms: names must differ when ':' is read as '-', got {sorted(self.arms)}")
+        return self
+
+    @model_validator(mode="after")
+    def _arms_weights_are_weights(self) -> Experiment:
+        # Here and not where the arm trains: by then its teachers have been training for hours.
+        known = self.distillation.model_dump(by_alias=True)
+        for arm, spec in self.arms.items():
+            for name in spec.weights:
+                if name not in known:
+                    raise ValueError(f"arm {arm!r}: " + unknown("weight", name, known))
+            try:
+                DistillationSpec.model_validate(known | dict(spec.weights))
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(map(str, first["loc"]))
+                raise ValueError(f"arm {arm!r}: weights: {where}: {first['msg']}") from error
         return self
 
     def teacher(self, name: str) -> TeacherSpec:

@@ -1,4 +1,4 @@
-"""The kernel that notebooks run in: this very Python and this very package, whatever kernels the machine has."""
+"""The kernel that notebooks run in: this very Python and package, whatever kernels the machine has."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class ThisPython(AsyncKernelManager):
 
     @default("transport")
     def _transport_default(self) -> str:
-        # Sockets that only this user may open, and no ports to run out of; their paths have to be short, though.
+        # Sockets that only this user may open, and no ports to run out of; but their paths have to be short.
         return "ipc" if len(jupyter_runtime_dir()) < 50 else "tcp"
 
     @default("ip")
     def _ip_default(self) -> str:
         if self.transport == "tcp":
             return "127.0.0.1"
-        # jupyter_client's own default is one name for all kernels of a folder: two at once would share their sockets.
+        # jupyter_client's own default is one name a folder: two kernels at once would share their sockets.
         os.makedirs(jupyter_runtime_dir(), mode=0o700, exist_ok=True)
         return os.path.join(jupyter_runtime_dir(), f"mutineck-{uuid.uuid4().hex[:12]}")
 

@@ -1,4 +1,4 @@
-"""Run one notebook with parameters, by papermill: known parameters only, this Python, and a whole file or none."""
+"""Run one notebook with papermill: known parameters only, this very Python, and a whole file or none."""
 
 from __future__ import annotations
 
@@ -92,12 +92,12 @@ def execute(
         os.replace(running, failed)
         raise NotebookError(_explain(error, notebook, failed)) from error
     except RuntimeError as error:
-        # DeadKernelError is one; nbclient and jupyter_client raise bare ones, too, for a kernel that does not start.
+        # DeadKernelError is one; a kernel that does not start is reported by bare ones.
         if running.exists():
             os.replace(running, failed)
         raise NotebookError(
-            f"the kernel of {notebook.name} did not survive ({error}), most often for want of memory: give the stage a "
-            f"smaller batch, or run fewer jobs at once (--cores).{_last_words(log)}"
+            f"the kernel of {notebook.name} did not survive ({error}), most often for want of memory: "
+            f"give the stage a smaller batch, or run fewer jobs at once (--cores).{_last_words(log)}"
             f"\nThe notebook as far as it came: {failed}"
         ) from error
     finally:
@@ -121,11 +121,15 @@ def declared_parameters(notebook: NotebookNode, name: str | os.PathLike[str]) ->
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         for target in targets:
             if not isinstance(target, ast.Name):
-                raise ExperimentError(f"{name}: the cell tagged {PARAMETERS_TAG!r} may only assign plain values to names")
+                raise ExperimentError(
+                    f"{name}: the cell tagged {PARAMETERS_TAG!r} may only assign plain values to names"
+                )
             try:
                 declared[target.id] = ast.literal_eval(node.value)  # type: ignore[attr-defined]
             except ValueError as error:
-                raise ExperimentError(f"{name}: the default of parameter {target.id!r} is no plain value") from error
+                raise ExperimentError(
+                    f"{name}: the default of parameter {target.id!r} is no plain value"
+                ) from error
     return declared
 
 
@@ -147,14 +151,14 @@ class Progress:
             Path(log).parent.mkdir(parents=True, exist_ok=True)
             Path(log).write_bytes(b"")
             # Appending, since the kernel's process appends to it too.
-            self._file = open(log, "a", encoding="utf-8")
+            self._file = open(log, "a", encoding="utf-8")  # noqa: SIM115 - closed by `close`
 
     def stream(self, *, shown: bool) -> ProgressStream:
-        """Return a writable stream into this; ``shown`` says whether plain lines of it reach standard output."""
+        """Return a stream into this; ``shown`` says whether its plain lines reach standard output."""
         return ProgressStream(self, shown)
 
     def take(self, text: str, shown: bool) -> None:
-        """Keep ``text``, and show its last line if it is time for one; progress bars (with `\\r`) always count."""
+        """Keep ``text``, and show its last line if it is time; progress bars (with `\\r`) always count."""
         if self._file:
             self._file.write(text)
             self._file.flush()
@@ -207,8 +211,11 @@ def _explain(error: Any, notebook: Path, failed: Path) -> str:
     frames = _FRAME.findall(_ANSI.sub("", "\n".join(error.traceback)))
     inside = [f"{file}:{line}" for file, line in frames if Path(file).is_relative_to(repository())]
     # A refusal explains itself; where it was raised would only distract.
-    at = f", at {inside[-1]}" if inside and error.ename not in ("ExperimentError", "FileNotFoundError") else ""
-    return f"{raised}\nraised by cell [{error.exec_count}] of {notebook.name}{at}; the notebook as far as it came: {failed}"
+    at = (
+        f", at {inside[-1]}" if inside and error.ename not in ("ExperimentError", "FileNotFoundError") else ""
+    )
+    cell = f"cell [{error.exec_count}] of {notebook.name}{at}"
+    return f"{raised}\nraised by {cell}; the notebook as far as it came: {failed}"
 
 
 def _last_words(log: str | os.PathLike[str] | None) -> str:
@@ -219,7 +226,7 @@ def _last_words(log: str | os.PathLike[str] | None) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Execute a notebook from the command line: `python -m mutineck.notebooks NOTEBOOK OUTPUT [PARAMETERS.yaml]`."""
+    """Execute one notebook: `python -m mutineck.notebooks NOTEBOOK OUTPUT [PARAMETERS.yaml]`."""
     parser = argparse.ArgumentParser(prog="python -m mutineck.notebooks", description=main.__doc__)
     parser.add_argument("notebook", type=Path)
     parser.add_argument("output", type=Path)

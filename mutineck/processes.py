@@ -23,8 +23,8 @@ class BusyError(RuntimeError):
 def exclusive(root: Path, what: str) -> Iterator[int]:
     """Hold the folder ``root`` for the block, and yield the lock's file descriptor.
 
-    The lock is the kernel's (`flock`): it vanishes with its holders, also when they are killed. A child that is given
-    the descriptor (`pass_fds`) holds it too. The file's text only tells others who that is.
+    The lock is the kernel's (`flock`): it vanishes with its holders, also when they are killed. A child that
+    is given the descriptor (`pass_fds`) holds it too. The file's text only tells others who that is.
 
     Args:
         root: folder to hold; made if missing.
@@ -39,8 +39,12 @@ def exclusive(root: Path, what: str) -> Iterator[int]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(descriptor, 400, 0).decode(errors="replace").strip() or "a process that gave no name"
-            raise BusyError(f"{root} is in use by {holder}; wait for it, or end it, and start again") from None
+            holder = (
+                os.pread(descriptor, 400, 0).decode(errors="replace").strip() or "a process that gave no name"
+            )
+            raise BusyError(
+                f"{root} is in use by {holder}; wait for it, or end it, and start again"
+            ) from None
         os.ftruncate(descriptor, 0)
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         os.pwrite(descriptor, f"process {os.getpid()} ({what}, since {since})\n".encode(), 0)
@@ -52,8 +56,8 @@ def exclusive(root: Path, what: str) -> Iterator[int]:
 def end_with_parent(interval: float = 0.5) -> None:
     """End this process and all its descendants when its parent is gone, and on SIGINT, SIGTERM and SIGHUP.
 
-    A killed run must not leave notebooks that go on writing into its folder: their kernels live in sessions of their
-    own, where no signal to the group reaches them.
+    A killed run must not leave notebooks that go on writing into its folder: their kernels live in sessions
+    of their own, where no signal to the group reaches them.
     """
     parent = os.getppid()
 

@@ -48,14 +48,19 @@ def inspect(experiment: Experiment, root: Path, *, code: Mapping[str, Any] | Non
     return list(states.values())
 
 
-def _state(experiment: Experiment, root: Path, job: Job, stale: Sequence[Job], code: Mapping[str, Any]) -> State:
+def _state(
+    experiment: Experiment, root: Path, job: Job, stale: Sequence[Job], code: Mapping[str, Any]
+) -> State:
     try:
         manifest = read_manifest(root, *job)
     except ValueError as error:
         return State(job, (f"its manifest cannot be read, delete it: {error}",))
     if manifest is None:
         return State(job, (_why_missing(root, job),))
-    reasons = [f"settings changed: {change}" for change in differences(manifest["settings"], _settings(experiment, job))]
+    reasons = [
+        f"settings changed: {change}"
+        for change in differences(manifest["settings"], _settings(experiment, job))
+    ]
     reasons += [f"{path} is missing" for path in job.outputs if not (root / path).is_file()]
     reasons += [f"{needed} has to be run first" for needed in stale]
     made = min((root / path).stat().st_mtime for path in job.outputs if (root / path).is_file())
@@ -73,7 +78,9 @@ def _settings(experiment: Experiment, job: Job) -> Any:
 def _why_missing(root: Path, job: Job) -> str:
     folder = root / job.folder
     if (root / error_of(job)).is_file():
-        return "failed: " + (root / error_of(job)).read_text(encoding="utf-8", errors="replace").split("\n")[0]
+        return (
+            "failed: " + (root / error_of(job)).read_text(encoding="utf-8", errors="replace").split("\n")[0]
+        )
     if (folder / "notebook.running.ipynb").is_file():
         return "started, not finished"
     return "not run yet"
@@ -105,19 +112,26 @@ def table(states: Sequence[State]) -> str:
     rows = [("job", "state", "seconds", "why")]
     for state in states:
         word = "done" if state.done else ("stale" if state.finished else "to do")
-        why = [*state.reasons[:3], *(["..."] if len(state.reasons) > 3 else []), *([f"({state.note})"] if state.note else [])]
-        rows.append((str(state.job), word, "" if state.seconds is None else f"{state.seconds:.0f}", "; ".join(why)))
+        why = [
+            *state.reasons[:3],
+            *(["..."] if len(state.reasons) > 3 else []),
+            *([f"({state.note})"] if state.note else []),
+        ]
+        rows.append(
+            (str(state.job), word, "" if state.seconds is None else f"{state.seconds:.0f}", "; ".join(why))
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join(
-        f"{job:<{widths[0]}}  {word:<{widths[1]}}  {seconds:>{widths[2]}}  {why}".rstrip() for job, word, seconds, why in rows
+        f"{job:<{widths[0]}}  {word:<{widths[1]}}  {seconds:>{widths[2]}}  {why}".rstrip()
+        for job, word, seconds, why in rows
     )
 
 
 def removable(experiment: Experiment, root: Path) -> list[tuple[Path, str]]:
     """Return what may go from a study's folder, each with the reason.
 
-    That is: results that are stale, teachers and arms that the experiment no longer has, and what killed processes
-    left. What an unfinished training has reached is not among it: it will go on from there.
+    That is: results that are stale, teachers and arms that the experiment no longer has, and what killed
+    processes left. What an unfinished training has reached is not among it: it will go on from there.
     """
     found: dict[Path, str] = {}
     states = inspect(experiment, root)
@@ -128,7 +142,9 @@ def removable(experiment: Experiment, root: Path) -> list[tuple[Path, str]]:
     for stage in ITEM_STAGES:
         for folder in sorted((root / stage).glob("*" if stage == "teachers" else "*/seed*")):
             if folder.is_dir() and folder not in known:
-                found[folder] = "the experiment has no such " + ("teacher" if stage == "teachers" else "arm or seed")
+                found[folder] = "the experiment has no such " + (
+                    "teacher" if stage == "teachers" else "arm or seed"
+                )
     for path in sorted(root.rglob("*")):
         inside = any(folder in path.parents for folder in found)
         if not inside and ".snakemake" not in path.parts and path.is_file() and _LEFTOVER.search(path.name):

@@ -16,7 +16,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mutineck.experiment import INTERMEDIATE, STAGES, Experiment, ExperimentError, load_experiment, repository, slug, unknown
+from mutineck.experiment import (
+    INTERMEDIATE,
+    STAGES,
+    Experiment,
+    ExperimentError,
+    load_experiment,
+    repository,
+    slug,
+    unknown,
+)
 from mutineck.notebooks import NotebookError, execute
 from mutineck.processes import end_with_parent
 from mutineck.stage import MANIFEST
@@ -97,7 +106,9 @@ def needs(experiment: Experiment, stage: str, item: str | None = None) -> list[J
         ExperimentError: the stage has no such item.
     """
     if item not in items(experiment, stage):
-        raise ExperimentError(unknown(f"item of {stage}", str(item), [str(i) for i in items(experiment, stage)]))
+        raise ExperimentError(
+            unknown(f"item of {stage}", str(item), [str(i) for i in items(experiment, stage)])
+        )
     dataset = Job("dataset")
     teachers = [Job("teachers", teacher.name) for teacher in experiment.teachers]
     intermediate = [Job("teachers", INTERMEDIATE)] if experiment.needs_intermediate else []
@@ -128,7 +139,7 @@ def _taught_by(experiment: Experiment, item: str) -> list[Job]:
 
 
 def settings_text(experiment: Experiment, job: Job) -> str:
-    """Return the settings that a job's results depend on, as one line of JSON; a changed line makes the job stale."""
+    """Return the settings that a job's results depend on as a line of JSON; changed, the job is stale."""
     return json.dumps(experiment.settings_for(job.stage, job.item), sort_keys=True, ensure_ascii=True)
 
 
@@ -145,7 +156,11 @@ def parameters(experiment: Experiment, root: Path, job: Job) -> dict[str, Any]:
         root: its folder, `outputs/EXPERIMENT`, which holds the resolved `experiment.yaml`.
         job: the job.
     """
-    given: dict[str, Any] = {"experiment": str(root / EXPERIMENT_FILE), "overrides": [], "outputs": str(root.parent)}
+    given: dict[str, Any] = {
+        "experiment": str(root / EXPERIMENT_FILE),
+        "overrides": [],
+        "outputs": str(root.parent),
+    }
     if job.stage == "teachers":
         given["teacher"] = job.item
     if job.stage == "distillation":
@@ -173,9 +188,9 @@ def visible_gpus() -> list[str]:
 
 @contextlib.contextmanager
 def own_gpu(gpus: list[str], folder: Path | None = None, interval: float = 1.0) -> Iterator[str | None]:
-    """Hold one of the GPUs for the block, as the only one this process and its children see; None if there are none.
+    """Hold one of the GPUs for the block, as the only one this process sees; None if there are none.
 
-    Snakemake counts how many GPUs its jobs use and says not which; the lock files say it, to all jobs of a user.
+    Snakemake counts how many GPUs its jobs use and does not say which; lock files do, to all jobs of a user.
     """
     if not gpus:
         yield None
@@ -216,7 +231,9 @@ def run_job(job: Job, root: Path, *, notebooks: Path, kernel_cwd: Path) -> Path:
             label=str(job),
         )
     if not (root / job.manifest).is_file():
-        raise NotebookError(f"{notebook_of(job.stage)} came to its end without study.finish(): {job.manifest} is missing")
+        raise NotebookError(
+            f"{notebook_of(job.stage)} came to its end without study.finish(): {job.manifest} is missing"
+        )
     return output
 
 
@@ -236,7 +253,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("job", help="the job's folder in the study's: STAGE or STAGE/ITEM")
     parser.add_argument("--root", type=Path, default=Path(), help="the study's folder, outputs/EXPERIMENT")
     parser.add_argument("--notebooks", type=Path, default=repository() / "notebooks")
-    parser.add_argument("--cwd", type=Path, default=Path.cwd(), help="working directory of the notebooks' code")
+    parser.add_argument(
+        "--cwd", type=Path, default=Path.cwd(), help="working directory of the notebooks' code"
+    )
     given = parser.parse_args(arguments)
     end_with_parent()
     root = given.root.resolve()

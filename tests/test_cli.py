@@ -1,0 +1,138 @@
+"""The command line: what it refuses and how, and that it answers fast."""
+
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+
+from mutineck import cli, engine
+from mutineck.experiment import repository
+
+HEAVY = ("torch", "mmdet", "mmcv", "matplotlib", "pandas", "numpy", "snakemake", "papermill", "pydantic")
+
+
+@pytest.mark.parametrize("module", ["mutineck", "mutineck.cli"])
+def test_help_imports_nothing_heavy(module):
+    code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=repository()
+    )
+    assert found.stdout.strip() == "[]"
+
+
+def test_experiments_are_read_without_the_detector_framework():
+    code = "import sys, mutineck.experiment, mutineck.status\n"
+    code += f"print([name for name in {HEAVY[:7]!r} if name in sys.modules])"
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=repository()
+    )
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["clean", "--help"]], ids=" ".join)
+def test_help(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 0
+    assert "mutineck" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "smok"], "did you mean 'smoke.yaml'"),
+        (["run", "smoke", "--set", "clusters.kk=3"], "clusters.kk: unknown key 'kk'; did you mean 'k'"),
+        (["run", "smoke", "--set", "seeds"], "expected field.path=value"),
+        (["run", "smoke", "--until", "teacher"], "unknown stage 'teacher'; did you mean 'teachers'"),
+        (["run", "smoke", "--force", "cluster"], "unknown stage 'cluster'; did you mean 'clusters'"),
+        (["clean", "smoke"], "there is no such study"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_are_explained_without_a_traceback(arguments, message, capsys, tmp_path):
+    command, experiment, *rest = arguments
+    assert cli.main([command, experiment, "--outputs", str(tmp_path / "out"), *rest]) == cli.MISTAKE
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.err.startswith("mutineck: ")
+    assert "Traceback" not in captured.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    with pytest.raises(ValueError, match="unknown experiment"):
+        cli.main(["status", "smok", "--debug"])
+
+
+@pytest.mark.parametrize("cores", ["0", "-1", "many"])
+def test_cores_are_counted(cores, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["run", "smoke", "--cores", cores])
+    assert stop.value.code == 2
+
+
+def test_status_of_nothing(tmp_path, capsys):
+    assert cli.main(["status", "smoke", "--outputs", str(tmp_path)]) == 1
+    text = capsys.readouterr().out
+    assert "distillation mutineck/seed0" in text and "not run yet" in text
+    assert "0 of 13 jobs done" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_status_remembers_what_the_last_run_was_given(tmp_path, capsys):
+    last = tmp_path / "smoke" / engine.LAST_RUN
+    last.parent.mkdir(parents=True)
+    last.write_text(json.dumps({"overrides": ["seeds=[0, 1]"]}))
+    cli.main(["status", "smoke", "--outputs", str(tmp_path)])
+    text = capsys.readouterr().out
+    assert "with --set 'seeds=[0, 1]', as in the last run" in text
+    assert "student/seed1" in text
+    cli.main(["status", "smoke", "--outputs", str(tmp_path), "--set", "seeds=[5]"])
+    assert "student/seed5" in capsys.readouterr().out
+
+
+def test_clean_asks_first(tmp_path, capsys, monkeypatch):
+    left = tmp_path / "smoke" / "teachers" / "gone"
+    left.mkdir(parents=True)
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))  # no terminal: an answer does not count
+    assert cli.main(["clean", "smoke", "--outputs", str(tmp_path)]) == 1
+    assert left.is_dir() and f"{left}: the experiment has no such teacher" in capsys.readouterr().out
+    assert cli.main(["clean", "smoke", "--outputs", str(tmp_path), "--yes"]) == 0
+    assert not left.exists()
+    assert cli.main(["clean", "smoke", "--outputs", str(tmp_path), "--yes"]) == 0
+    assert "nothing to remove" in capsys.readouterr().out
+
+
+def test_run_hands_everything_on(tmp_path, monkeypatch, capsys):
+    received = {}
+
+    def run(experiment, outputs, **options):
+        received.update(options, name=experiment.name, k=experiment.clusters.k, outputs=outputs)
+        return outputs / experiment.name
+
+    monkeypatch.setattr(engine, "run", run)
+    arguments = [
+        "run",
+        "smoke",
+        "--set",
+        "clusters.k=4",
+        "--until",
+        "clusters",
+        "--cores",
+        "3",
+        "--force",
+        "features",
+    ]
+    assert cli.main([*arguments, "--outputs", str(tmp_path)]) == 0
+    assert (received["name"], received["k"], received["outputs"]) == ("smoke", 4, tmp_path)
+    assert (received["until"], received["cores"], received["force"]) == ("clusters", 3, ["features"])
+    assert received["again"] == f"mutineck run smoke --set clusters.k=4 --outputs {tmp_path}"
+
+
+def test_a_stopped_run_exits_as_a_shell_expects(monkeypatch, capsys, tmp_path):
+    def run(*_, **__):
+        raise engine.Interrupted("stopped by SIGTERM", 15)
+
+    monkeypatch.setattr(engine, "run", run)
+    assert cli.main(["run", "smoke", "--outputs", str(tmp_path)]) == 143

@@ -1,0 +1,118 @@
+"""A stage as its notebook holds it."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from mutineck.experiment import ExperimentError, load_experiment
+from mutineck.stage import MANIFEST, PARAMETERS, Study, begin, read_manifest
+from mutineck.storage import sha256_file
+
+
+def given(tmp_path, **more):
+    return {"experiment": "smoke", "overrides": [], "outputs": str(tmp_path), **more}
+
+
+@pytest.fixture
+def study(tmp_path):
+    return Study(experiment=load_experiment("smoke"), root=tmp_path / "smoke", stage="features", item=None)
+
+
+@pytest.mark.parametrize(
+    ("stage", "more", "item"),
+    [
+        ("dataset", {}, None),
+        ("teachers", {"teacher": "retina"}, "retina"),
+        ("teachers", {"teacher": ""}, "faster"),
+        ("teachers", {"teacher": "intermediate"}, "intermediate"),
+        ("distillation", {"arm": "fgd:mean", "seed": 3}, "fgd-mean/seed3"),
+        ("distillation", {"arm": "", "seed": 0}, "student/seed0"),
+    ],
+)
+def test_begin(tmp_path, stage, more, item):
+    study = begin(stage, given(tmp_path, **more))
+    assert (study.stage, study.item, study.root) == (stage, item, tmp_path / "smoke")
+    assert study.folder == tmp_path.joinpath("smoke", stage, *(item or "").split("/"))
+    assert study.folder.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("stage", "more", "message"),
+    [
+        ("dataset", {"seed": 1}, "notebook of the stage 'dataset': unknown parameter 'seed'"),
+        ("distillation", {"arm": "student", "sead": 1}, "unknown parameter 'sead'; did you mean 'seed'"),
+        ("teachers", {"teacher": "faser"}, "unknown teacher 'faser'; did you mean 'faster'"),
+        ("distillation", {"arm": "fgd:men", "seed": 0}, "unknown arm 'fgd:men'; did you mean 'fgd:mean'"),
+        ("distillation", {"arm": "student", "seed": "0"}, "expected a whole number, got '0'"),
+        ("distillation", {"arm": "student", "seed": True}, "expected a whole number, got True"),
+        ("dataset", {"overrides": "clusters.k=3"}, "expected a list of 'field.path=value'"),
+    ],
+)
+def test_begin_refuses(tmp_path, stage, more, message):
+    with pytest.raises(ExperimentError, match=message):
+        begin(stage, given(tmp_path, **more))
+
+
+def test_what_ipython_keeps_is_no_parameter(tmp_path):
+    session = {
+        "In": [""],
+        "Out": {},
+        "_i1": "x",
+        "get_ipython": lambda: None,
+        "exit": SimpleNamespace,
+        "open": open,
+        "json": json,
+    }
+    assert begin("dataset", given(tmp_path) | session).stage == "dataset"
+
+
+def test_begin_bounds_threads(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    begin("dataset", given(tmp_path, overrides=["resources.threads=2"]))
+    import os
+
+    assert os.environ["OMP_NUM_THREADS"] == "2"
+
+
+def test_every_stage_has_parameters(tmp_path):
+    for stage, names in PARAMETERS.items():
+        assert names[:3] == ("experiment", "overrides", "outputs"), stage
+    with pytest.raises(ExperimentError, match="unknown stage 'feature'; did you mean 'features'"):
+        Study(load_experiment("smoke"), tmp_path, "feature")
+
+
+def test_need_names_the_command(study):
+    with pytest.raises(
+        FileNotFoundError, match=r"dataset/train.json is missing.*mutineck run smoke --until dataset"
+    ):
+        study.need("dataset", "train.json")
+    path = study.path("dataset", "train.json")
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    assert study.need("dataset", "train.json") == path
+
+
+def test_finish(study, tmp_path, capsys):
+    outside, inside = tmp_path / "photo.jpg", study.folder / "part.parquet"
+    outside.write_bytes(b"a")
+    inside.write_bytes(b"b")
+    assert read_manifest(study.root, "features") is None
+    returned = study.finish(reads=[outside], writes=[inside], results={"rows": 3})
+    manifest = read_manifest(study.root, "features")
+    assert manifest == returned
+    assert manifest["settings"] == study.experiment.settings_for("features")
+    assert manifest["writes"] == {"features/part.parquet": sha256_file(inside)}
+    assert list(manifest["reads"]) == [str(outside)]
+    assert manifest["results"] == {"rows": 3}
+    assert {"revision", "versions", "seconds", "peak_memory_mib", "finished"} <= set(manifest)
+    assert "features finished in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"writes": ["nothing.json"]}, {"results": {"loss": float("nan")}}], ids=["file", "number"]
+)
+def test_what_is_not_finished_leaves_no_manifest(study, wrong):
+    with pytest.raises((FileNotFoundError, ValueError)):
+        study.finish(**wrong)
+    assert not (study.folder / MANIFEST).exists()

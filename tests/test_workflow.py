@@ -1,0 +1,401 @@
+"""The graph, and the engine on notebooks that do nothing but finish."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_notebook
+
+from mutineck import engine, status
+from mutineck.experiment import STAGES, ExperimentError, load_experiment
+from mutineck.processes import BusyError, exclusive
+from mutineck.stage import PARAMETERS
+from mutineck.workflow import (
+    Job,
+    items,
+    jobs,
+    needs,
+    notebook_of,
+    own_gpu,
+    parameters,
+    settings_text,
+    visible_gpus,
+)
+
+DETECTOR = {"family": "faster_rcnn"}
+EXPERIMENT = {
+    "name": "tiny",
+    "dataset": {"format": "shapes"},
+    "teachers": [{"name": "a", "detector": DETECTOR}, {"name": "b", "detector": DETECTOR}],
+    "student": {"detector": DETECTOR, "inherit": True},
+    "arms": {
+        "student": None,
+        "fgd:b": None,
+        "fgd:mean": None,
+        "mutineck": None,
+        "mutineck-intermediate": None,
+    },
+    "seeds": [0, 1],
+}
+# Stands for a stage's work: it notes that it ran, waits or fails as the test wants, and finishes.
+WORK = """
+import time
+outputs = study.root.parent
+with open(outputs / "ran", "a") as file:
+    print(study.stage, study.item, file=file)
+if (outputs / "fail").exists() and (outputs / "fail").read_text() == str(study.item):
+    raise ValueError("the picture 7.jpg is empty")
+if (outputs / "nap").exists():
+    time.sleep(float((outputs / "nap").read_text()))
+"""
+
+
+@pytest.fixture(scope="module")
+def experiment_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("experiments") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(EXPERIMENT, sort_keys=False))
+    return path
+
+
+@pytest.fixture(scope="module")
+def experiment(experiment_file):
+    return load_experiment(experiment_file)
+
+
+@pytest.fixture(scope="module")
+def notebooks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("notebooks")
+    for stage in STAGES:
+        names = "\n".join(
+            f"{name} = {[] if name == 'overrides' else 0 if name == 'seed' else ''!r}"
+            for name in PARAMETERS[stage]
+        )
+        cells = [
+            new_code_cell(names, metadata={"tags": ["parameters"]}),
+            new_code_cell(f"from mutineck.stage import begin\nstudy = begin({stage!r}, globals())"),
+            new_code_cell(WORK),
+            new_code_cell("manifest = study.finish()"),
+        ]
+        nbformat.write(new_notebook(cells=cells), folder / notebook_of(stage))
+    return folder
+
+
+class Runner:
+    """Runs the tiny study up to its teachers (three jobs), in one outputs folder for the module."""
+
+    def __init__(self, experiment_file, notebooks, outputs):
+        self.file, self.notebooks, self.outputs = experiment_file, notebooks, outputs
+        self.root = outputs / "tiny"
+        self.at_rest = True
+
+    def __call__(self, *overrides, **options):
+        self.forget()
+        experiment = load_experiment(self.file, overrides)
+        self.at_rest = not overrides
+        settings = {
+            "until": "teachers",
+            "cores": 2,
+            "notebooks": self.notebooks,
+            "overrides": overrides,
+        } | options
+        return engine.run(experiment, self.outputs, **settings)
+
+    def start(self, *overrides):
+        """Start the same in a process of its own."""
+        self.forget()
+        self.at_rest = False
+        command = [
+            sys.executable,
+            "-m",
+            "mutineck",
+            "run",
+            str(self.file),
+            "--outputs",
+            str(self.outputs),
+            "--until",
+            "teachers",
+        ]
+        command += [
+            "--notebooks",
+            str(self.notebooks),
+            *(word for item in overrides for word in ("--set", item)),
+        ]
+        environment = os.environ | {"PYTHONPATH": str(Path(engine.__file__).parent.parent)}
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def forget(self):
+        (self.outputs / "ran").unlink(missing_ok=True)
+
+    @property
+    def ran(self):
+        """What has run since, as `stage item`."""
+        path = self.outputs / "ran"
+        return sorted(path.read_text().splitlines()) if path.exists() else []
+
+    def wait_for(self, line, seconds=60):
+        deadline = time.monotonic() + seconds
+        while line not in self.ran:
+            assert time.monotonic() < deadline, f"{line} did not start; ran: {self.ran}"
+            time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def finished(experiment_file, notebooks, tmp_path_factory):
+    runner = Runner(experiment_file, notebooks, tmp_path_factory.mktemp("outputs"))
+    runner(cores=3)
+    assert runner.ran == ["dataset None", "teachers a", "teachers b", "teachers intermediate"]
+    return runner
+
+
+@pytest.fixture
+def study(finished):
+    """The finished study; what a test has done to it is undone before the next."""
+    if not finished.at_rest:
+        finished()
+    finished.forget()
+    yield finished
+    for name in ("nap", "fail"):
+        (finished.outputs / name).unlink(missing_ok=True)
+
+
+def processes_below(text):
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if any(text in word for word in process.info["cmdline"] or ()):
+            found.append(process)
+    return found
+
+
+def wait_until_gone(text, seconds=10):
+    deadline = time.monotonic() + seconds
+    while found := processes_below(text):
+        assert time.monotonic() < deadline, [process.cmdline() for process in found]
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("stage", "item", "expected"),
+    [
+        ("dataset", None, []),
+        ("teachers", "b", ["dataset"]),
+        ("teachers", "intermediate", ["dataset", "teachers a", "teachers b"]),
+        ("features", None, ["dataset", "teachers a", "teachers b", "teachers intermediate"]),
+        ("clusters", None, ["dataset", "features"]),
+        ("distillation", "student/seed1", ["dataset"]),
+        ("distillation", "fgd-b/seed0", ["dataset", "teachers b"]),
+        ("distillation", "fgd-mean/seed0", ["dataset", "teachers a", "teachers b"]),
+        (
+            "distillation",
+            "mutineck/seed0",
+            ["dataset", "teachers a", "teachers b", "teachers intermediate", "clusters"],
+        ),
+        ("distillation", "mutineck-intermediate/seed0", ["dataset", "teachers a", "teachers b", "clusters"]),
+    ],
+    ids=str,
+)
+def test_needs(experiment, stage, item, expected):
+    assert [str(job) for job in needs(experiment, stage, item)] == expected
+
+
+def test_every_job_comes_after_what_it_needs_and_figures_after_all(experiment):
+    order = jobs(experiment)
+    assert len(order) == len(set(order)) == 1 + 3 + 1 + 1 + 5 * 2 + 1 + 1
+    for position, job in enumerate(order):
+        assert set(needs(experiment, *job)) <= set(order[:position])
+    assert set(needs(experiment, "figures")) == set(order) - {Job("figures")}
+
+
+def test_no_intermediate_teacher_where_no_arm_learns_from_it():
+    experiment = load_experiment("smoke", ["arms={student: , 'fgd:mean': }"])
+    assert items(experiment, "teachers") == ["faster", "retina"]
+
+
+def test_until_and_its_near_matches(experiment):
+    assert jobs(experiment, "dataset") == [Job("dataset")]
+    with pytest.raises(ExperimentError, match="did you mean 'teachers'"):
+        jobs(experiment, "teacher")
+
+
+@pytest.mark.parametrize("item", ["fgd-c/seed0", "fgd-b/seed7", None], ids=str)
+def test_unknown_items_are_refused(experiment, item):
+    with pytest.raises(ExperimentError, match="unknown item of distillation"):
+        needs(experiment, "distillation", item)
+
+
+def test_a_jobs_folder_names_it(experiment):
+    assert all(Job.at(job.folder) == job for job in jobs(experiment))
+    with pytest.raises(ExperimentError, match="unknown stage"):
+        Job.at("fetures")
+
+
+def test_a_notebooks_parameters(experiment, tmp_path):
+    given = parameters(experiment, tmp_path / "tiny", Job("distillation", "fgd-mean/seed1"))
+    assert (given["arm"], given["seed"], given["outputs"]) == ("fgd:mean", 1, str(tmp_path))
+    for job in jobs(experiment):
+        assert set(parameters(experiment, tmp_path, job)) == set(PARAMETERS[job.stage])
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("clusters.k=5", {"clusters"}),
+        ("teachers.b.seed=3", {"teachers b"}),
+        ("dataset.seed=3", {"dataset"}),
+        ("arms.mutineck.weights.alpha=1", {"distillation mutineck/seed0", "distillation mutineck/seed1"}),
+        ("resources.threads=7", set()),
+        ("description=other words", set()),
+    ],
+    ids=str,
+)
+def test_a_setting_concerns_only_the_jobs_that_depend_on_it(experiment, experiment_file, override, changed):
+    other = load_experiment(experiment_file, [override])
+    assert {
+        str(job) for job in jobs(experiment) if settings_text(experiment, job) != settings_text(other, job)
+    } == changed
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [("", []), ("-1", []), ("0,2", ["0", "2"])], ids=repr)
+def test_visible_gpus(monkeypatch, chosen, expected):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    assert visible_gpus() == expected
+
+
+def test_two_jobs_do_not_share_a_gpu(monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    with own_gpu(["4", "5"], tmp_path) as first, own_gpu(["4", "5"], tmp_path) as second:
+        assert (first, second) == ("4", "5")
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
+    with own_gpu(["4", "5"], tmp_path) as third:
+        assert third == "4"
+    with own_gpu([], tmp_path) as none:
+        assert none is None
+
+
+def test_a_folder_has_one_user_at_a_time(tmp_path):
+    holder = f"process {os.getpid()} \\(mutineck run tiny"
+    with (
+        exclusive(tmp_path, "mutineck run tiny"),
+        pytest.raises(BusyError, match=holder),
+        exclusive(tmp_path, "another"),
+    ):
+        pytest.fail("two held the same folder")
+    with exclusive(tmp_path, "again"):
+        pass
+
+
+def test_the_resolved_experiment_reads_back_and_is_written_once(experiment, tmp_path):
+    path = engine.write_experiment(experiment, tmp_path)
+    before = path.stat().st_mtime_ns
+    assert load_experiment(path) == experiment
+    engine.write_experiment(experiment, tmp_path)
+    assert path.stat().st_mtime_ns == before
+
+
+def test_differences_name_the_field():
+    before, now = {"a": {"b": 1, "c": [2]}, "d": 0}, {"a": {"b": 1, "c": [3]}, "e": None}
+    assert list(status.differences(before, now)) == [
+        "a.c: [2] -> [3]",
+        "d: 0 -> nothing",
+        "e: nothing -> null",
+    ]
+
+
+@pytest.mark.slow
+def test_a_finished_study_is_up_to_date(study, capfd):
+    study()
+    assert study.ran == []
+    assert "nothing to do" in capfd.readouterr().out
+    states = status.inspect(load_experiment(study.file), study.root)
+    assert [state.done for state in states[:4]] == [True] * 4
+    assert states[4].reasons == ("not run yet",)
+    for state in states[:4]:
+        notebook = nbformat.read(study.root / state.job.outputs[1], as_version=4)
+        assert all(cell.execution_count for cell in notebook.cells)
+
+
+@pytest.mark.slow
+def test_a_changed_setting_runs_its_dependents_alone(study, capfd):
+    study("teachers.b.seed=1", dry_run=True)
+    assert study.ran == []
+    assert "settings changed" in capfd.readouterr().out
+    changed = load_experiment(study.file, ["teachers.b.seed=1"])
+    stale = {
+        str(state.job): state.reasons for state in status.inspect(changed, study.root)[:4] if not state.done
+    }
+    assert stale["teachers b"] == ("settings changed: teacher.seed: 0 -> 1",)
+    assert stale["teachers intermediate"] == ("teachers b has to be run first",)
+    study("teachers.b.seed=1")
+    assert study.ran == sorted(stale) == ["teachers b", "teachers intermediate"]
+
+
+@pytest.mark.slow
+def test_a_failing_job_says_why_and_leaves_the_rest(study, capfd):
+    (study.outputs / "fail").write_text("a")
+    with pytest.raises(engine.StudyFailed) as error:
+        study("teachers.a.seed=2", "teachers.b.seed=2")
+    assert str(error.value).startswith(
+        "teachers a stopped: ValueError: the picture 7.jpg is empty\nraised by cell [4] of 02_"
+    )
+    assert study.ran == ["teachers a", "teachers b"]
+    assert (study.root / "teachers/a/notebook.failed.ipynb").is_file()
+    assert not (study.root / "teachers/a/manifest.json").exists()
+    (study.outputs / "fail").unlink()
+    study("teachers.a.seed=2", "teachers.b.seed=2")
+    assert study.ran == ["teachers a", "teachers intermediate"]
+    assert not (study.root / "teachers/a/notebook.failed.ipynb").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_nothing_finished_and_goes_on(study):
+    (study.outputs / "nap").write_text("30")
+    process = study.start("teachers.a.seed=3")
+    study.wait_for("teachers a")
+    with pytest.raises(BusyError, match=f"process {process.pid} "):
+        study("teachers.a.seed=3")
+    process.kill()
+    process.communicate()
+    wait_until_gone(str(study.notebooks))
+    assert not (study.root / "teachers/a/manifest.json").exists()
+    (study.outputs / "nap").unlink()
+    study("teachers.a.seed=3")
+    assert study.ran == ["teachers a", "teachers intermediate"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
+def test_a_stopped_run_ends_soon_and_says_how_to_go_on(study, number):
+    (study.outputs / "nap").write_text("30")
+    seed = f"teachers.a.seed={int(number) + 10}"
+    process = study.start(seed)
+    study.wait_for("teachers a")
+    process.send_signal(number)
+    text, _ = process.communicate(timeout=10)
+    assert process.returncode == 128 + number
+    assert f"Go on with: mutineck run {study.file} --set {seed} --outputs {study.outputs}" in text
+    assert processes_below(str(study.notebooks)) == []
+    assert status.inspect(load_experiment(study.file, [seed]), study.root)[1].reasons == (
+        "started, not finished",
+    )
+
+
+@pytest.mark.slow
+def test_what_may_be_removed(study):
+    without = load_experiment(
+        study.file, ["teachers=[{name: a, detector: {family: fcos}}]", "arms={student: }"]
+    )
+    (study.root / "teachers" / ".curves.abcd1234.csv").write_text("")
+    found = {
+        path.relative_to(study.root).as_posix(): why for path, why in status.removable(without, study.root)
+    }
+    assert found["teachers/b"] == found["teachers/intermediate"] == "the experiment has no such teacher"
+    assert "teachers/.curves.abcd1234.csv" in found
+    assert "dataset" not in found
