@@ -66,9 +66,9 @@ class Standardised:
                 for category in np.unique(batch["category"]):
                     chosen = batch["category"] == category
                     vectors.seek(int(place[category]) * width * 4)
-                    vectors.write(np.ascontiguousarray(values[chosen]))
+                    vectors.write(np.ascontiguousarray(values[chosen]).data)
                     ids.seek(int(place[category]) * 8)
-                    ids.write(np.ascontiguousarray(batch["annotation_id"][chosen], np.int64))
+                    ids.write(np.ascontiguousarray(batch["annotation_id"][chosen], np.int64).data)
                     place[category] += int(chosen.sum())
 
 

@@ -7,18 +7,22 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
+from mutineck.detection.cells import box_levels
+from mutineck.detection.evaluation import Batch, SplitDataset, device_of, evaluation_loader
+from mutineck.detection.roi import instance_features
 from mutineck.experiment import INTERMEDIATE, ExperimentError, FeaturesSpec, unknown
 from mutineck.features.processes import Processes, processes
 from mutineck.features.shards import INDEX, Shard, find_shards, write_shard
 from mutineck.stage import Study
 from mutineck.storage import read_json, sha256_file, sha256_json, write_json
+from mutineck.teachers.frozen import load_frozen
 
 SPLIT = "train"
 SHARD_IMAGES = 128
@@ -38,7 +42,7 @@ class Detector(Protocol):
         ...
 
 
-Loader = Callable[[Sequence[int]], Iterable[Any]]
+Loader = Callable[[Sequence[int]], Iterable[Batch]]
 """From image ids to `Batch`es of these images, in this order (see `mutineck.detection`)."""
 
 
@@ -77,8 +81,6 @@ def extract(
             it.
         ExperimentError: a name that is no teacher.
     """
-    from mutineck.detection import load_frozen
-
     annotations = read_json(study.need("dataset", f"{SPLIT}.json"))
     indices = {}
     with processes() as group:
@@ -102,12 +104,11 @@ def extract(
 
 def _batches(study: Study, image_ids: Sequence[int]) -> DataLoader:
     """Return a loader of these images, in this order."""
-    from mutineck.detection import evaluation_loader
-
     whole = evaluation_loader(study, SPLIT, batch=study.experiment.features.batch)
-    position = {image["id"]: index for index, image in enumerate(whole.dataset.images)}
+    dataset = cast(SplitDataset, whole.dataset)
+    position = {image["id"]: index for index, image in enumerate(dataset.images)}
     return DataLoader(
-        Subset(whole.dataset, [position[image_id] for image_id in image_ids]),
+        Subset(dataset, [position[image_id] for image_id in image_ids]),
         whole.batch_size,
         collate_fn=whole.collate_fn,
         num_workers=whole.num_workers,
@@ -115,8 +116,6 @@ def _batches(study: Study, image_ids: Sequence[int]) -> DataLoader:
 
 
 def _device(study: Study) -> torch.device:
-    from mutineck.detection.evaluation import device_of
-
     device = device_of(study.experiment.resources.device)
     # Under torchrun each process of a machine has a GPU of its own.
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if device.type == "cuda" else device
@@ -306,15 +305,12 @@ def _columns_of_nothing(detector: Detector, spec: FeaturesSpec) -> dict[str, np.
 @torch.inference_mode()
 def _rows(
     detector: Detector,
-    batch: Any,
+    batch: Batch,
     spec: FeaturesSpec,
     original: dict[int, list[float]],
     device: torch.device | str,
 ) -> tuple[dict[str, np.ndarray], list[dict[str, int]]]:
     """Return the batch's columns, and for each image how many targets were left out, by reason."""
-    from mutineck.detection.cells import box_levels
-    from mutineck.detection.roi import instance_features
-
     maps = detector.maps(batch.image.to(device))
     strides = sorted(maps)
     kept, counts = [], []
