@@ -11,7 +11,7 @@ from mmdet.models import DETECTORS, BaseDetector, build_detector
 from torch import Tensor, nn
 
 from mutineck.arms import ArmSpec
-from mutineck.detection.frozen import detector_channels, detector_strides
+from mutineck.detection.frozen import FrozenDetector, detector_channels, detector_strides
 from mutineck.detection.loading import LoadReport, inherit_weights
 from mutineck.distillation.guidance import Guidance
 from mutineck.experiment import DistillationSpec
@@ -59,7 +59,7 @@ class Distiller(BaseDetector):
         super().__init__(init_cfg)
         self.seed = seed
         self.inherit = inherit
-        self.inherited: LoadReport | None = None
+        self.inherited: list[LoadReport] = []
         self.epoch, self.epochs = 0.0, 1
         with seeded(derive_seed(seed, "student")):
             self.student = build_detector(student)
@@ -88,14 +88,22 @@ class Distiller(BaseDetector):
         if self.guidance is not None and self.guidance.joint is not None:
             with seeded(derive_seed(self.seed, "joint")):
                 self.guidance.joint.init_weights()
-        donor = self.guidance.donor if self.guidance is not None else None
-        if self.inherit and donor is not None:
-            if type(donor.model) is type(self.student) and detector_strides(donor.model) == detector_strides(self.student):
-                self.inherited = inherit_weights(self.student, donor.model, donor.label_map)
-                print(f"student: {self.inherited}")
-            else:
-                print(f"student: nothing inherited, {donor.name} is a {type(donor.model).__name__} with strides "
-                      f"{donor.strides}, the student a {type(self.student).__name__} with {detector_strides(self.student)}")
+        if self.inherit and self.guidance is not None:
+            for donor in self.guidance.donors:
+                self._inherit_from(donor)
+
+    def _inherit_from(self, donor: FrozenDetector) -> None:
+        own = type(self.student).__name__, detector_strides(self.student)
+        other = type(donor.model).__name__, donor.strides
+        if own == other:
+            report = inherit_weights(self.student, donor.model, donor.label_map)
+            self.inherited.append(report)
+            print(f"student inherits from {donor.name}: {len(report.matched)} weights outside the backbone; "
+                  f"{len(report.mismatched)} of another shape stay its own")
+        else:
+            # Levels are counted from the finest, so equal names would be unequal levels.
+            print(f"student inherits nothing from {donor.name}: it is a {other[0]} with strides {other[1]}, the student a "
+                  f"{own[0]} with {own[1]}")
 
     def extract_feat(self, img: Tensor) -> Any:
         """Return the student's maps."""

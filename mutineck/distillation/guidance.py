@@ -110,9 +110,14 @@ class Guidance(nn.Module):
         return self.intermediate.model.backbone if self.intermediate is not None else None
 
     @property
-    def donor(self) -> FrozenDetector | None:
-        """The detector that the student may inherit neck and heads from."""
-        return self.intermediate or (self.teachers[0] if self.teachers else None)
+    def donors(self) -> list[FrozenDetector]:
+        """The detectors that the student may inherit from, later ones on top of earlier ones.
+
+        The intermediate teacher has heads and no neck of the student's kind: that comes from the anchor below it.
+        """
+        if self.intermediate is not None:
+            return [self.intermediate.model.backbone.teachers[0], self.intermediate]
+        return self.teachers[:1]
 
     def forward(
         self,
