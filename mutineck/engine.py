@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import yaml
 
 from mutineck.experiment import STAGES, Experiment, ExperimentError, repository, unknown
-from mutineck.processes import end_with_parent, exclusive, on_signals
+from mutineck.processes import STOPPING, end_with_parent, exclusive, on_signals
 from mutineck.storage import write_json, write_text
 from mutineck.workflow import EXPERIMENT_FILE, Job, error_of, jobs, thread_environment, visible_gpus
 
@@ -173,7 +173,7 @@ def _engine(
 def _wait(process: subprocess.Popen[bytes]) -> int | None:
     """Wait for the engine; on a signal end it and return the signal's number."""
     received: list[int] = []
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    previous = {number: signal.getsignal(number) for number in STOPPING}
     on_signals(received.append)
     try:
         while process.poll() is None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 LOCK = ".lock"
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class BusyError(RuntimeError):
@@ -67,13 +68,15 @@ def end_with_parent(interval: float = 0.5) -> None:
         end(signal.SIGTERM)
 
     threading.Thread(target=watch, name="end with parent", daemon=True).start()
-    on_signals(lambda number: end(number))
+    on_signals(end)
 
 
 def on_signals(action: Callable[[int], None]) -> None:
-    """Call ``action`` with the signal's number on SIGINT, SIGTERM and SIGHUP."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda received, _frame: action(received))
+    """Call ``action`` with the signal's number on SIGINT, SIGTERM and SIGHUP, except where one is ignored."""
+    for number in STOPPING:
+        # `nohup` ignores SIGHUP, and means it.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda received, _frame: action(received))
 
 
 def end(number: int) -> None:

@@ -373,6 +373,8 @@ def test_a_killed_run_leaves_nothing_finished_and_goes_on(study):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
 def test_a_stopped_run_ends_soon_and_says_how_to_go_on(study, number):
+    # A shell that runs the tests in the background ignores SIGINT for all its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     (study.outputs / "nap").write_text("30")
     seed = f"teachers.a.seed={int(number) + 10}"
     process = study.start(seed)
