@@ -42,8 +42,8 @@ class DatasetSpec(Record):
     format: Literal["shapes", "voc", "coco"]
     root: str | None = None
     """Folder of the data set; relative to the working directory. Not used for `shapes`."""
-    split: tuple[float, float, float] = (8, 1, 1)
-    """Shares of train, val and test (`voc` and `shapes`; `coco` keeps its own)."""
+    split: tuple[float, float, float] | None = (8, 1, 1)
+    """Shares of train, val and test (`voc` and `shapes`; `coco` keeps its own); null keeps the data set's own lists."""
     seed: int = 0
     strict: bool = False
     """Refuse a data set with any defect, instead of repairing or leaving out."""

@@ -116,9 +116,11 @@ def detector_training(
     masks: bool = False, hooks: Sequence[Mapping[str, Any]] = (),
 ) -> Any:
     """Return the training config of a detector in `study.folder`, and write it there for `tools/train.py`."""
-    annotations = study.need("dataset", "train.json")
-    if masks and not any("segmentation" in a for a in read_json(annotations)["annotations"]):
-        raise ExperimentError(f"{study.item}: a detector with a mask branch needs masks, and {annotations} has none")
+    if masks and (given := read_json(study.need("dataset", "dataset.json"))["masks"]) != "all":
+        raise ExperimentError(
+            f"{study.item}: a detector with a mask branch needs a mask for every box; here {given} have one. "
+            "Use faster_rcnn instead of mask_rcnn"
+        )
     config = training_config(
         model=dict(model),
         train=split_config(study, "train", categories, masks=masks, test=False, seed=seed),

@@ -62,7 +62,4 @@ def fetch_weights(entry: ZooEntry) -> Path:
     """Return the weights' file, fetching it into the cache if it is not there; its hash is verified by its name."""
     from mutineck.download import fetch
 
-    file_name = entry.weights.rsplit("/", 1)[-1]
-    digits = file_name.removesuffix(".pth").rsplit("-", 1)[-1].rsplit("_", 1)[-1]
-    is_hash = len(digits) == 8 and all(c in "0123456789abcdef" for c in digits)
-    return fetch(entry.weights, cache_folder() / file_name, sha256=digits if is_hash else None)
+    return fetch(entry.weights, cache_folder() / entry.weights.rsplit("/", 1)[-1])
