@@ -19,7 +19,8 @@ HEADLINE = "bbox_mAP"
 
 
 def runs(study: Study) -> Iterator[tuple[str, int | None, Path]]:
-    """Yield ``(arm, seed, folder)`` of everything that a study measures: teachers first, then arms, as it lists them.
+    """Yield ``(arm, seed, folder)`` of everything that a study measures: teachers first, then arms, as it
+    lists them.
 
     A teacher's arm is ``teacher:NAME`` and its seed None. The folders need not exist.
     """
@@ -37,8 +38,9 @@ def runs(study: Study) -> Iterator[tuple[str, int | None, Path]]:
 def collect(study: Study) -> pd.DataFrame:
     """Return all results as a frame of the columns arm, seed, split, metric, category, value.
 
-    ``seed`` is a nullable integer (teachers have none), ``category`` is empty for a metric over all categories, and
-    ``value`` lies in 0..1, NaN where a category does not occur. What is not there is named by ``missing``.
+    ``seed`` is a nullable integer (teachers have none), ``category`` is empty for a metric over all
+    categories, and ``value`` lies in 0..1, NaN where a category does not occur. What is not there is named by
+    ``missing``.
 
     Raises:
         FileNotFoundError: no run has results yet.
@@ -72,7 +74,9 @@ def scores(frame: pd.DataFrame, split: str, metric: str = HEADLINE, category: st
 
 
 def best_arm(frame: pd.DataFrame, split: str) -> str | None:
-    """Return the taught arm with the highest mean mAP over seeds on a split, or None if no taught arm has results."""
+    """Return the taught arm with the highest mean mAP over seeds on a split, or None if no taught arm has
+    results.
+    """
     rows = scores(frame, split)
     rows = rows[~rows["arm"].str.startswith(TEACHER) & (rows["arm"] != "student")]
     means = rows.groupby("arm", sort=False)["value"].mean().dropna()

@@ -35,8 +35,10 @@ class Comparison:
 
     Attributes:
         difference: arm minus baseline with Student's t interval over the seeds that both have.
-        bootstrap_low, bootstrap_high: percentile bootstrap of the same mean; NaN for n < 3, where it means nothing.
-        effect: Cohen's d of paired samples, mean / standard deviation of the differences; NaN if either cannot be had.
+        bootstrap_low, bootstrap_high: percentile bootstrap of the same mean; NaN for n < 3, where it means
+            nothing.
+        effect: Cohen's d of paired samples, mean / standard deviation of the differences; NaN if either
+            cannot be had.
         p: two-sided p of the paired t-test; NaN for n = 1.
     """
 
@@ -102,8 +104,8 @@ def paired_differences(
 ) -> pd.DataFrame:
     """Return one row an arm: its paired difference to the baseline over seeds.
 
-    Columns: arm, n, difference, std, low, high, bootstrap_low, bootstrap_high, effect, p; in the metric's own unit
-    (0..1). Arms that share no seed with the baseline have n = 0. Empty if the baseline has no results.
+    Columns: arm, n, difference, std, low, high, bootstrap_low, bootstrap_high, effect, p; in the metric's own
+    unit (0..1). Arms that share no seed with the baseline have n = 0. Empty if the baseline has no results.
     """
     rows = scores(frame, split, metric)
     rows = rows[~rows["arm"].str.startswith(TEACHER)]

@@ -1,4 +1,6 @@
-"""The table of arms: mean and spread over seeds, and the gain over the student alone, as CSV, Markdown and LaTeX."""
+"""The table of arms: mean and spread over seeds, and the gain over the student alone, as CSV, Markdown and
+LaTeX.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +31,9 @@ def summarise(
 ) -> pd.DataFrame:
     """Return one row a teacher and arm, in the experiment's order, for one split.
 
-    Columns: arm, n (seeds), for each metric METRIC and METRIC_std, then gain, gain_low, gain_high (mAP over the
-    baseline, paired by seed, 95 % t interval). Values in 0..1; NaN where one seed or a missing run cannot say. An arm
-    without results has n = 0.
+    Columns: arm, n (seeds), for each metric METRIC and METRIC_std, then gain, gain_low, gain_high (mAP over
+    the baseline, paired by seed, 95 % t interval). Values in 0..1; NaN where one seed or a missing run cannot
+    say. An arm without results has n = 0.
     """
     names = [TEACHER + teacher.name for teacher in experiment.teachers]
     names += [TEACHER + "intermediate"] if experiment.needs_intermediate else []
@@ -57,7 +59,9 @@ def summarise(
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table as text for people: percent, ``mean ± std``, gain with its interval, a dash for what is unknown."""
+    """Return the table as text for people: percent, ``mean ± std``, gain with its interval, a dash for what
+    is unknown.
+    """
     shown = pd.DataFrame({"arm": [_label(arm) for arm in table["arm"]]})
     for metric, title in METRICS.items():
         if table[metric].notna().any():
@@ -116,7 +120,10 @@ def write_tables(study: Study) -> list[Path]:
     table = summarise(frame, study.experiment, split)
     shown = readable(table)
     folder = study.path("ablations")
-    note = f"Split {split}, percent; mean ± standard deviation over seeds; gain over the student alone, paired by seed, with 95 % t interval."
+    note = (
+        f"Split {split}, percent; mean ± standard deviation over seeds; gain over the student alone, paired "
+        "by seed, with 95 % t interval."
+    )
     absent = missing(study)
     gap = f"\nMissing: {', '.join(absent)}.\n" if absent else ""
     statistics = paired_differences(frame, split)
@@ -153,7 +160,5 @@ def _gain(mean: float, low: float, high: float) -> str:
 
 
 def _tex(text: str) -> str:
-    for plain, escaped in (("\\", r"\textbackslash{}"), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#"),
-                           ("±", r"$\pm$"), ("–", "--")):  # fmt: skip
-        text = text.replace(plain, escaped)
-    return text
+    escapes = {"\\": r"\textbackslash{}", "±": r"$\pm$", "–": "--"} | {sign: "\\" + sign for sign in "&%_#$"}
+    return "".join(escapes.get(letter, letter) for letter in text)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from mutineck.figures.registry import Drawn, draw, draw_all, names
+from mutineck.figures.registry import Drawn, draw, draw_all, names, show
 
-__all__ = ["Drawn", "draw", "draw_all", "names"]
+__all__ = ["Drawn", "draw", "draw_all", "names", "show"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 
 from mutineck.ablations.results import TEACHER, collect, missing, scores
 from mutineck.ablations.statistics import mean_interval
@@ -12,7 +11,9 @@ from mutineck.stage import Study
 
 
 def arms(study: Study) -> Drawing:
-    """Draw mAP of every arm (points are seeds, the bar their mean, the whisker its 95 % t interval) and teacher (lines)."""
+    """Draw mAP of every arm (points are seeds, the bar their mean, the whisker its 95 % t interval) and
+    teacher (lines).
+    """
     experiment = study.experiment
     split = experiment.evaluation.report
     rows = scores(collect(study), split)
@@ -49,8 +50,14 @@ def arms(study: Study) -> Drawing:
                 zorder=4,
             )
             right = max(interval.high, values.max())
-        axis.annotate(f"{interval.mean:.1f}", (right, position), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7,
-                      bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}, zorder=5)  # fmt: skip
+        label = axis.annotate(
+            f"{interval.mean:.1f}", (right, position), xytext=(4, 0), textcoords="offset points"
+        )
+        label.set(va="center", fontsize=7, zorder=5)
+        # A teacher's line may run through the number.
+        label.set_bbox(
+            {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
+        )
     teachers = rows[rows["arm"].str.startswith(TEACHER)].dropna(subset=["percent"])
     for position, (arm, value) in enumerate(zip(teachers["arm"], teachers["percent"], strict=True)):
         label = f"{arm.removeprefix(TEACHER)} {value:.1f}"
@@ -73,7 +80,10 @@ def arms(study: Study) -> Drawing:
     gain = ""
     if "student" in means and len(means) > 1:
         best = max((name for name in means if name != "student"), key=means.__getitem__)
-        gain = f" The best taught arm, {best}, stands at {means[best]:.1f}; the student alone at {means['student']:.1f}."
+        gain = (
+            f" The best taught arm, {best}, stands at {means[best]:.1f}; the student alone at "
+            f"{means['student']:.1f}."
+        )
     spread = (
         "Points are seeds, whiskers 95 % t intervals of the mean."
         if several

@@ -62,16 +62,20 @@ def confusion(study: Study) -> Drawing:
         figure,
         pd.concat(frames, ignore_index=True)[["detector", "score_from", "target", "detected", "count"]],
         "What is taken for what",
-        f"Rows are targets of the {name} split, columns what was detected at their place (IoU 0.5, scores from the best F1 on), in "
-        "percent of the row; the last row counts detections where no target is. Most frequent confusion of two categories: "
-        f"{worst}. Missed: {int(alone[:-1, -1].sum())} targets by the student alone, {int(taught[:-1, -1].sum())} by "
+        f"Rows are targets of the {name} split, columns what was detected at their place (IoU 0.5, scores "
+        "from the best F1 on), in "
+        "percent of the row; the last row counts detections where no target is. Most frequent confusion of "
+        "two categories: "
+        f"{worst}. Missed: {int(alone[:-1, -1].sum())} targets by the student alone, "
+        f"{int(taught[:-1, -1].sum())} by "
         f"{list(tables)[1]}.{left_out}",
         f"Two confusion matrices over {len(drawn)} categories. Most frequent confusion: {worst}.",
     )
 
 
 def confusion_counts(matches: Iterable[ImageMatch], categories: int) -> np.ndarray:
-    """Return counts ``(categories + 1, categories + 1)``: target by detected; the last row is nothing, the last column missed.
+    """Return counts ``(categories + 1, categories + 1)``: target by detected; the last row is nothing, the
+    last column missed.
 
     ``matches`` must have been made with ``by_category=False``, or no confusion can be seen.
     """

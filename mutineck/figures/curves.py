@@ -20,7 +20,8 @@ MEASURED = "val/bbox_mAP"
 
 
 def read_curves(study: Study, *, teachers: bool = False) -> pd.DataFrame:
-    """Return all stored curves as a frame of arm, seed, iteration, epoch, term, value (teachers: arm = the name).
+    """Return all stored curves as a frame of arm, seed, iteration, epoch, term, value (teachers: arm = the
+    name).
 
     Raises:
         FileNotFoundError: there is none; the message names the command that makes them.
@@ -35,13 +36,14 @@ def read_curves(study: Study, *, teachers: bool = False) -> pd.DataFrame:
     if not frames:
         stage = "teachers" if teachers else "distillation"
         raise FileNotFoundError(
-            f"{study.path(stage)}: no curves.csv there. Make them with: mutineck run {study.experiment.name} --until {stage}"
+            f"{study.path(stage)}: no curves.csv there. Make them with: mutineck run {study.experiment.name} "
+            f"--until {stage}"
         )
     return pd.concat(frames, ignore_index=True)[["arm", "seed", "iteration", "epoch", "term", "value"]]
 
 
 def curves(study: Study) -> Drawing:
-    """Draw every arm's detection loss and validation mAP against epochs; seeds as a band around their mean."""
+    """Draw every arm's detection loss and validation mAP; seeds as a band around their mean."""
     data = read_curves(study)
     arms = list(study.experiment.arms)
     return _two_panels(data, arms, arm_colours(arms), "arm", _common_terms(data))
@@ -51,7 +53,8 @@ def teacher_curves(study: Study) -> Drawing:
     """Draw the loss and validation mAP of the teachers that this study trained."""
     data = read_curves(study, teachers=True)
     names = list(dict.fromkeys(data["arm"]))
-    # One- and two-stage detectors have terms of the same name and different meaning: only their totals are shown.
+    # One- and two-stage detectors have terms of the same name and different meaning: only their totals are
+    # shown.
     return _two_panels(
         data, names, dict(zip(names, distinct_colours(len(names)), strict=True)), "teacher", ["loss"]
     )
@@ -97,9 +100,12 @@ def loss_shares(study: Study) -> Drawing:
         figure,
         long[["arm", "iteration", "term", "percent"]],
         "What drives the training",
-        "Share of each loss term in the total while an arm trains (first seed, smoothed). Distillation that swamps "
-        f"detection would show here; the largest mean share of terms that the student alone lacks is {taught}.",
-        f"Stacked areas of {len(order)} loss terms over iterations, one panel for each of the arms {in_words(arms)}.",
+        "Share of each loss term in the total while an arm trains (first seed, smoothed). Distillation that "
+        "swamps "
+        "detection would show here; the largest mean share of terms that the student alone lacks is "
+        f"{taught}.",
+        f"Stacked areas of {len(order)} loss terms over iterations, one panel for each of the arms "
+        f"{in_words(arms)}.",
     )
 
 
@@ -155,13 +161,16 @@ def _two_panels(
         figure,
         data,
         "How the students learnt" if kind == "arm" else "How the teachers learnt",
-        f"Left: loss (moving average over {SMOOTHING:.0%} of the run). Right: mAP after each epoch.{terms}{band}{end}",
+        f"Left: loss (moving average over {SMOOTHING:.0%} of the run). Right: mAP after each "
+        f"epoch.{terms}{band}{end}",
         f"Falling loss curves and rising mAP curves of {in_words(drawn)}.{end}",
     )
 
 
 def _band(axis: Axes, values: pd.DataFrame, colour: str, label: str, marker: str = "") -> None:
-    """Draw the mean over columns (seeds) and, if there are several, the range between the lowest and the highest."""
+    """Draw the mean over columns (seeds) and, if there are several, the range between the lowest and the
+    highest.
+    """
     axis.plot(values.index, values.mean(axis=1), color=colour, label=label, marker=marker, markersize=2.5)
     if values.shape[1] > 1:
         axis.fill_between(
@@ -170,7 +179,7 @@ def _band(axis: Axes, values: pd.DataFrame, colour: str, label: str, marker: str
 
 
 def _common_terms(data: pd.DataFrame) -> list[str]:
-    """Return the loss terms that all have: detection alone, so that arms with further terms can be compared."""
+    """Return the loss terms that all have: detection alone, so that all arms can be compared."""
     terms = data[data["term"].str.startswith("loss_")]
     sets = [set(group) for _, group in terms.groupby("arm")["term"]]
     common = set.intersection(*sets) if sets else set()

@@ -1,4 +1,6 @@
-"""Detections side by side: targets, student alone, best taught student, best teacher, from most improved to most harmed."""
+"""Detections side by side: targets, student alone, best taught student, best teacher, from most improved to
+most harmed.
+"""
 
 from __future__ import annotations
 
@@ -71,10 +73,13 @@ def detections(study: Study) -> Drawing:
         figure,
         data,
         "Where teaching helps, and where it harms",
-        f"Pictures of the {name} split from the most improved to the most harmed by {taught}, in equal steps of rank; at the left the "
-        f"change of F1 (IoU 0.5). {taught} is better than the student alone on {better} of {len(data)} pictures and worse on {worse}. "
+        f"Pictures of the {name} split from the most improved to the most harmed by {taught}, in equal steps "
+        "of rank; at the left the "
+        f"change of F1 (IoU 0.5). {taught} is better than the student alone on {better} of {len(data)} "
+        f"pictures and worse on {worse}. "
         f"Shown are detections above the score with the best F1 on the validation split ({cut}).",
-        f"{len(rows)} pictures in rows; columns show targets, student alone, {taught} and the best teacher, with matched, false and "
+        f"{len(rows)} pictures in rows; columns show targets, student alone, {taught} and the best teacher, "
+        "with matched, false and "
         f"missed boxes. Better on {better}, worse on {worse} of {len(data)} pictures.",
     )
 
@@ -88,7 +93,9 @@ def chosen_rows(count: int, rows: int = ROWS) -> list[int]:
 
 
 def threshold(study: Study, detector: str) -> float:
-    """Return the score at which a detector's F1 is highest on the validation split (or the reported one without it)."""
+    """Return the score at which a detector's F1 is highest on the validation split (or the reported one
+    without it).
+    """
     evaluation = study.experiment.evaluation
     name = "val" if "val" in evaluation.splits else evaluation.report
     split = Split(study, name)

@@ -86,16 +86,19 @@ def error_breakdown(study: Study) -> Drawing:
         figure,
         data,
         "What the mistakes cost",
-        f"AP50 that would be gained if one kind of error were mended and all else stayed (after TIDE, arXiv:2008.08115). Costliest: {in_words(worst)}.",
-        f"Bars of AP50 lost to six kinds of error for {in_words([who.label for who in shown])}. Costliest: {in_words(worst)}.",
+        "AP50 that would be gained if one kind of error were mended and all else stayed (after TIDE, "
+        f"arXiv:2008.08115). Costliest: {in_words(worst)}.",
+        f"Bars of AP50 lost to six kinds of error for {in_words([who.label for who in shown])}. Costliest: "
+        f"{in_words(worst)}.",
     )
 
 
 def breakdown(matches: Sequence[ImageMatch], categories: int) -> pd.DataFrame:
     """Return one row a kind of error: error, count, AP50, AP50_mended and cost (their difference), 0..1.
 
-    Mending is TIDE's: a classification or localisation error becomes right if its target was found by nothing better,
-    and vanishes otherwise; ``both``, duplicates and background detections vanish; missed targets are not counted.
+    Mending is TIDE's: a classification or localisation error becomes right if its target was found by nothing
+    better, and vanishes otherwise; ``both``, duplicates and background detections vanish; missed targets are
+    not counted.
     """
     mistakes = [classify(match) for match in matches]
     base = _mean_ap(matches, mistakes, categories, None)
@@ -112,7 +115,7 @@ def breakdown(matches: Sequence[ImageMatch], categories: int) -> pd.DataFrame:
 
 
 def classify(match: ImageMatch) -> Mistakes:
-    """Return what is wrong with each false detection of a picture, and which targets were missed altogether."""
+    """Return what is wrong with each false detection of a picture, and which targets were missed."""
     kind = np.full(len(match.scores), "", dtype="<U14")
     target = np.full(len(match.scores), -1)
     overlap = np.where(match.crowd[None, :], 0.0, match.iou)
@@ -139,7 +142,9 @@ def classify(match: ImageMatch) -> Mistakes:
 def _mean_ap(
     matches: Sequence[ImageMatch], mistakes: Sequence[Mistakes], categories: int, mended: str | None
 ) -> float:
-    """Return mean AP at IoU 0.5 with one kind of error mended (None: as it is), over the categories that occur."""
+    """Return mean AP at IoU 0.5 with one kind of error mended (None: as it is), over the categories that
+    occur.
+    """
     labels, scores, right = [], [], []
     occurring, targets = np.zeros(categories, dtype=int), np.zeros(categories, dtype=int)
     for match, mistake in zip(matches, mistakes, strict=True):
@@ -165,7 +170,8 @@ def _mean_ap(
         occurring += np.bincount(match.target_labels[~match.crowd], minlength=categories)
         targets += np.bincount(match.target_labels[counted], minlength=categories)
     label, score, good = np.concatenate(labels), np.concatenate(scores), np.concatenate(right)
-    # A category whose targets were all missed has nothing left once they are not counted: it stays at 0, as in TIDE.
+    # A category whose targets were all missed has nothing left once they are not counted: it stays at 0, as
+    # in TIDE.
     found = [
         average_precision(score[label == c], good[label == c], int(targets[c])) if targets[c] else 0.0
         for c in range(categories)

@@ -87,9 +87,11 @@ def categories(study: Study) -> Drawing:
         figure,
         data,
         "What there is to learn from",
-        f"Boxes of each category in the three splits ({total:,} in all), and the sizes of the training boxes in the "
+        f"Boxes of each category in the three splits ({total:,} in all), and the sizes of the training boxes "
+        "in the "
         "pictures' own pixels.",
-        f"Bars of box counts for {len(names)} categories, the most frequent being {most}; a histogram of box sizes.",
+        f"Bars of box counts for {len(names)} categories, the most frequent being {most}; a histogram of box "
+        "sizes.",
     )
 
 
@@ -100,7 +102,8 @@ def _gallery(study: Study, name: str, count: int) -> Drawing:
     columns = min(4, len(chosen)) or 1
     rows = math.ceil(len(chosen) / columns) or 1
     records = [split.images[image] for image in chosen]
-    # The tallest picture decides its row's height; portrait pictures of a mixed set are kept from filling a page.
+    # The tallest picture decides its row's height; portrait pictures of a mixed set are kept from filling a
+    # page.
     aspect = [min(r["height"] / r["width"], 1.1) for r in records] or [0.75]
     heights = [max(aspect[row * columns : (row + 1) * columns]) for row in range(rows)]
     present = _present(split, chosen)
@@ -122,7 +125,8 @@ def _gallery(study: Study, name: str, count: int) -> Drawing:
             shown, columns=["image_id", "file_name", "category", "x", "y", "w", "h", "crowd", "mask"]
         ),
         f"Pictures of the {name} split",
-        f"{len(chosen)} of {len(split.images):,} pictures of the {name} split with their boxes, and masks where there are "
+        f"{len(chosen)} of {len(split.images):,} pictures of the {name} split with their boxes, and masks "
+        "where there are "
         "any; chosen so that every category appears, the rarest first. A crowd's box is dashed.",
         f"A board of {len(chosen)} pictures with {len(shown)} boxes of the categories {', '.join(present)}.",
     )
@@ -179,7 +183,9 @@ def draw_box(
 
 
 def cased(colour: str, width: float) -> list[Any]:
-    """Return path effects that put a casing around a line: dark around light colours, white around all others."""
+    """Return path effects that put a casing around a line: dark around light colours, white around all
+    others.
+    """
     casing = "black" if np.dot(to_rgb(colour), (0.3, 0.59, 0.11)) > 0.75 else "white"
     stroke = matplotlib.patheffects.Stroke(linewidth=width + 0.9, foreground=casing, alpha=0.8)
     return [stroke, matplotlib.patheffects.Normal()]

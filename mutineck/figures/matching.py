@@ -1,4 +1,6 @@
-"""Which detection found which target: COCO's greedy matching, kept so that drawings and breakdowns can look at it."""
+"""Which detection found which target: COCO's greedy matching, kept so that drawings and breakdowns can look
+at it.
+"""
 
 from __future__ import annotations
 
@@ -71,8 +73,8 @@ def match(
 ) -> ImageMatch:
     """Match one picture's detections to its targets as COCO's evaluation does.
 
-    In falling score, each detection takes the free target of its category with the highest IoU of at least ``iou``;
-    a crowd target only if no other fits, and any number of detections may share it.
+    In falling score, each detection takes the free target of its category with the highest IoU of at least
+    ``iou``; a crowd target only if no other fits, and any number of detections may share it.
 
     Args:
         image_id: the picture.

@@ -18,7 +18,8 @@ FEW = 24
 
 
 def by_category(study: Study, split: str) -> pd.DataFrame:
-    """Return AP by category on a split, seeds averaged: one row a teacher and arm, one column a category, 0..1.
+    """Return AP by category on a split, seeds averaged: one row a teacher and arm, one column a category,
+    0..1.
 
     Raises:
         FileNotFoundError: no run has results, or none was measured by category.
@@ -88,12 +89,16 @@ def gains(study: Study) -> Drawing:
     figure = _heat_map(drawn, "PuOr_r", (-bound, bound), f"AP gained on {split}, points", signed=True)
     values = drawn.stack()
     top, low = values.idxmax(), values.idxmin()
-    story = f"The largest gain is {values.max():+.1f} ({top[0]}, {top[1]}), the smallest {values.min():+.1f} ({low[0]}, {low[1]})."
+    story = (
+        f"The largest gain is {values.max():+.1f} ({top[0]}, {top[1]}), the smallest {values.min():+.1f} "
+        f"({low[0]}, {low[1]})."
+    )
     return Drawing(
         figure,
         _long(gain, "arm").rename(columns={"AP": "gain_points"}),
         "What is gained where",
-        f"AP of every taught arm minus the student alone's, by category, means over seeds. {story}{_absent(gain, drawn)}",
+        "AP of every taught arm minus the student alone's, by category, means over seeds. "
+        f"{story}{_absent(gain, drawn)}",
         f"Heat map of AP differences of {len(gain)} arms by {gain.shape[1]} categories. {story}",
     )
 
@@ -148,9 +153,10 @@ def _heat_map(
             )
         )
     along, down = (table.columns, table.index) if few else (table.index, table.columns)
-    long_names = few and (columns > 10 or max(map(len, along)) * columns > 80)
-    axis.set_xticks(range(columns), along, rotation=40 if long_names else 0, ha="right" if long_names else "center",
-                    rotation_mode="anchor" if long_names else "default")  # fmt: skip
+    axis.set_xticks(range(columns), along)
+    if few and (columns > 10 or max(map(len, along)) * columns > 80):
+        for tick in axis.get_xticklabels():
+            tick.set(rotation=40, ha="right", rotation_mode="anchor")
     axis.set_yticks(range(rows), down, fontsize=7 if few else 5.5)
     if not few:
         axis.xaxis.tick_top()

@@ -61,7 +61,8 @@ class Split:
         return boxes, labels, np.array([bool(item.get("iscrowd")) for item in items], dtype=bool)
 
     def pixels(self, image_id: int, longest: int | None = None) -> tuple[np.ndarray, float]:
-        """Return a picture as ``(H, W, 3)`` uint8 RGB, shrunk so that its longer side is ``longest``, and the factor.
+        """Return a picture as ``(H, W, 3)`` uint8 RGB, shrunk so that its longer side is ``longest``, and the
+        factor.
 
         Raises:
             FileNotFoundError: the file is gone or cannot be decoded; the message names it.
@@ -84,7 +85,7 @@ class Split:
         return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), factor
 
     def mask(self, image_id: int, annotation: dict[str, Any]) -> np.ndarray | None:
-        """Return an annotation's mask as ``(H, W)`` bool at the picture's own size, or None if it has none."""
+        """Return an annotation's mask as ``(H, W)`` bool in the picture's own size, None without one."""
         from pycocotools import mask as coco_mask
 
         code = annotation.get("segmentation")
@@ -110,7 +111,8 @@ class Split:
         return dict(found)
 
     def choose(self, count: int) -> list[int]:
-        """Return up to ``count`` image ids that show every category early: the rarest ones first, otherwise by chance.
+        """Return up to ``count`` image ids that show every category early: the rarest ones first, otherwise
+        by chance.
 
         The choice depends on nothing but the split, so that a figure is the same when drawn again.
         """
@@ -160,7 +162,7 @@ def first_seed(study: Study, arm: str) -> str:
 
 @dataclass(frozen=True)
 class Protagonist:
-    """A detector that comparing figures show: its label, its name (a teacher, or ``ARM/seedN``), its colour."""
+    """A detector in a comparing figure: its label, its name (a teacher, or ``ARM/seedN``), its colour."""
 
     label: str
     name: str
@@ -170,8 +172,8 @@ class Protagonist:
 def protagonists(study: Study) -> tuple[Protagonist, Protagonist, Protagonist]:
     """Return student alone, best taught arm and best teacher.
 
-    Best by mAP on the validation split (on the reported one if that was not measured), so that the choice does not
-    look at what is shown.
+    Best by mAP on the validation split (on the reported one if that was not measured), so that the choice
+    does not look at what is shown.
 
     Raises:
         FileNotFoundError: student alone, a taught arm or a teacher has no results yet.

@@ -25,7 +25,8 @@ PANELS = 11
 
 
 def precision_recall(study: Study) -> Drawing:
-    """Draw precision against recall at IoU 0.5 and 0.75: all categories together, then the most frequent ones.
+    """Draw precision against recall at IoU 0.5 and 0.75: all categories together, then the most frequent
+    ones.
 
     Raises:
         FileNotFoundError: predictions of the student alone, a taught arm or a teacher are not there.
@@ -89,13 +90,17 @@ def precision_recall(study: Study) -> Drawing:
         figure,
         data[["detector", "category", "iou", "recall", "precision"]],
         "Precision against recall",
-        f"Precision at each recall on the {name} split, for an IoU of 0.5 and of 0.75; in brackets the number of boxes. Area at IoU 0.5: {story}.{rest}",
-        f"Precision-recall curves in {len(panels)} panels for {in_words([who.label for who in shown])}. Area at IoU 0.5: {story}.",
+        f"Precision at each recall on the {name} split, for an IoU of 0.5 and of 0.75; in brackets the "
+        f"number of boxes. Area at IoU 0.5: {story}.{rest}",
+        f"Precision-recall curves in {len(panels)} panels for {in_words([who.label for who in shown])}. Area "
+        f"at IoU 0.5: {story}.",
     )
 
 
 def precision_rows(split: Split, predictions: Path) -> pd.DataFrame:
-    """Return COCO's precision at 101 recalls: columns category ("" for the mean over categories), iou, recall, precision."""
+    """Return COCO's precision at 101 recalls: columns category ("" for the mean over categories), iou,
+    recall, precision.
+    """
     evaluation = evaluate(split, read_json(predictions))
     precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (overlaps, recalls, categories)
     recalls = evaluation.params.recThrs
@@ -119,7 +124,7 @@ def precision_rows(split: Split, predictions: Path) -> pd.DataFrame:
 
 
 def evaluate(split: Split, results: list[dict[str, Any]]) -> COCOeval:
-    """Return COCO's evaluation of boxes, accumulated, for results in COCO's format; it may be an empty list."""
+    """Return COCO's accumulated evaluation of boxes for results in COCO's format; none is fine too."""
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools talks
         truth, found = COCO(), COCO()
         truth.dataset = split.document

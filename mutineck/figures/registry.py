@@ -42,7 +42,9 @@ FIGURES = {
     "errors": ("results", "mutineck.figures.errors:error_breakdown"),
     "confusion": ("results", "mutineck.figures.confusion:confusion"),
 }
-"""Figure's name -> the report's section and `module:function`, in order. A function takes a study, returns a `Drawing`."""
+"""Figure's name -> the report's section and `module:function`, in order. A function takes a study, returns a
+`Drawing`.
+"""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ def names() -> list[str]:
 
 
 def draw(study: Study, names: Iterable[str] | None = None) -> list[Drawn]:
-    """Draw figures from what is stored, write them under ``figures/``, print a line for each, and return the list.
+    """Draw figures from what is stored, write them under ``figures/``, print a line for each, and return the
+    list.
 
     Args:
         study: any stage of the study.
@@ -85,12 +88,32 @@ def draw(study: Study, names: Iterable[str] | None = None) -> list[Drawn]:
 
 
 def draw_all(study: Study) -> list[Drawn]:
-    """Draw every figure; one whose inputs are not there is reported as skipped, with the command that makes them."""
+    """Draw every figure; one whose inputs are not there is reported as skipped, with the command that makes
+    them.
+    """
     return draw(study)
 
 
+def show(study: Study, *names: str) -> None:
+    """Show stored figures in a notebook, each over its caption; one that is not there is said to be absent."""
+    from IPython.display import Image, Markdown, display
+
+    from mutineck.figures.style import read_index
+
+    stored = {item["name"]: item for item in read_index(study)}
+    for name in names:
+        if name not in FIGURES:
+            raise ExperimentError(unknown("figure", name, FIGURES))
+        if name not in stored:
+            print(f"{name}: not drawn yet; mutineck.figures.draw(study, [{name!r}]) says why")
+            continue
+        item = stored[name]
+        display(Image(filename=str(study.path("figures", item["files"]["png"])), width=900, alt=item["alt"]))
+        display(Markdown(f"**{item['title']}.** {item['caption']}"))
+
+
 def section_of(name: str) -> tuple[str, int]:
-    """Return the report's section of a figure and its place among all; one that a notebook saved by itself comes last."""
+    """Return the report's section of a figure and its place; one that a notebook saved by itself comes last."""
     if name in FIGURES:
         return FIGURES[name][0], list(FIGURES).index(name)
     return "teaching", len(FIGURES)

@@ -35,7 +35,8 @@ OFFLINE = """{% extends 'lab/index.html.j2' %}
 
 
 def write_report(study: Study) -> Path:
-    """Write ``report.html`` from what is stored, and every executed notebook under ``notebooks/``; return its path.
+    """Write ``report.html`` from what is stored, and every executed notebook under ``notebooks/``; return its
+    path.
 
     A part whose stage has not run is named in the report as not there yet.
     """
@@ -48,7 +49,8 @@ def write_report(study: Study) -> Path:
 
 
 def render_notebooks(study: Study) -> dict[str, str]:
-    """Write every executed notebook as a page under ``notebooks/``; return stage/item -> link from the report.
+    """Write every executed notebook as a page under ``notebooks/``; return stage/item -> link from the
+    report.
 
     A page that is newer than its notebook is left as it is.
     """
@@ -155,7 +157,8 @@ def _data(study: Study) -> dict[str, Any] | None:
 def _arms(study: Study) -> list[dict[str, str]]:
     rows = []
     for name, spec in study.experiment.arms.items():
-        inherit = study.experiment.student.inherit if spec.inherit is None else spec.inherit
+        taught = spec.feature != "none" or spec.centroids
+        inherit = study.experiment.student.inherit and taught if spec.inherit is None else spec.inherit
         parts = [part for part, given in (("regions", spec.regions), ("centroids", spec.centroids)) if given]
         rows.append(
             {
@@ -163,7 +166,7 @@ def _arms(study: Study) -> list[dict[str, str]]:
                 "feature loss": "none" if spec.feature == "none" else spec.feature.upper(),
                 "learns from": spec.source or "ground truth alone",
                 "further parts": ", ".join(parts) or "–",
-                "inherits": "yes" if inherit and name != "student" else "no",
+                "inherits": "yes" if inherit else "no",
                 "own weights": ", ".join(f"{key} {value}" for key, value in spec.weights.items()) or "–",
             }
         )
@@ -193,7 +196,10 @@ def _headline(frame: pd.DataFrame, split: str) -> str:
     if arm is None or alone.n == 0:
         return "Not enough is finished yet to compare a taught student with the student alone."
     taught = mean_interval(rows.loc[rows["arm"] == arm, "value"].to_numpy(dtype=float))
-    text = f"Taught by {arm}, the student reaches {100 * taught.mean:.1f} mAP; alone it reaches {100 * alone.mean:.1f}."
+    text = (
+        f"Taught by {arm}, the student reaches {100 * taught.mean:.1f} mAP; alone it reaches "
+        f"{100 * alone.mean:.1f}."
+    )
     differences = paired_differences(frame, split)
     row = differences[differences["arm"] == arm].iloc[0]
     if row["n"] > 1:
@@ -203,7 +209,10 @@ def _headline(frame: pd.DataFrame, split: str) -> str:
             if low > 0 or high < 0
             else "the interval holds zero: this may be chance"
         )
-        return f"{text} Over {int(row['n'])} seeds the gain is {100 * row['difference']:+.1f} [{low:+.1f}, {high:+.1f}]; {sign}."
+        return (
+            f"{text} Over {int(row['n'])} seeds the gain is {100 * row['difference']:+.1f} [{low:+.1f}, "
+            f"{high:+.1f}]; {sign}."
+        )
     return f"{text} One seed: how much of the difference is chance cannot be said."
 
 

@@ -30,8 +30,8 @@ DPI = 200
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">", "*")
 DASHES: tuple[Any, ...] = ("--", ":", "-.", (0, (6, 2)), (0, (1, 3)), (0, (4, 2, 1, 2, 1, 2)))
 
-# Okabe & Ito, https://jfly.uni-koeln.de/color: told apart under every common colour blindness. Yellow comes late,
-# being faint on white.
+# Okabe & Ito, https://jfly.uni-koeln.de/color: told apart under every common colour blindness. Yellow comes
+# late, being faint on white.
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
 GREY = "#6E6E6E"
 MATCHED, FALSE, MISSED = "#0072B2", "#D55E00", "#F0E442"
@@ -86,7 +86,9 @@ class StudyFigure(Figure):
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure with what it shows: the rows it is drawn from, title, caption, and a text for those who do not see it."""
+    """A figure with what it shows: the rows it is drawn from, title, caption, and a text for those who do not
+    see it.
+    """
 
     figure: Figure
     data: pd.DataFrame
@@ -117,7 +119,7 @@ def category_colours(categories: Iterable[str]) -> dict[str, str]:
 
 
 def arm_colours(arms: Iterable[str]) -> dict[str, str]:
-    """Return a fixed colour for each arm: grey for the student alone, strong ones for those that are taught."""
+    """Return a fixed colour for each arm: grey for the student alone, strong ones for the taught."""
     names = list(arms)
     taught = [name for name in names if name != "student"]
     # Black is kept for teachers.
@@ -127,7 +129,9 @@ def arm_colours(arms: Iterable[str]) -> dict[str, str]:
 
 @lru_cache
 def distinct_colours(count: int) -> tuple[str, ...]:
-    """Return ``count`` colours as ``#RRGGBB``; those of a smaller count are a prefix of those of a larger one."""
+    """Return ``count`` colours as ``#RRGGBB``; those of a smaller count are a prefix of those of a larger
+    one.
+    """
     chosen = list(OKABE_ITO[:count])
     if count > len(chosen):
         steps = np.linspace(0, 1, 15)
@@ -148,7 +152,9 @@ def distinct_colours(count: int) -> tuple[str, ...]:
 
 
 def _perceived(rgb: np.ndarray) -> np.ndarray:
-    """Return OKLab coordinates ``(N, 3 visions, 3)`` of sRGB colours ``(N, 3)``; https://bottosson.github.io/posts/oklab."""
+    """Return OKLab coordinates ``(N, 3 visions, 3)`` of sRGB colours ``(N, 3)``;
+    https://bottosson.github.io/posts/oklab.
+    """
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     seen = np.clip(np.einsum("vij,nj->nvi", _VISIONS, linear), 0, 1)
     to_lms = np.array(
@@ -171,7 +177,8 @@ def _perceived(rgb: np.ndarray) -> np.ndarray:
 def save_figure(
     study: Study, name: str, figure: Figure, data: pd.DataFrame, *, title: str, caption: str, alt: str
 ) -> Path:
-    """Write ``figures/NAME.png``, ``.pdf`` and ``.csv`` and enter them in ``figures/index.json``; return the PNG's path.
+    """Write ``figures/NAME.png``, ``.pdf`` and ``.csv`` and enter them in ``figures/index.json``; return the
+    PNG's path.
 
     The same figure gives the same bytes: no date, no software version, text as text.
     """

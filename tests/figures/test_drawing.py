@@ -1,4 +1,4 @@
-"""Every figure: drawn from stored results alone, the same bytes each time, and named when it cannot be drawn."""
+"""Every figure: from stored results alone, the same bytes each time, and named when it cannot be drawn."""
 
 from __future__ import annotations
 

@@ -64,9 +64,12 @@ def test_kinds_of_error(found: list, targets: list, kinds: list[str], missed: in
 
 
 def test_cost_of_one_wrong_category_by_hand() -> None:
-    # Category 0: two targets, one found first: AP = 51 of 101 recalls. The other is called 1, which has one target, found.
-    picture = one([(BOX, 0, 0.9), (FAR, 1, 0.8), (SHIFTED[:1] + [40.0, 20.0, 20.0], 1, 0.7)],
-                  [(BOX, 0, False), (FAR, 0, False), (SHIFTED[:1] + [40.0, 20.0, 20.0], 1, False)])  # fmt: skip
+    # Category 0 has two targets, the first is found: AP = 51 of 101 recalls. The second is called 1, with a
+    # higher score than the one target of category 1, which is found: AP = 1 / 2.
+    third = [10.0, 40.0, 20.0, 20.0]
+    picture = one(
+        [(BOX, 0, 0.9), (FAR, 1, 0.8), (third, 1, 0.7)], [(BOX, 0, False), (FAR, 0, False), (third, 1, False)]
+    )
     table = breakdown([picture], 2).set_index("error")
     assert table["AP50"].iloc[0] == pytest.approx((51 / 101 + 1 / 2) / 2)
     assert table.loc["classification", "AP50_mended"] == pytest.approx(1.0)

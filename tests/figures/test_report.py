@@ -121,10 +121,12 @@ def test_nothing_sticks_out(report: Path, tmp_path: Path, width: int) -> None:
     # An iframe has exactly the width asked for, while a headless window has a least width of its own.
     probe = tmp_path / "probe.html"
     probe.write_text(
-        f'<iframe id="f" src="{report.resolve().as_uri()}" style="width:{width}px;height:800px;border:0"></iframe>'
+        f'<iframe id="f" src="{report.resolve().as_uri()}" '
+        f'style="width:{width}px;height:800px;border:0"></iframe>'
         '<pre id="result">pending</pre><script>const f = document.getElementById("f"); f.onload = () => {'
         "const root = f.contentDocument.documentElement;"
-        'document.getElementById("result").textContent = `${root.scrollWidth} of ${root.clientWidth}`; };</script>'
+        'document.getElementById("result").textContent = '
+        "`${root.scrollWidth} of ${root.clientWidth}`; };</script>"
     )
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
     command += [

@@ -1,4 +1,6 @@
-"""A small study's outputs, complete but invented: drawn pictures, and detectors simulated by spoiling the targets."""
+"""A small study's outputs, complete but invented: drawn pictures, and detectors simulated by spoiling the
+targets.
+"""
 
 from __future__ import annotations
 
@@ -65,10 +67,9 @@ def draw_pictures(folder: Path, split: str, count: int, rng: np.random.Generator
             pixels[mask.astype(bool)] = ((40, 60, 200), (200, 90, 40), (60, 170, 60))[label]
             code = coco_mask.encode(np.asfortranarray(mask))
             box = [float(v) for v in coco_mask.toBbox(code)]
-            annotations.append(
-                {"id": len(annotations) + 1, "image_id": image_id, "category_id": label + 1, "bbox": box, "area": box[2] * box[3],
-                 "iscrowd": 0, "segmentation": {"size": code["size"], "counts": code["counts"].decode()}}
-            )  # fmt: skip
+            segmentation = {"size": code["size"], "counts": code["counts"].decode()}
+            item = {"id": len(annotations) + 1, "image_id": image_id, "category_id": label + 1, "bbox": box}
+            annotations.append(item | {"area": box[2] * box[3], "iscrowd": 0, "segmentation": segmentation})
         name = f"{split}_{index:03d}.png"
         cv2.imwrite(str(folder / name), pixels)
         images.append({"id": image_id, "file_name": name, "width": width, "height": height})
@@ -77,7 +78,9 @@ def draw_pictures(folder: Path, split: str, count: int, rng: np.random.Generator
 
 
 def simulate(document: dict[str, Any], quality: float, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Return what a detector of a quality in 0..1 might have found: targets missed, shifted, doubled, renamed, invented."""
+    """Return what a detector of a quality in 0..1 might have found: targets missed, shifted, doubled,
+    renamed, invented.
+    """
     ids = [item["id"] for item in document["categories"]]
     found = []
     for item in document["annotations"]:
