@@ -95,7 +95,7 @@ def draw_all(study: Study) -> list[Drawn]:
 
 
 def show(study: Study, *names: str) -> None:
-    """Show stored figures in a notebook, each over its caption; one that is not there is said to be absent."""
+    """Show stored figures in a notebook, each over its caption; one that is absent is named."""
     from IPython.display import Image, Markdown, display
 
     from mutineck.figures.style import read_index
@@ -113,7 +113,7 @@ def show(study: Study, *names: str) -> None:
 
 
 def section_of(name: str) -> tuple[str, int]:
-    """Return the report's section of a figure and its place; one that a notebook saved by itself comes last."""
+    """Return the report's section of a figure and its place; one that is not registered comes last."""
     if name in FIGURES:
         return FIGURES[name][0], list(FIGURES).index(name)
     return "teaching", len(FIGURES)
