@@ -318,13 +318,13 @@ def _rows(
         small = (boxes[:, 2:] - boxes[:, :2]).amin(dim=1) < spec.minimum_size if len(boxes) else crowd
         kept.append(~crowd & ~small)
         counts.append({"crowd": int(crowd.sum()), "small": int((small & ~crowd).sum())})
-    boxes = [b[keep].to(device) for b, keep in zip(batch.boxes, kept, strict=True)]
-    pooled = instance_features(maps, boxes)  # (J, C, 7, 7)
+    targets = [b[keep].to(device) for b, keep in zip(batch.boxes, kept, strict=True)]
+    pooled = instance_features(maps, targets)  # (J, C, 7, 7)
     vectors = pooled.flatten(1) if spec.pooled == "full" else pooled.mean(dim=(2, 3))
-    level = box_levels(torch.cat(boxes), strides).cpu().numpy()
+    level = box_levels(torch.cat(targets), strides).cpu().numpy()
     annotation_ids = torch.cat([a[keep] for a, keep in zip(batch.annotation_ids, kept, strict=True)]).numpy()
     xywh = np.array([original[i] for i in annotation_ids.tolist()], np.float64).reshape(-1, 4)
-    images = np.repeat(np.asarray(batch.image_ids, np.int64), [len(b) for b in boxes])
+    images = np.repeat(np.asarray(batch.image_ids, np.int64), [len(b) for b in targets])
     return {
         "image_id": images,
         "annotation_id": annotation_ids.astype(np.int64),

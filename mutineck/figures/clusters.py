@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 
 from mutineck.clusters.clustering import teaching_teacher
@@ -94,7 +96,7 @@ def cosines(study: Study) -> Drawing:
     figure = new_figure(TWO_COLUMNS, 2 * (side + 0.4) + 0.06 * max(map(len, categories)))
     axes = figure.subplots(2, len(teachers), squeeze=False)
     means: dict[tuple[str, str], float] = {}
-    image = None
+    shade = ScalarMappable(Normalize(-1, 1), "PuOr_r")
     for row, space in enumerate(SPACES):
         for column, name in enumerate(teachers):
             part = table[(table["teacher"] == name) & (table["space"] == space)]
@@ -102,7 +104,7 @@ def cosines(study: Study) -> Drawing:
             apart = matrix[~np.eye(k, dtype=bool)]
             means[name, space] = float(np.nanmean(apart)) if np.isfinite(apart).any() else math.nan
             axis = axes[row, column]
-            image = axis.imshow(matrix, cmap="PuOr_r", vmin=-1, vmax=1)
+            axis.imshow(matrix, cmap=shade.cmap, norm=shade.norm)
             axis.set_facecolor("#D9D9D9")
             axis.set_title(f"{name}, {SPACES[space]}\nmean between categories {means[name, space]:+.2f}")
             size = max(3.5, min(7, 60 * side / k))
@@ -121,7 +123,7 @@ def cosines(study: Study) -> Drawing:
                         fontsize=6,
                         color=ink,
                     )
-    bar = figure.colorbar(image, ax=axes, shrink=0.6, aspect=30, pad=0.01)
+    bar = figure.colorbar(shade, ax=axes, shrink=0.6, aspect=30, pad=0.01)
     bar.set_label("mean cosine")
     bar.outline.set_visible(False)
     story = in_words(
