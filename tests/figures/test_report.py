@@ -128,16 +128,14 @@ def test_nothing_sticks_out(report: Path, tmp_path: Path, width: int) -> None:
         'document.getElementById("result").textContent = '
         "`${root.scrollWidth} of ${root.clientWidth}`; };</script>"
     )
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
     command += [
         "--virtual-time-budget=8000",
         f"--user-data-dir={tmp_path / 'profile'}",
         "--dump-dom",
         probe.as_uri(),
     ]
-    done = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, timeout=120, check=True
-    )
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=120, check=True)
     found = re.search(r'<pre id="result">(\d+) of (\d+)</pre>', done.stdout)
     assert found, f"the page did not load: {done.stdout[-300:]} {done.stderr[-300:]}"
     scroll, client = map(int, found.groups())
