@@ -129,9 +129,7 @@ def key_of(study: Study, name: str, shard_images: int = SHARD_IMAGES) -> str:
     return sha256_json(
         {
             "recipe": RECIPE,
-            "checkpoints": [
-                sha256_file(study.need("teachers", m, "checkpoint.pth")) for m in [name, *members]
-            ],
+            "checkpoints": [sha256_file(study.need("teachers", m, "checkpoint.pth")) for m in [name, *members]],
             "dataset": sha256_file(study.need("dataset", f"{SPLIT}.json")),
             "input": settings["input"],
             "features": {field: value for field, value in settings["features"].items() if field != "batch"},
@@ -183,6 +181,7 @@ def extract_teacher(
     mine = [number for number in range(group.rank, len(ranges), group.size) if number not in done]
     if mine:
         detector = load()
+        started = time.perf_counter()  # what a picture costs, not what opening the weights does
         batches = _rows_by_shard(detector, loader, annotations, {n: ranges[n] for n in mine}, spec, device)
         for number, columns, left_out in batches:
             done[number] = write_shard(
@@ -328,9 +327,7 @@ def _rows(
     return {
         "image_id": images,
         "annotation_id": annotation_ids.astype(np.int64),
-        "category": torch.cat([c[keep] for c, keep in zip(batch.labels, kept, strict=True)])
-        .numpy()
-        .astype(np.int16),
+        "category": torch.cat([c[keep] for c, keep in zip(batch.labels, kept, strict=True)]).numpy().astype(np.int16),
         "x1": xywh[:, 0].astype(np.float32),
         "y1": xywh[:, 1].astype(np.float32),
         "x2": (xywh[:, 0] + xywh[:, 2]).astype(np.float32),

@@ -219,9 +219,7 @@ def load_features(
     return {name: sample[name][order] for name in wanted}
 
 
-def draw_annotations(
-    annotation_id: np.ndarray, category: np.ndarray, per_category: int, seed: int
-) -> np.ndarray:
+def draw_annotations(annotation_id: np.ndarray, category: np.ndarray, per_category: int, seed: int) -> np.ndarray:
     """Return the annotation ids of a random sample, at most `per_category` of each category, sorted."""
     chosen = []
     for index in np.unique(category):

@@ -86,9 +86,7 @@ def projections(study: Study) -> Drawing:
 
 def cosines(study: Study) -> Drawing:
     """Draw each teacher's mean cosine between instances of each two categories, raw and standardised."""
-    table = pd.read_csv(
-        study.need("features", "cosines.csv"), keep_default_na=False, na_values={"cosine": [""]}
-    )
+    table = pd.read_csv(study.need("features", "cosines.csv"), keep_default_na=False, na_values={"cosine": [""]})
     teachers = list(dict.fromkeys(table["teacher"]))
     categories = list(dict.fromkeys(table["category_a"]))
     k = len(categories)
@@ -126,9 +124,7 @@ def cosines(study: Study) -> Drawing:
     bar = figure.colorbar(shade, ax=axes, shrink=0.6, aspect=30, pad=0.01)
     bar.set_label("mean cosine")
     bar.outline.set_visible(False)
-    story = in_words(
-        [f"{name} from {means[name, 'raw']:+.2f} to {means[name, 'centred']:+.2f}" for name in teachers]
-    )
+    story = in_words([f"{name} from {means[name, 'raw']:+.2f} to {means[name, 'centred']:+.2f}" for name in teachers])
     return Drawing(
         figure,
         table,
@@ -171,16 +167,14 @@ def exemplars(study: Study, teacher: str | None = None) -> Drawing:
     axes = figure.subplots(len(categories), blocks, squeeze=False)
     hide_axes(axes.flat)
     for row, category in enumerate(categories):
-        axes[row, 0].set_ylabel(
-            f"{category}\n{count[category]}", rotation=0, ha="right", va="center", color="black"
-        )
+        axes[row, 0].set_ylabel(f"{category}\n{count[category]}", rotation=0, ha="right", va="center", color="black")
         for block in range(blocks):
             part = near[(near["category"] == category) & (near["cluster"] == block)].sort_values("place")
             axes[row, block].imshow(_strip(split, part, colours[category]))
             if len(part):
                 share = statistics.loc[(category, block), "share"]
                 axes[row, block].set_title(
-                    f"{share:.0%}, cosine {part['cosine'].max():.2f}", fontsize=6, pad=2
+                    f"{share:.0%}, cosine {part['cosine'].max():.2f}", fontsize=6, pad=2, loc="left"
                 )
     shown = f" The {len(categories)} most frequent of {len(all_categories)} categories."
     few = shown if len(categories) < len(all_categories) else ""
@@ -199,9 +193,7 @@ def _embedding(study: Study) -> pd.DataFrame:
     return pd.read_parquet(study.need("clusters", "embedding.parquet"))
 
 
-def _scatter_grid(
-    study: Study, table: pd.DataFrame, by: str, titles: dict[str, str], teachers: Sequence[str]
-):
+def _scatter_grid(study: Study, table: pd.DataFrame, by: str, titles: dict[str, str], teachers: Sequence[str]):
     """Return a scatter plot for each value of a column, and the instances of each category in one of them."""
     categories = read_json(study.need("dataset", "dataset.json"))["categories"]
     colours = category_colours(categories)
@@ -223,12 +215,8 @@ def _scatter_grid(
         for spine in axis.spines.values():
             spine.set(visible=True, color="#BBBBBB")
     shown = [name for name in teachers if name in set(table["teacher"])]
-    handles = [
-        Line2D([], [], marker="o", ls="", color=colours[c], label=f"{c} ({n})") for c, n in counts.items()
-    ]
-    marks = [
-        Line2D([], [], marker=MARKERS[teachers.index(n)], ls="", color="#555555", label=n) for n in shown
-    ]
+    handles = [Line2D([], [], marker="o", ls="", color=colours[c], label=f"{c} ({n})") for c, n in counts.items()]
+    marks = [Line2D([], [], marker=MARKERS[teachers.index(n)], ls="", color="#555555", label=n) for n in shown]
     marks.append(Line2D([], [], marker="o", ls="", mfc="white", mec="black", mew=1.2, ms=7, label="centroid"))
     style = {"handletextpad": 0.2, "columnspacing": 1.0}
     figure.legend(handles=handles, loc="outside lower center", ncols=across, **style)
@@ -239,6 +227,7 @@ def _scatter_grid(
 def _scatter(axis: Axes, points: pd.DataFrame, colours: dict[str, str], teachers: Sequence[str]) -> None:
     instances, centroids = (points[points["kind"] == kind] for kind in ("instance", "centroid"))
     size = float(np.clip(4000 / max(1, len(instances)), 2.5, 16))
+    large = float(np.clip(1300 / max(1, len(centroids)), 18, 42))
     for name, part in instances.groupby("teacher", sort=False):
         # In a fixed random order: drawn category by category, the last would cover the first.
         part = part.sample(frac=1, random_state=0)
@@ -246,8 +235,8 @@ def _scatter(axis: Axes, points: pd.DataFrame, colours: dict[str, str], teachers
         marker=MARKERS[teachers.index(name)],
                      linewidths=0, alpha=0.65)  # fmt: skip
     for name, part in centroids.groupby("teacher", sort=False):
-        for scale, edge, width in ((42, "white", 2.6), (42, "black", 1.1)):
-            axis.scatter(part["x"], part["y"], s=scale, c=part["category"].map(colours),
+        for edge, width in (("white", 2.6), ("black", 1.1)):
+            axis.scatter(part["x"], part["y"], s=large, c=part["category"].map(colours),
             marker=MARKERS[teachers.index(name)],
                          edgecolors=edge, linewidths=width)  # fmt: skip
     axis.set_box_aspect(1)
@@ -256,10 +245,9 @@ def _scatter(axis: Axes, points: pd.DataFrame, colours: dict[str, str], teachers
 
 def _sizes(counts: pd.Series) -> str:
     """Say how many instances of a category are drawn."""
-    most = int(counts.max())
-    fewer = [f"{name} {n}" for name, n in counts.items() if n < most]
-    rest = f" ({in_words(fewer[:6])}{' and others with fewer' if len(fewer) > 6 else ''})" if fewer else ""
-    return f"{most} instances of each category{rest}"
+    least, most = int(counts.min()), int(counts.max())
+    each = f"{most} instances of each category" if least == most else f"{least} to {most} instances a category"
+    return f"{each}, as the legend says"
 
 
 def _strip(split: Split, targets: pd.DataFrame, colour: str) -> np.ndarray:
@@ -289,6 +277,4 @@ def _crop(pixels: np.ndarray, box: tuple[float, float, float, float]) -> np.ndar
         inside_y, inside_x
     ]
     shrinks = side > THUMBNAIL
-    return cv2.resize(
-        square, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    )
+    return cv2.resize(square, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)

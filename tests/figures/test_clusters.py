@@ -30,14 +30,10 @@ def study(tmp_path_factory):
     latent = 4 * np.eye(5)[category] + draw.normal(size=(TARGETS, 5))
     for name, width in (("faster", 8), ("retina", 12)):
         plant(root / "features" / name, 3 + latent @ draw.normal(size=(5, width)), category, teacher=name)
-    images = [
-        {"id": i, "file_name": f"{i}.png", "width": 64, "height": 48} for i in range(1, TARGETS // 4 + 1)
-    ]
+    images = [{"id": i, "file_name": f"{i}.png", "width": 64, "height": 48} for i in range(1, TARGETS // 4 + 1)]
     (root / "pictures").mkdir()
     for image in images:
-        cv2.imwrite(
-            str(root / "pictures" / image["file_name"]), draw.integers(0, 255, (48, 64, 3), dtype=np.uint8)
-        )
+        cv2.imwrite(str(root / "pictures" / image["file_name"]), draw.integers(0, 255, (48, 64, 3), dtype=np.uint8))
     annotations = [
         {
             "id": i + 1,
@@ -49,9 +45,7 @@ def study(tmp_path_factory):
         for i, c in enumerate(category)
     ]
     names = [{"id": i + 1, "name": name} for i, name in enumerate(CATEGORIES)]
-    write_json(
-        root / "dataset" / "train.json", {"images": images, "annotations": annotations, "categories": names}
-    )
+    write_json(root / "dataset" / "train.json", {"images": images, "annotations": annotations, "categories": names})
     write_json(
         root / "dataset" / "dataset.json",
         {"categories": list(CATEGORIES), "image_root": "pictures", "splits": {}},
@@ -106,9 +100,7 @@ def test_colour_is_the_category_and_marker_the_teacher(study):
     expected = {colour.lower() for colour in category_colours(CATEGORIES).values()}
     shown = set()
     for collection in axis.collections[:2]:
-        shown |= {
-            "#" + "".join(f"{round(255 * v):02x}" for v in face[:3]) for face in collection.get_facecolors()
-        }
+        shown |= {"#" + "".join(f"{round(255 * v):02x}" for v in face[:3]) for face in collection.get_facecolors()}
     assert shown == expected
     shapes = [collection.get_paths()[0].vertices.shape for collection in axis.collections[:2]]
     assert shapes[0] != shapes[1]
@@ -121,9 +113,13 @@ def test_sample_size_is_stated(study):
     assert "10 instances of each category" in drawing.caption
 
 
-def test_categories_with_fewer_are_named():
-    counts = pd.Series({"disc": 200, "ring": 7})
-    assert clusters._sizes(counts) == "200 instances of each category (ring 7)"
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [((200, 200), "200 instances of each category"), ((200, 7), "7 to 200 instances a category")],
+    ids=["alike", "different"],
+)
+def test_sizes_in_words(counts, said):
+    assert clusters._sizes(pd.Series(counts)).startswith(said)
 
 
 def test_titles_hold_the_mean_between_categories(study):
