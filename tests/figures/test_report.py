@@ -130,6 +130,7 @@ def test_nothing_sticks_out(report: Path, tmp_path: Path, width: int) -> None:
     )
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
     command += [
+        "--allow-file-access-from-files",
         "--virtual-time-budget=8000",
         f"--user-data-dir={tmp_path / 'profile'}",
         "--dump-dom",
