@@ -1,0 +1,19 @@
+"""A data set and teachers for everything that needs a detector, made once for each process of the tests."""
+
+from __future__ import annotations
+
+import pytest
+
+from mutineck.stage import Study
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A study with 20 generated scenes and a teacher of random weights of each family; tests only read it."""
+    from mutineck.dataset.stage import convert
+    from tests.detection.tiny import experiment_of, write_teachers
+
+    study = Study(experiment_of(), tmp_path_factory.mktemp("tiny"), "dataset")
+    convert(study)
+    write_teachers(study)
+    return study
