@@ -77,8 +77,7 @@ def extract(
         For each teacher what `features/TEACHER/index.json` says: counts, what was left out, shards, time.
 
     Raises:
-        FileNotFoundError: a teacher or the data set is not there; the message names the command that makes
-            it.
+        FileNotFoundError: a teacher or the data set is missing; the message names the command for it.
         ExperimentError: a name that is no teacher.
     """
     annotations = read_json(study.need("dataset", f"{SPLIT}.json"))

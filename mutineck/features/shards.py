@@ -3,7 +3,7 @@
 One row is one target seen by one teacher. A shard holds a fixed range of images, so an interrupted extraction
 goes on at the first shard that is missing, with any number of processes. Each shard carries the key of the
 settings and of the checkpoint it came from: rows of another teacher or of other settings are never taken for
-    current ones.
+current ones.
 """
 
 from __future__ import annotations
@@ -193,8 +193,7 @@ def load_features(
 ) -> dict[str, np.ndarray]:
     """Read a teacher's rows into memory, or a fixed-size sample of each category.
 
-    The same targets are drawn for every teacher, as the draw looks only at annotation ids, categories and the
-    seed.
+    The draw looks only at annotation ids, categories and the seed: it is the same for every teacher.
 
     Args:
         folder: `features/TEACHER`.

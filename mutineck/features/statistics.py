@@ -84,8 +84,7 @@ def mean_cosines(
     """Return the mean cosine between the instances of each two categories, of `(t - mean) / std`.
 
     Exact over all pairs without visiting them: the mean of the dot products of unit vectors is the dot
-        product of
-    their means; on the diagonal an instance is not paired with itself.
+    product of their means; on the diagonal an instance is not paired with itself.
 
     Returns:
         `(K, K)` float64, symmetric; NaN where a category has too few rows for a pair.
