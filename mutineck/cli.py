@@ -42,9 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def command(name: str, function: object, text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(
-            name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common]
-        )
+        added = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common])
         added.set_defaults(command=function)
         return added
 
@@ -53,9 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     add.add_argument("--until", metavar="STAGE", help="last stage to run")
     add.add_argument("--cores", type=_positive, metavar="N", help="CPU cores to use (default: all)")
     add.add_argument("--dry-run", action="store_true", help="only say what would be done, and why")
-    add.add_argument(
-        "--force", action="append", default=[], metavar="STAGE", help="do a stage again (may be repeated)"
-    )
+    add.add_argument("--force", action="append", default=[], metavar="STAGE", help="do a stage again (may be repeated)")
     add.add_argument(
         "--notebooks", type=Path, metavar="DIR", help="folder of the notebooks (default: the repository's)"
     )
@@ -71,26 +67,20 @@ def build_parser() -> argparse.ArgumentParser:
     add.add_argument(
         "detector", help="a folder of the study (distillation/fgd-mean/seed0, teachers/NAME) or a checkpoint"
     )
-    add.add_argument(
-        "--config", metavar="PATH", help="mmdet config of a checkpoint (Python code: it is executed)"
-    )
+    add.add_argument("--config", metavar="PATH", help="mmdet config of a checkpoint (Python code: it is executed)")
     add.add_argument(
         "--split", default=None, choices=("train", "val", "test"), help="default: what the experiment reports"
     )
 
     add = command("export", export, "write a student as stock mmdet reads it: OUT.pth and OUT.py")
-    add.add_argument(
-        "student", type=Path, help="folder of a student, e.g. outputs/shapes/distillation/mutineck/seed0"
-    )
+    add.add_argument("student", type=Path, help="folder of a student, e.g. outputs/shapes/distillation/mutineck/seed0")
     add.add_argument("out", type=Path, help="path to write to, without its ending")
 
     add = command("figures", figures, "draw figures anew from what is stored")
     _study_arguments(add)
     add.add_argument("names", nargs="*", metavar="NAME", help="figures to draw (default: all)")
 
-    add = command(
-        "download", download, "fetch a published data set, verified; goes on where it was interrupted"
-    )
+    add = command("download", download, "fetch a published data set, verified; goes on where it was interrupted")
     add.add_argument("dataset", choices=("voc", "coco"))
     add.add_argument("--to", type=Path, required=True, metavar="PATH", help="folder to unpack into")
 
@@ -101,9 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _study_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "experiment", metavar="EXPERIMENT", help="YAML file, or the bare name of one in experiments/"
-    )
+    parser.add_argument("experiment", metavar="EXPERIMENT", help="YAML file, or the bare name of one in experiments/")
     parser.add_argument(
         "--set",
         action="append",
@@ -112,9 +100,7 @@ def _study_arguments(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="change a field of the experiment, e.g. dataset.root=PATH (may be repeated)",
     )
-    parser.add_argument(
-        "--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="default: outputs"
-    )
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="default: outputs")
 
 
 def _positive(text: str) -> int:

@@ -245,9 +245,7 @@ def check_mmcv(env: Environment) -> Iterator[Finding]:
     if not env.works("operators") and env.works("torch"):
         reason = env.reason("operators")
         absent = "_ext" in reason and "No module" in reason
-        cause = (
-            "built while no torch was at hand" if absent else "compiled against another torch, or not wholly"
-        )
+        cause = "built while no torch was at hand" if absent else "compiled against another torch, or not wholly"
         yield Finding(
             "error",
             "mmcv-full has no working compiled operators",
@@ -300,9 +298,7 @@ def check_gpu(env: Environment) -> Iterator[Finding]:
     if not torch.get("works"):
         return
     if torch.get("cuda_ready"):
-        yield Finding(
-            "note", f"training runs on {torch.get('device')}", f"torch is built for CUDA {built}", ""
-        )
+        yield Finding("note", f"training runs on {torch.get('device')}", f"torch is built for CUDA {built}", "")
         if env.probes.get("operators", {}).get("cuda_compiled") == "not available":
             yield Finding(
                 "error",

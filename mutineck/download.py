@@ -68,12 +68,8 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
             "md5:f4bbac642086de4f52a3fdda2de5fa2c",
             "annotations/instances_val2017.json",
         ),
-        Archive(
-            f"{COCO}/zips/val2017.zip", "md5:442b8da7639aecaf257c1dceb8ba8c80", "val2017/000000000139.jpg"
-        ),
-        Archive(
-            f"{COCO}/zips/train2017.zip", "md5:cced6f7f71b7629ddf16f17bbcfab6b2", "train2017/000000000009.jpg"
-        ),
+        Archive(f"{COCO}/zips/val2017.zip", "md5:442b8da7639aecaf257c1dceb8ba8c80", "val2017/000000000139.jpg"),
+        Archive(f"{COCO}/zips/train2017.zip", "md5:cced6f7f71b7629ddf16f17bbcfab6b2", "train2017/000000000009.jpg"),
     ),
 }
 
@@ -109,9 +105,7 @@ def download_dataset(name: str, to: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def fetch(
-    url: str, to: str | os.PathLike[str], *, checksum: str | None = None, progress: bool = True
-) -> Path:
+def fetch(url: str, to: str | os.PathLike[str], *, checksum: str | None = None, progress: bool = True) -> Path:
     """Fetch one file, going on where an interrupted call stopped, and verify it before it gets its name.
 
     Args:
@@ -136,8 +130,7 @@ def fetch(
     _refuse_insecure(url, url, full)
     if target.exists() and not pooch.file_hash(str(target), alg=kind).startswith(digits):
         raise DownloadError(
-            f"{target} is there, but its {kind} is not {digits}: another file, or damaged. "
-            "Remove it and try again"
+            f"{target} is there, but its {kind} is not {digits}: another file, or damaged. Remove it and try again"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     downloader = ResumingDownloader(target, kind, digits, progress=progress)
@@ -165,9 +158,7 @@ def _parse_checksum(checksum: str | None, url: str) -> tuple[str, str]:
     kind, _, digits = checksum.lower().rpartition(":")
     kind = kind or "sha256"
     length = FULL_LENGTHS.get(kind)
-    enough = length is not None and (
-        len(digits) == length or (kind == "sha256" and 8 <= len(digits) < length)
-    )
+    enough = length is not None and (len(digits) == length or (kind == "sha256" and 8 <= len(digits) < length))
     if not enough or not re.fullmatch(r"[0-9a-f]+", digits):
         raise ValueError(
             f"{url}: checksum {checksum!r}: expected md5:, sha1: or sha256: and all of its digits "
@@ -205,9 +196,7 @@ class ResumingDownloader:
         self.part = target.with_name(f"{target.name}.part")
         self.kind, self.digits, self.progress = kind, digits, progress
 
-    def __call__(
-        self, url: str, output_file: Any, pooch_object: Any = None, check_only: bool = False
-    ) -> None:
+    def __call__(self, url: str, output_file: Any, pooch_object: Any = None, check_only: bool = False) -> None:
         """Fetch ``url`` into ``output_file`` (a path, as pooch gives it)."""
         if not self._verified():
             self._fetch_all(url)
@@ -239,9 +228,7 @@ class ResumingDownloader:
             if complete:
                 self.part.unlink(missing_ok=True)
                 if before == 0:
-                    raise DownloadError(
-                        f"{url}: what came does not have the {self.kind} {self.digits}: thrown away"
-                    )
+                    raise DownloadError(f"{url}: what came does not have the {self.kind} {self.digits}: thrown away")
                 # The part was another version's: once more, from the start.
         raise DownloadError(f"{url}: incomplete after {ATTEMPTS} attempts; call again to go on")
 
@@ -259,9 +246,7 @@ class ResumingDownloader:
                 return True
             if answer.status_code not in (200, 206):
                 raise DownloadError(f"{url}: the host answers {answer.status_code} {answer.reason}")
-            resumed = answer.status_code == 206 and answer.headers.get("Content-Range", "").startswith(
-                f"bytes {have}-"
-            )
+            resumed = answer.status_code == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
             if answer.status_code == 206 and not resumed:
                 raise DownloadError(f"{url}: the host sends another part than asked for; remove {self.part}")
             start = have if resumed else 0
@@ -288,9 +273,7 @@ class ResumingDownloader:
         """Follow redirections by hand, so that none can lead from https to http."""
         address = url
         for _ in range(10):
-            answer = requests.get(
-                address, headers=headers, stream=True, timeout=TIMEOUT, allow_redirects=False
-            )
+            answer = requests.get(address, headers=headers, stream=True, timeout=TIMEOUT, allow_redirects=False)
             if not answer.is_redirect:
                 return answer
             answer.close()
@@ -318,9 +301,7 @@ def unpack(archive: str | os.PathLike[str], to: str | os.PathLike[str]) -> Path:
                     _refuse_outside(archive, member.name)
                 file.extractall(folder, filter="data")
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-        raise DownloadError(
-            f"{archive}: damaged, or neither tar nor zip ({error}); remove it and try again"
-        ) from error
+        raise DownloadError(f"{archive}: damaged, or neither tar nor zip ({error}); remove it and try again") from error
     return folder
 
 

@@ -108,11 +108,8 @@ def run(
 def write_experiment(experiment: Experiment, root: Path) -> Path:
     """Write the experiment with every field resolved to `experiment.yaml`, if that changes the file."""
     path = root / EXPERIMENT_FILE
-    text = (
-        "# Written by `mutineck run`: the experiment with every field and every --set resolved.\n"
-        + yaml.safe_dump(
-            experiment.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True
-        )
+    text = "# Written by `mutineck run`: the experiment with every field and every --set resolved.\n" + yaml.safe_dump(
+        experiment.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True
     )
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
@@ -146,14 +143,10 @@ def snakemake_arguments(
 
 
 @contextlib.contextmanager
-def _engine(
-    command: list[str], experiment: Experiment, log: Path, lock: int
-) -> Iterator[subprocess.Popen[bytes]]:
+def _engine(command: list[str], experiment: Experiment, log: Path, lock: int) -> Iterator[subprocess.Popen[bytes]]:
     """Start Snakemake in a process group of its own, whose members all end with the block."""
     environment = os.environ | thread_environment(experiment) | {"PYTHONUNBUFFERED": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(repository()), environment.get("PYTHONPATH")])
-    )
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(repository()), environment.get("PYTHONPATH")]))
     log.parent.mkdir(exist_ok=True)
     with open(log, "wb") as file:
         process = subprocess.Popen(

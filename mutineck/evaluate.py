@@ -63,9 +63,7 @@ def _load(study: Study, detector: str, config: str | None) -> tuple[Any, list[st
     read = read_config(config)
     categories = read.get("classes") or read.data.test.get("classes")
     if not categories:
-        raise ExperimentError(
-            f"{config}: names no categories; add `classes = [...]` in the order of the labels"
-        )
+        raise ExperimentError(f"{config}: names no categories; add `classes = [...]` in the order of the labels")
     model, report = load_detector(read, checkpoint)
     print(f"{checkpoint.name}: {report}")
     return model, list(categories), Normalisation.of(read.data.test.pipeline, detector)

@@ -73,7 +73,7 @@ class DetectorSpec(Record):
     """Side of the RPN's smallest anchor in units of its stride; other families' anchors and FCOS's ranges are scaled
     by the same factor (8 is the published size, for pictures of 1333x800)."""
     config: str | None = None
-    """A config below mmdet's `configs/`, e.g. `faster_rcnn/faster_rcnn_r50_fpn_1x_coco.py`; sizes above are then ignored."""
+    """A config below mmdet's `configs/`, e.g. `faster_rcnn/faster_rcnn_r50_fpn_1x_coco.py`; sizes are then its own."""
     pretrained: str | None = None
     """Backbone weights, e.g. `torchvision://resnet50`; null starts from random weights."""
 
@@ -275,7 +275,9 @@ class Experiment(Record):
         """Complete every arm from its name (`fgd:mean` alone says all there is to say)."""
         if not isinstance(data, Mapping) or not isinstance(data.get("arms"), Mapping):
             return data
-        names = [t.get("name") if isinstance(t, Mapping) else getattr(t, "name", None) for t in data.get("teachers", ())]
+        names = [
+            t.get("name") if isinstance(t, Mapping) else getattr(t, "name", None) for t in data.get("teachers", ())
+        ]
         teachers = [str(name) for name in names if name]
         return {**data, "arms": {arm: resolve_arm(arm, spec, teachers) for arm, spec in data["arms"].items()}}
 
@@ -391,7 +393,11 @@ def find_file(path: str | Path) -> Path:
         ExperimentError: it is in neither place; the message lists the experiments that exist.
     """
     given = Path(path).expanduser()
-    candidates = (given, repository() / given, repository() / "experiments" / f"{given.name.removesuffix('.yaml')}.yaml")
+    candidates = (
+        given,
+        repository() / given,
+        repository() / "experiments" / f"{given.name.removesuffix('.yaml')}.yaml",
+    )
     for candidate in candidates:
         if candidate.is_file():
             return candidate.resolve()

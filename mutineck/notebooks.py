@@ -127,9 +127,7 @@ def declared_parameters(notebook: NotebookNode, name: str | os.PathLike[str]) ->
             try:
                 declared[target.id] = ast.literal_eval(node.value)  # type: ignore[attr-defined]
             except ValueError as error:
-                raise ExperimentError(
-                    f"{name}: the default of parameter {target.id!r} is no plain value"
-                ) from error
+                raise ExperimentError(f"{name}: the default of parameter {target.id!r} is no plain value") from error
     return declared
 
 
@@ -211,9 +209,7 @@ def _explain(error: Any, notebook: Path, failed: Path) -> str:
     frames = _FRAME.findall(_ANSI.sub("", "\n".join(error.traceback)))
     inside = [f"{file}:{line}" for file, line in frames if Path(file).is_relative_to(repository())]
     # A refusal explains itself; where it was raised would only distract.
-    at = (
-        f", at {inside[-1]}" if inside and error.ename not in ("ExperimentError", "FileNotFoundError") else ""
-    )
+    at = f", at {inside[-1]}" if inside and error.ename not in ("ExperimentError", "FileNotFoundError") else ""
     cell = f"cell [{error.exec_count}] of {notebook.name}{at}"
     return f"{raised}\nraised by {cell}; the notebook as far as it came: {failed}"
 

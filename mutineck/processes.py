@@ -40,12 +40,8 @@ def exclusive(root: Path, what: str) -> Iterator[int]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = (
-                os.pread(descriptor, 400, 0).decode(errors="replace").strip() or "a process that gave no name"
-            )
-            raise BusyError(
-                f"{root} is in use by {holder}; wait for it, or end it, and start again"
-            ) from None
+            holder = os.pread(descriptor, 400, 0).decode(errors="replace").strip() or "a process that gave no name"
+            raise BusyError(f"{root} is in use by {holder}; wait for it, or end it, and start again") from None
         os.ftruncate(descriptor, 0)
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         os.pwrite(descriptor, f"process {os.getpid()} ({what}, since {since})\n".encode(), 0)

@@ -28,9 +28,7 @@ from mutineck.experiment import (
 from mutineck.storage import read_json, sha256_file, sha256_json, write_json
 
 MANIFEST = "manifest.json"
-PARAMETERS: dict[str, tuple[str, ...]] = {
-    stage: ("experiment", "overrides", "outputs") for stage in STAGES
-} | {
+PARAMETERS: dict[str, tuple[str, ...]] = dict.fromkeys(STAGES, ("experiment", "overrides", "outputs")) | {
     "teachers": ("experiment", "overrides", "outputs", "teacher"),
     "distillation": ("experiment", "overrides", "outputs", "arm", "seed"),
 }
@@ -123,7 +121,9 @@ class Study:
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         write_json(self.folder / MANIFEST, manifest)
-        print(f"{self.stage}{'/' + self.item if self.item else ''} finished in {seconds:.1f} s: {self.folder / MANIFEST}")
+        print(
+            f"{self.stage}{'/' + self.item if self.item else ''} finished in {seconds:.1f} s: {self.folder / MANIFEST}"
+        )
         return manifest
 
     def _hashes(self, files: Iterable[str | os.PathLike[str]]) -> dict[str, str]:
@@ -203,6 +203,7 @@ def read_manifest(root: Path, stage: str, item: str | None = None) -> dict[str, 
 def revision() -> dict[str, Any]:
     """Return the repository's git revision and whether the working tree differs from it."""
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
+
         def git(*words: str) -> str:
             command = ["git", "-C", str(repository()), *words]
             return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

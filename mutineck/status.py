@@ -48,9 +48,7 @@ def inspect(experiment: Experiment, root: Path, *, code: Mapping[str, Any] | Non
     return list(states.values())
 
 
-def _state(
-    experiment: Experiment, root: Path, job: Job, stale: Sequence[Job], code: Mapping[str, Any]
-) -> State:
+def _state(experiment: Experiment, root: Path, job: Job, stale: Sequence[Job], code: Mapping[str, Any]) -> State:
     try:
         manifest = read_manifest(root, *job)
     except ValueError as error:
@@ -58,8 +56,7 @@ def _state(
     if manifest is None:
         return State(job, (_why_missing(root, job),))
     reasons = [
-        f"settings changed: {change}"
-        for change in differences(manifest["settings"], _settings(experiment, job))
+        f"settings changed: {change}" for change in differences(manifest["settings"], _settings(experiment, job))
     ]
     reasons += [f"{path} is missing" for path in job.outputs if not (root / path).is_file()]
     reasons += [f"{needed} has to be run first" for needed in stale]
@@ -78,9 +75,7 @@ def _settings(experiment: Experiment, job: Job) -> Any:
 def _why_missing(root: Path, job: Job) -> str:
     folder = root / job.folder
     if (root / error_of(job)).is_file():
-        return (
-            "failed: " + (root / error_of(job)).read_text(encoding="utf-8", errors="replace").split("\n")[0]
-        )
+        return "failed: " + (root / error_of(job)).read_text(encoding="utf-8", errors="replace").split("\n")[0]
     if (folder / "notebook.running.ipynb").is_file():
         return "started, not finished"
     return "not run yet"
@@ -117,9 +112,7 @@ def table(states: Sequence[State]) -> str:
             *(["..."] if len(state.reasons) > 3 else []),
             *([f"({state.note})"] if state.note else []),
         ]
-        rows.append(
-            (str(state.job), word, "" if state.seconds is None else f"{state.seconds:.0f}", "; ".join(why))
-        )
+        rows.append((str(state.job), word, "" if state.seconds is None else f"{state.seconds:.0f}", "; ".join(why)))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join(
         f"{job:<{widths[0]}}  {word:<{widths[1]}}  {seconds:>{widths[2]}}  {why}".rstrip()
@@ -142,9 +135,7 @@ def removable(experiment: Experiment, root: Path) -> list[tuple[Path, str]]:
     for stage in ITEM_STAGES:
         for folder in sorted((root / stage).glob("*" if stage == "teachers" else "*/seed*")):
             if folder.is_dir() and folder not in known:
-                found[folder] = "the experiment has no such " + (
-                    "teacher" if stage == "teachers" else "arm or seed"
-                )
+                found[folder] = "the experiment has no such " + ("teacher" if stage == "teachers" else "arm or seed")
     for path in sorted(root.rglob("*")):
         inside = any(folder in path.parents for folder in found)
         if not inside and ".snakemake" not in path.parts and path.is_file() and _LEFTOVER.search(path.name):

@@ -106,9 +106,7 @@ def needs(experiment: Experiment, stage: str, item: str | None = None) -> list[J
         ExperimentError: the stage has no such item.
     """
     if item not in items(experiment, stage):
-        raise ExperimentError(
-            unknown(f"item of {stage}", str(item), [str(i) for i in items(experiment, stage)])
-        )
+        raise ExperimentError(unknown(f"item of {stage}", str(item), [str(i) for i in items(experiment, stage)]))
     dataset = Job("dataset")
     teachers = [Job("teachers", teacher.name) for teacher in experiment.teachers]
     intermediate = [Job("teachers", INTERMEDIATE)] if experiment.needs_intermediate else []
@@ -253,9 +251,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("job", help="the job's folder in the study's: STAGE or STAGE/ITEM")
     parser.add_argument("--root", type=Path, default=Path(), help="the study's folder, outputs/EXPERIMENT")
     parser.add_argument("--notebooks", type=Path, default=repository() / "notebooks")
-    parser.add_argument(
-        "--cwd", type=Path, default=Path.cwd(), help="working directory of the notebooks' code"
-    )
+    parser.add_argument("--cwd", type=Path, default=Path.cwd(), help="working directory of the notebooks' code")
     given = parser.parse_args(arguments)
     end_with_parent()
     root = given.root.resolve()

@@ -93,9 +93,7 @@ def best_teacher(frame: pd.DataFrame, split: str) -> str | None:
 def _row(path: Path, item: dict[str, Any]) -> dict[str, Any]:
     absent = [field for field in ("split", "metric", "value") if field not in item]
     if absent:
-        raise ValueError(
-            f"{path}: a row lacks {', '.join(absent)}: {item}; run the stage that wrote it again"
-        )
+        raise ValueError(f"{path}: a row lacks {', '.join(absent)}: {item}; run the stage that wrote it again")
     value = item["value"]
     return {
         "split": item["split"],

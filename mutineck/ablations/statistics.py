@@ -123,7 +123,5 @@ def paired_differences(
             continue
         parts = asdict(found)
         interval = parts.pop("difference")
-        table.append(
-            {"arm": arm, "n": interval.pop("n"), "difference": interval.pop("mean"), **interval, **parts}
-        )
+        table.append({"arm": arm, "n": interval.pop("n"), "difference": interval.pop("mean"), **interval, **parts})
     return pd.DataFrame(table)

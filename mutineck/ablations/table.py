@@ -26,9 +26,7 @@ METRICS = {
 DASH = "–"
 
 
-def summarise(
-    frame: pd.DataFrame, experiment: Experiment, split: str, baseline: str = "student"
-) -> pd.DataFrame:
+def summarise(frame: pd.DataFrame, experiment: Experiment, split: str, baseline: str = "student") -> pd.DataFrame:
     """Return one row a teacher and arm, in the experiment's order, for one split.
 
     Columns: arm, n (seeds), for each metric METRIC and METRIC_std, then gain, gain_low, gain_high (mAP over
@@ -65,16 +63,12 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     shown = pd.DataFrame({"arm": [_label(arm) for arm in table["arm"]]})
     for metric, title in METRICS.items():
         if table[metric].notna().any():
-            shown[title] = [
-                _spread(*pair) for pair in zip(table[metric], table[f"{metric}_std"], strict=True)
-            ]
+            shown[title] = [_spread(*pair) for pair in zip(table[metric], table[f"{metric}_std"], strict=True)]
     shown["n"] = [
         (DASH if n else "missing") if arm.startswith(TEACHER) else str(n) if n else "missing"
         for arm, n in zip(table["arm"], table["n"], strict=True)
     ]
-    shown["gain"] = [
-        _gain(*row) for row in zip(table["gain"], table["gain_low"], table["gain_high"], strict=True)
-    ]
+    shown["gain"] = [_gain(*row) for row in zip(table["gain"], table["gain_low"], table["gain_high"], strict=True)]
     return shown
 
 
@@ -86,14 +80,11 @@ def to_markdown(shown: pd.DataFrame) -> str:
 
     def line(cells: list[str]) -> str:
         padded = [
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
         ]
         return "| " + " | ".join(padded) + " |"
 
-    rule = (
-        "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
-    )
+    rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
     return "\n".join([line(head), rule, *map(line, body)]) + "\n"
 
 

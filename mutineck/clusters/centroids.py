@@ -51,9 +51,7 @@ class Centroids:
             if not bool(getattr(self, name).isfinite().all()):
                 raise ValueError(f"{name} holds numbers that are not finite")
         if not bool((self.std > 0).all()):
-            raise ValueError(
-                f"std must be above 0, but is not in {int((self.std <= 0).sum())} of {c} dimensions"
-            )
+            raise ValueError(f"std must be above 0, but is not in {int((self.std <= 0).sum())} of {c} dimensions")
 
     def standardise(self, vectors: Tensor) -> Tensor:
         """Return `(t - mean) / std` of vectors `(J, C)`, float32 or wider, on the vectors' device."""

@@ -59,9 +59,7 @@ def cluster(study: Study, names: Sequence[str] | None = None) -> pd.DataFrame:
         study.need("features", study.experiment.teachers[0].name, "index.json")
     tables, nearest = [], []
     for name in names:
-        centroids, table, near = cluster_teacher(
-            study.need("features", name), name, study.experiment.clusters
-        )
+        centroids, table, near = cluster_teacher(study.need("features", name), name, study.experiment.clusters)
         save_centroids(centroids, study.path("clusters", "centroids", f"{name}.safetensors"))
         tables.append(table)
         nearest.append(near)
@@ -73,9 +71,7 @@ def cluster(study: Study, names: Sequence[str] | None = None) -> pd.DataFrame:
     return statistics
 
 
-def cluster_teacher(
-    folder: Path, name: str, spec: ClustersSpec
-) -> tuple[Centroids, pd.DataFrame, pd.DataFrame]:
+def cluster_teacher(folder: Path, name: str, spec: ClustersSpec) -> tuple[Centroids, pd.DataFrame, pd.DataFrame]:
     """Cluster one teacher's vectors, category by category.
 
     Args:
@@ -125,9 +121,7 @@ def cluster_teacher(
     return centroids, table, _with_boxes(folder, name, pd.DataFrame(near))
 
 
-def _assemble(
-    vectors: Standardised, found: list[CategoryClusters], name: str, spec: ClustersSpec
-) -> Centroids:
+def _assemble(vectors: Standardised, found: list[CategoryClusters], name: str, spec: ClustersSpec) -> Centroids:
     present = np.flatnonzero(vectors.moments.count)
     counts = vectors.moments.count.tolist()
     return Centroids(

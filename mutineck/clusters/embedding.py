@@ -64,9 +64,7 @@ def embed(study: Study, names: Sequence[str] | None = None) -> pd.DataFrame:
     names = list(extracted_teachers(study) if names is None else names)
     spec = study.experiment.clusters
     samples = [_sample(study, name) for name in names]
-    panels = [
-        _lay_out(name, "umap", [sample], spec.seed) for name, sample in zip(names, samples, strict=True)
-    ]
+    panels = [_lay_out(name, "umap", [sample], spec.seed) for name, sample in zip(names, samples, strict=True)]
     teaching = samples[names.index(teaching_teacher(study.experiment, names))]
     panels += [_lay_out(teaching.teacher, method, [teaching], spec.seed) for method in ("pca", "tsne")]
     if len(samples) > 1:
@@ -86,9 +84,7 @@ def separation(samples: Sequence[Sample]) -> pd.DataFrame:
             {
                 "teacher": s.teacher,
                 "instances": len(s.z),
-                "silhouette": silhouette(
-                    s.z, s.rows["category"].to_numpy(), sample=MOST_POINTS, metric="cosine"
-                ),
+                "silhouette": silhouette(s.z, s.rows["category"].to_numpy(), sample=MOST_POINTS, metric="cosine"),
             }
             for s in samples
         ]
@@ -156,9 +152,7 @@ def _lay_out(panel: str, method: str, samples: Sequence[Sample], seed: int) -> p
         category = sample.centroids.category.numpy()
         # A centroid's number within its category: they are stored by category, then by size.
         cluster = np.arange(len(category)) - np.searchsorted(category, category)
-        centroids = pd.DataFrame(
-            {"annotation_id": -1, "image_id": -1, "category": category, "cluster": cluster}
-        )
+        centroids = pd.DataFrame({"annotation_id": -1, "image_id": -1, "category": category, "cluster": cluster})
         points = pd.concat([sample.rows.assign(cluster=-1), centroids], ignore_index=True)
         points["teacher"] = sample.teacher
         parts.append(points)

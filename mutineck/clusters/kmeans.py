@@ -73,9 +73,7 @@ def cluster_category(
     size = np.bincount(label, minlength=len(centres))
     # Ties by the centroid's first coordinates, so that the order does not hang on k-means' own numbering.
     order = sorted(range(len(centres)), key=lambda index: (-size[index], *centres[index][:4].tolist()))
-    kept = [
-        i for place, i in enumerate(order) if size[i] > 0 and (place == 0 or size[i] >= minimum_share * n)
-    ]
+    kept = [i for place, i in enumerate(order) if size[i] > 0 and (place == 0 or size[i] >= minimum_share * n)]
     renumber = np.full(len(centres), -1)
     renumber[kept] = np.arange(len(kept))
     return CategoryClusters(
@@ -92,8 +90,7 @@ def cluster_category(
 def _squares(vectors: np.ndarray, centre: np.ndarray) -> np.ndarray:
     """Return squared distances `(n,)` float64, in blocks: a category may hold a quarter of a million rows."""
     blocks = [
-        ((vectors[i : i + 8192] - centre).astype(np.float64) ** 2).sum(axis=1)
-        for i in range(0, len(vectors), 8192)
+        ((vectors[i : i + 8192] - centre).astype(np.float64) ** 2).sum(axis=1) for i in range(0, len(vectors), 8192)
     ]
     return np.concatenate(blocks) if blocks else np.empty(0)
 

@@ -49,9 +49,7 @@ class Standardised:
         """Return one category's rows, in the data set's order of images."""
         first, count, width = int(self._first[category]), int(self.moments.count[category]), len(self.mean)
         ids = np.fromfile(self._ids, np.int64, count, offset=first * 8)
-        z = np.fromfile(self._vectors, np.float32, count * width, offset=first * width * 4).reshape(
-            count, width
-        )
+        z = np.fromfile(self._vectors, np.float32, count * width, offset=first * width * 4).reshape(count, width)
         z -= self.mean
         z /= self.std
         return CategoryRows(category, ids, z)

@@ -48,8 +48,7 @@ def read_coco(
         raise DatasetError(f"{file}: not valid JSON ({error}); expected a COCO annotation file") from error
     if not isinstance(document, dict):
         raise DatasetError(
-            f"{file}: expected a JSON object with images, annotations and categories, got "
-            f"{type(document).__name__}"
+            f"{file}: expected a JSON object with images, annotations and categories, got {type(document).__name__}"
         )
     for key in ("images", "annotations", "categories"):
         if not isinstance(document.get(key), list):
@@ -85,13 +84,9 @@ class _Reader:
             number = whole(row.get("id")) if isinstance(row, dict) else None
             name = row.get("name") if isinstance(row, dict) else None
             if number is None or not isinstance(name, str) or not name.strip():
-                raise DatasetError(
-                    f"{self.file}: categories[{index}]: expected id and name, got {str(row)[:80]}"
-                )
+                raise DatasetError(f"{self.file}: categories[{index}]: expected id and name, got {str(row)[:80]}")
             if number in given:
-                raise DatasetError(
-                    f"{self.file}: categories[{index}].id: {number} is the id of {given[number]!r} too"
-                )
+                raise DatasetError(f"{self.file}: categories[{index}].id: {number} is the id of {given[number]!r} too")
             given[number] = printable(" ".join(name.split()))
         kept: dict[str, int] = {}
         ids: dict[int, int | None] = {}
@@ -108,9 +103,7 @@ class _Reader:
                     )
             kept = {name: kept[name] for name in self.names.wanted}
         if not kept:
-            raise DatasetError(
-                f"{self.file}: categories: none is left; see dataset.categories and dataset.aliases"
-            )
+            raise DatasetError(f"{self.file}: categories: none is left; see dataset.categories and dataset.aliases")
         self.kept_categories = [{"id": number, "name": name} for name, number in kept.items()]
         return ids
 
@@ -129,9 +122,7 @@ class _Reader:
             elif points_elsewhere(name):
                 self._add(f"{where}.file_name", ELSEWHERE, LEFT_OUT, name)
             elif number in images:
-                self._add(
-                    f"{where}.id", DUPLICATE_ID, LEFT_OUT, f"{number}: {images[number]['file_name']}, {name}"
-                )
+                self._add(f"{where}.id", DUPLICATE_ID, LEFT_OUT, f"{number}: {images[number]['file_name']}, {name}")
             elif name in taken:
                 self._add(f"{where}.file_name", DUPLICATE, LEFT_OUT, f"{name} is image {taken[name]} already")
             else:
@@ -156,23 +147,17 @@ class _Reader:
                 continue
             number, image_id, category_id = (whole(row.get(key)) for key in ("id", "image_id", "category_id"))
             if image_id is None or image_id not in images:
-                self._add(
-                    f"{where}.image_id", ORPHAN, LEFT_OUT, f"id {row.get('id')}, image {row.get('image_id')}"
-                )
+                self._add(f"{where}.image_id", ORPHAN, LEFT_OUT, f"id {row.get('id')}, image {row.get('image_id')}")
                 continue
             if category_id is None or category_id not in categories:
-                self._add(
-                    f"{where}.category_id", UNKNOWN_CATEGORY, LEFT_OUT, f"{str(row.get('category_id'))[:60]}"
-                )
+                self._add(f"{where}.category_id", UNKNOWN_CATEGORY, LEFT_OUT, f"{str(row.get('category_id'))[:60]}")
                 continue
             if categories[category_id] is None:
                 # COCO's own list knows the category: leaving it out is the experiment's choice, no defect.
                 continue
             bbox = finite_box(row.get("bbox"))
             if bbox is None:
-                self._add(
-                    f"{where}.bbox", BAD_BOX, LEFT_OUT, f"id {row.get('id')}: {str(row.get('bbox'))[:80]}"
-                )
+                self._add(f"{where}.bbox", BAD_BOX, LEFT_OUT, f"id {row.get('id')}: {str(row.get('bbox'))[:80]}")
                 continue
             if number is not None and number in seen and row == seen[number]:
                 self._add(f"{where}.id", DUPLICATE_ID, LEFT_OUT, f"{number}: the same annotation twice")
@@ -261,11 +246,7 @@ def whole(value: Any) -> int | None:
 
 def finite_box(value: Any) -> list[float] | None:
     """Return a JSON value as a box of four finite numbers with a positive side each, or None."""
-    if (
-        not isinstance(value, list)
-        or len(value) != 4
-        or not all(type(number) in (int, float) for number in value)
-    ):
+    if not isinstance(value, list) or len(value) != 4 or not all(type(number) in (int, float) for number in value):
         return None
     if not all(abs(number) < 1e9 for number in value):  # False for NaN too
         return None

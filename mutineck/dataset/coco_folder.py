@@ -99,9 +99,7 @@ def _check_pictures(document: dict[str, Any], folder: Path, root: Path, file: st
             continue
         true = (health.width, health.height)
         if written != true:
-            detail = (
-                f"image {image['id']}: {written[0]}x{written[1]} written, {true[0]}x{true[1]} in the file"
-            )
+            detail = f"image {image['id']}: {written[0]}x{written[1]} written, {true[0]}x{true[1]} in the file"
             if 0 not in written:
                 # Boxes and masks refer to the size that is written; how they lie on the true one is unknown
                 defects.append(Defect(file, "images.width", WRONG_SIZE, LEFT_OUT, detail))

@@ -98,9 +98,7 @@ def _decode(path: Path, orientation: int) -> PictureHealth:
         return PictureHealth(0, 0, problem="OpenCV, which the training reads pictures with, cannot decode it")
     height, width = pixels.shape[:2]
     if (width, height) == stored and stored[0] != stored[1]:
-        orientation = (
-            orientation if orientation < 5 else 1
-        )  # OpenCV did not rotate: neither will the training.
+        orientation = orientation if orientation < 5 else 1  # OpenCV did not rotate: neither will the training.
     return PictureHealth(width, height, orientation)
 
 

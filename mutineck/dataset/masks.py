@@ -75,9 +75,7 @@ def _is_polygon(polygon: Any) -> bool:
         isinstance(polygon, list)
         and len(polygon) >= 6
         and len(polygon) % 2 == 0
-        and all(
-            type(value) in (int, float) and math.isfinite(value) and abs(value) < 1e6 for value in polygon
-        )
+        and all(type(value) in (int, float) and math.isfinite(value) and abs(value) < 1e6 for value in polygon)
     )
 
 

@@ -102,8 +102,7 @@ def _pill(random: np.random.Generator) -> list[Points]:
     radius = UNIT * int(random.integers(32, 50)) // 100
     reach = UNIT - radius
     return [
-        _arc(TURN // 4, TURN * 3 // 4, radius, (-reach, 0))
-        + _arc(TURN * 3 // 4, TURN * 5 // 4, radius, (reach, 0))
+        _arc(TURN // 4, TURN * 3 // 4, radius, (-reach, 0)) + _arc(TURN * 3 // 4, TURN * 5 // 4, radius, (reach, 0))
     ]
 
 
@@ -139,9 +138,7 @@ def outline(name: str, side: int, random: np.random.Generator) -> list[np.ndarra
     return polygons
 
 
-def silhouette(
-    polygons: list[np.ndarray], centre: tuple[int, int], width: int, height: int
-) -> tuple[np.ndarray, int]:
+def silhouette(polygons: list[np.ndarray], centre: tuple[int, int], width: int, height: int) -> tuple[np.ndarray, int]:
     """Draw a shape's coverage (H, W) uint8, 0 to 255, and return it with its area in pixels before any cut.
 
     Args:

@@ -75,9 +75,7 @@ class CategoryNames:
         if self.wanted is None or category in self.wanted:
             return category, ""
         close = difflib.get_close_matches(category, self.wanted, n=3)
-        hint = (
-            f", close to {', '.join(close)}: see dataset.aliases" if close else ", not in dataset.categories"
-        )
+        hint = f", close to {', '.join(close)}: see dataset.aliases" if close else ", not in dataset.categories"
         return None, f"{category!r}{hint}"
 
     def order(self, found: Iterable[str]) -> tuple[str, ...]:

@@ -19,7 +19,20 @@ from mutineck.dataset.voc_xml import VocImage, VocObject, write_voc_xml
 
 FREQUENCIES = (5, 4, 4, 3, 4, 3, 3, 2, 3, 3)
 """How often each category is drawn, relative to the others: uneven, as in photographs."""
-SMALLEST, LARGEST = 12, 100
+USUAL = {
+    "disc": (200, 60, 50),
+    "ring": (200, 60, 50),
+    "square": (50, 90, 200),
+    "diamond": (50, 90, 200),
+    "triangle": (60, 170, 80),
+    "star": (225, 190, 50),
+    "cross": (225, 190, 50),
+    "crescent": (150, 70, 180),
+    "pill": (60, 180, 190),
+    "hexagon": (150, 70, 180),
+}
+"""Usual colour (RGB) of each category: a clue, shared by two, so that shape has to tell those apart."""
+SMALLEST, LARGEST = 16, 100
 """Side of an object in pixels before it is cut or covered."""
 HIDDEN, DIFFICULT, COVERED = 15, 35, 95
 """Percent of an object that is visible: under the first it is not annotated, under the second it is
@@ -37,9 +50,7 @@ class Scene:
     record: VocImage
 
 
-def generate_scene(
-    index: int, *, seed: int, size: tuple[int, int] = (256, 192), max_objects: int = 8
-) -> Scene:
+def generate_scene(index: int, *, seed: int, size: tuple[int, int] = (256, 192), max_objects: int = 8) -> Scene:
     """Draw one scene; it depends on seed and index alone, not on how many others are drawn.
 
     Args:
@@ -61,7 +72,7 @@ def generate_scene(
         points = outline(name, side, random)
         centre, overhang = _place(random, width, height, side, numbers)
         coverage, area = silhouette(points, centre, width, height)
-        paint(random, pixels, coverage, side)
+        paint(random, pixels, coverage, side, USUAL[name])
         numbers[coverage >= 128] = number
         whole.append(area)
         drawn.append((name, overhang))
@@ -113,9 +124,7 @@ def _annotated(
         if visible < HIDDEN or len(rows) < 4 or len(columns) < 4:
             continue
         corners = (columns[0] + 1, rows[0] + 1, columns[-1] + 1, rows[-1] + 1)
-        at_border = (
-            0 in (rows[0], columns[0]) or rows[-1] == len(mask) - 1 or columns[-1] == mask.shape[1] - 1
-        )
+        at_border = 0 in (rows[0], columns[0]) or rows[-1] == len(mask) - 1 or columns[-1] == mask.shape[1] - 1
         objects.append(
             VocObject(
                 name=name,
@@ -136,9 +145,7 @@ def write_shapes(folder: Path, *, images: int, seed: int, size: tuple[int, int],
     """Write scenes as Annotations/, JPEGImages/ (PNG: no loss, no encoder's choice), SegmentationObject/."""
     for name in ("Annotations", "JPEGImages", "SegmentationObject"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    palette = cv2.applyColorMap(np.arange(256, dtype=np.uint8).reshape(-1, 1) * 37, cv2.COLORMAP_HSV)[
-        :, 0, ::-1
-    ].copy()
+    palette = cv2.applyColorMap(np.arange(256, dtype=np.uint8).reshape(-1, 1) * 37, cv2.COLORMAP_HSV)[:, 0, ::-1].copy()
     palette[0] = 0
     for index in tqdm(range(images), desc="drawing scenes", unit="image", disable=None):
         scene = generate_scene(index, seed=seed, size=size, max_objects=max_objects)

@@ -8,9 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 NO_OBJECT = "\0no object"
 
 
-def stratified_split(
-    labels: Mapping[str, Collection[str]], shares: Sequence[float], seed: int
-) -> dict[str, int]:
+def stratified_split(labels: Mapping[str, Collection[str]], shares: Sequence[float], seed: int) -> dict[str, int]:
     """Divide pictures so that every part holds its share of every category.
 
     Iterative stratification (Sechidis, Tsoumakas and Vlahavas, "On the stratification of multi-label data",
@@ -32,14 +30,10 @@ def stratified_split(
             empty.
     """
     if not shares or min(shares) < 0 or sum(shares) <= 0:
-        raise ValueError(
-            f"dataset.split: expected non-negative shares such as (8, 1, 1), got {tuple(shares)}"
-        )
+        raise ValueError(f"dataset.split: expected non-negative shares such as (8, 1, 1), got {tuple(shares)}")
     needed = sum(share > 0 for share in shares)
     if len(labels) < needed:
-        raise ValueError(
-            f"dataset.split: {needed} parts asked for, but there are only {len(labels)} usable images"
-        )
+        raise ValueError(f"dataset.split: {needed} parts asked for, but there are only {len(labels)} usable images")
     fractions = [share / sum(shares) for share in shares]
     order = sorted(labels, key=lambda name: (_rank(seed, name), name))
     left = {name: frozenset(labels[name]) or frozenset((NO_OBJECT,)) for name in order}
@@ -49,9 +43,7 @@ def stratified_split(
         for category in categories:
             holders.setdefault(category, {})[name] = None
     room = [fraction * len(order) for fraction in fractions]
-    lacking = {
-        category: [fraction * len(names) for fraction in fractions] for category, names in holders.items()
-    }
+    lacking = {category: [fraction * len(names) for fraction in fractions] for category, names in holders.items()}
 
     parts: dict[str, int] = {}
     while holders:
@@ -72,9 +64,7 @@ def stratified_split(
     return _fill_empty_parts(parts, order, fractions)
 
 
-def _fill_empty_parts(
-    parts: dict[str, int], order: Sequence[str], fractions: Sequence[float]
-) -> dict[str, int]:
+def _fill_empty_parts(parts: dict[str, int], order: Sequence[str], fractions: Sequence[float]) -> dict[str, int]:
     """Give a part that came out empty (very small data sets) the first picture of the largest part."""
     for index, fraction in enumerate(fractions):
         if fraction > 0 and index not in parts.values():

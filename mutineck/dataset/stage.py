@@ -53,9 +53,7 @@ class DatasetSummary:
         """Return boxes by category (rows) and split (columns), with a row of totals and one of images."""
         import pandas as pd
 
-        table = pd.DataFrame({split: self.splits[split]["per_category"] for split in SPLITS}).loc[
-            list(self.categories)
-        ]
+        table = pd.DataFrame({split: self.splits[split]["per_category"] for split in SPLITS}).loc[list(self.categories)]
         table.loc["all boxes"] = table.sum()
         table.loc["images"] = [self.splits[split]["images"] for split in SPLITS]
         return table.astype(int)
@@ -93,9 +91,7 @@ def convert(study: Study) -> DatasetSummary:
     if spec.format == "coco":
         root = data_root(study)
         documents, defects, reads = read_coco_folder(root, names, spec.limit, spec.seed)
-        source = Source(
-            str(root), documents, defects, {"split": "as published; test is val unless it has its own"}
-        )
+        source = Source(str(root), documents, defects, {"split": "as published; test is val unless it has its own"})
     elif spec.format == "shapes":
         source = _voc_source(_generate(study), "dataset/source", spec, names)
     else:
@@ -203,9 +199,7 @@ def _write(study: Study, source: Source, reads: list[Path]) -> DatasetSummary:
             )
     writes = [write_json(folder / f"{split}.json", source.splits[split], indent=None) for split in SPLITS]
     writes.append(write_json(folder / "defects.json", defect_rows(source.defects)))
-    masks = [
-        ("segmentation" in item) for document in source.splits.values() for item in document["annotations"]
-    ]
+    masks = [("segmentation" in item) for document in source.splits.values() for item in document["annotations"]]
     categories = tuple(category["name"] for category in source.splits["train"]["categories"])
     description = {
         "categories": list(categories),

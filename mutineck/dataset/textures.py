@@ -33,9 +33,7 @@ def octaves(random: np.random.Generator, width: int, height: int) -> np.ndarray:
     return (4 * coarse + 2 * middle + fine) // 7
 
 
-def stripes(
-    random: np.random.Generator, width: int, height: int, period: tuple[int, int] = (8, 36)
-) -> np.ndarray:
+def stripes(random: np.random.Generator, width: int, height: int, period: tuple[int, int] = (8, 36)) -> np.ndarray:
     """Return stripes (H, W) int32 in 0..255 at any angle, soft or hard."""
     y, x = _grid(width, height)
     a, b = int(random.integers(-16, 17)), int(random.integers(1, 17))
@@ -87,10 +85,13 @@ def _mix(under: np.ndarray, over: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def background(random: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """Return a textured ground (H, W, 3) int32: a pattern of two colours, roughened by noise."""
+    """Return a textured ground (H, W, 3) int32: a pattern of two muted colours, roughened by noise."""
     first = colour(random)
+    grey = first.sum() // 3
+    # Muted: objects are the colourful things of a scene.
+    first = grey + (first - grey) * 2 // 5
     # Two tones that lie close: a ground that is all contrast would be camouflage.
-    second = np.clip(first + random.integers(-55, 56, 3, dtype=np.int32), 0, 255)
+    second = np.clip(first + random.integers(-40, 41, 3, dtype=np.int32), 0, 255)
     pattern = PATTERNS[int(random.integers(len(PATTERNS)))](random, width, height)
     ground = _mix(second, first, pattern)
     rough = value_noise(random, width, height, int(random.integers(2, 7))) - 128
@@ -100,7 +101,7 @@ def background(random: np.random.Generator, width: int, height: int) -> np.ndarr
 def clutter(random: np.random.Generator, pixels: np.ndarray) -> None:
     """Draw what is no object, in place: scratches, bent wires and irregular patches."""
     height, width = pixels.shape[:2]
-    for _ in range(int(random.integers(2, 9))):
+    for _ in range(int(random.integers(1, 6))):
         kind = int(random.integers(3))
         start = random.integers(0, (width, height))
         if kind == 0:
@@ -121,7 +122,9 @@ def clutter(random: np.random.Generator, pixels: np.ndarray) -> None:
         pixels[window] = _mix(pixels[window], tone, layer[window].astype(np.int32) * strength // 255)
 
 
-def paint(random: np.random.Generator, pixels: np.ndarray, coverage: np.ndarray, side: int) -> None:
+def paint(
+    random: np.random.Generator, pixels: np.ndarray, coverage: np.ndarray, side: int, usual: tuple[int, int, int]
+) -> None:
     """Paint one object in place: a shadow now and then, a filling with a pattern, and a rim now and then.
 
     Args:
@@ -129,6 +132,7 @@ def paint(random: np.random.Generator, pixels: np.ndarray, coverage: np.ndarray,
         pixels: (H, W, 3) int32.
         coverage: (H, W) uint8, the object's silhouette.
         side: the object's size in pixels.
+        usual: colour that the object has, give or take, four times of five; the fifth it has any that stands out.
     """
     x, y, w, h = cv2.boundingRect(coverage)
     if not w or not h:
@@ -145,7 +149,10 @@ def paint(random: np.random.Generator, pixels: np.ndarray, coverage: np.ndarray,
         pixels[:] = _mix(pixels, np.zeros(3, np.int32), dark)
     seen = alpha >= 128
     under = pixels[seen].sum(axis=0) // np.count_nonzero(seen) if seen.any() else colour(random)
-    base = _apart(random, under, 120)
+    varied = np.clip(np.asarray(usual, np.int32) + random.integers(-45, 46, 3, dtype=np.int32), 0, 255)
+    any_colour = _apart(random, under, 120)
+    stands_out = int(np.abs(varied - under).sum()) >= 60
+    base = varied if random.integers(5) and stands_out else any_colour
     filling = base
     if random.integers(2):
         tone = np.clip(base + random.integers(-60, 61, 3, dtype=np.int32), 0, 255)
@@ -171,7 +178,7 @@ def finish(random: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
     """Return the scene as a camera would see it, uint8: uneven light, contrast, tint, blur and noise."""
     height, width = pixels.shape[:2]
     light = 256 + ((gradient(random, width, height) - 128) * int(random.integers(0, 120)) >> 7)
-    contrast, brightness = int(random.integers(150, 320)), int(random.integers(-38, 39))
+    contrast, brightness = int(random.integers(190, 310)), int(random.integers(-30, 31))
     tint = random.integers(-14, 15, 3, dtype=np.int32)
     pixels = np.clip(pixels, 0, 255) * light[..., None] >> 8
     pixels = ((pixels - 128) * contrast >> 8) + (128 + brightness + tint)
@@ -179,5 +186,5 @@ def finish(random: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
     # Four uniform draws add up to something close to a normal distribution, in whole numbers.
     draws = np.frombuffer(random.bytes(4 * pixels.size), np.uint8).reshape(4, *pixels.shape)
     grain = draws.sum(axis=0, dtype=np.int32) - 510
-    pixels = pixels + (grain * int(random.integers(4, 40)) >> 8)
+    pixels = pixels + (grain * int(random.integers(2, 18)) >> 8)
     return np.clip(pixels, 0, 255).astype(np.uint8)

@@ -50,9 +50,7 @@ def picture_from_voc(
     """
     file = file or file_name
     defects: list[Defect] = []
-    picture = Picture(
-        file_name, width, height, extra={"depth": record.depth, "segmented": int(record.segmented)}
-    )
+    picture = Picture(file_name, width, height, extra={"depth": record.depth, "segmented": int(record.segmented)})
     for item in record.objects:
         where = f"object[{item.index}]"
         category, detail = names.resolve(item.name)

@@ -111,9 +111,7 @@ class VocFolder:
         self.not_listed = 0
         self.annotations = self._files("Annotations", (".xml",))
         self.pictures = self._files("JPEGImages", PICTURE_SUFFIXES)
-        self.masks = (
-            self._files(MASKS, (".png", ".bmp", ".tif", ".tiff")) if (folder / MASKS).is_dir() else {}
-        )
+        self.masks = self._files(MASKS, (".png", ".bmp", ".tif", ".tiff")) if (folder / MASKS).is_dir() else {}
         self.lists = {name: self._list(name) for name in LISTS}
         self._taken: dict[str, str] = {}
 
@@ -203,14 +201,10 @@ class VocFolder:
         exact = self.pictures.get(Path(written).stem)
         name = own or exact
         if name is None:
-            self._add(
-                file, "filename", MISSING, LEFT_OUT, f"neither {stem}.* nor {written[:100]!r} in JPEGImages/"
-            )
+            self._add(file, "filename", MISSING, LEFT_OUT, f"neither {stem}.* nor {written[:100]!r} in JPEGImages/")
             return None
         if len(parts) > 1 or record.filename[:1] in ("/", "\\"):
-            self._add(
-                file, "filename", ELSEWHERE, REPAIRED, f"{record.filename[:200]} read as JPEGImages/{name}"
-            )
+            self._add(file, "filename", ELSEWHERE, REPAIRED, f"{record.filename[:200]} read as JPEGImages/{name}")
         elif own and exact and exact != own:
             self._add(
                 file,
@@ -220,9 +214,7 @@ class VocFolder:
                 f"{written} written, {own} used as the file's own name says",
             )
         if name in self._taken:
-            self._add(
-                file, "filename", DUPLICATE, LEFT_OUT, f"{name} is annotated by {self._taken[name]} already"
-            )
+            self._add(file, "filename", DUPLICATE, LEFT_OUT, f"{name} is annotated by {self._taken[name]} already")
             return None
         try:
             name.encode("utf-8")
@@ -240,16 +232,13 @@ class VocFolder:
             return record
         detail = f"{written[0]}x{written[1]} written, {true[0]}x{true[1]} in the file"
         if written == stored:
-            self._add(
-                file, "size", WRONG_SIZE, REPAIRED, f"{detail}: boxes turned as the picture's EXIF says"
-            )
+            self._add(file, "size", WRONG_SIZE, REPAIRED, f"{detail}: boxes turned as the picture's EXIF says")
             return self._upright(record, stored, health.orientation)
         if 0 not in written and self._is_rescaled(written, true):
             self._add(file, "size", WRONG_SIZE, LEFT_OUT, f"{detail}: resized after it was annotated?")
             return None
         if 0 not in written and any(
-            max(item.corners[0::2]) > true[0] + 1 or max(item.corners[1::2]) > true[1] + 1
-            for item in record.objects
+            max(item.corners[0::2]) > true[0] + 1 or max(item.corners[1::2]) > true[1] + 1 for item in record.objects
         ):
             self._add(file, "size", WRONG_SIZE, LEFT_OUT, f"{detail}, and boxes that do not fit the file")
             return None
@@ -282,9 +271,7 @@ class VocFolder:
             mask = np.asarray(numbers == item["index"])
             overlap = box_overlap(mask, item["bbox"])
             if overlap < MIN_OVERLAP:
-                detail = (
-                    f"box of mask and box of object overlap by {overlap:.2f}" if mask.any() else "no pixel"
-                )
+                detail = f"box of mask and box of object overlap by {overlap:.2f}" if mask.any() else "no pixel"
                 self._add(file, f"object[{item['index']}]", NO_MASK, LEFT_OUT, detail)
             else:
                 item["segmentation"] = encode_mask(mask)

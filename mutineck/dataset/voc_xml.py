@@ -95,9 +95,7 @@ def read_voc_xml(content: bytes, file: str = "annotation.xml") -> tuple[VocImage
 def _parse(content: bytes, file: str) -> tuple[Element | None, list[Defect]]:
     text, wrong = _decode(content)
     if text is None:
-        return None, [
-            Defect(file, "file", UNREADABLE_XML, LEFT_OUT, "its text is in no encoding that is known here")
-        ]
+        return None, [Defect(file, "file", UNREADABLE_XML, LEFT_OUT, "its text is in no encoding that is known here")]
     defects = [Defect(file, "encoding", ENCODING, REPAIRED, wrong)] if wrong else []
     if not text.strip("\0 \t\r\n"):
         return None, [Defect(file, "file", UNREADABLE_XML, LEFT_OUT, "the file is empty")]

@@ -8,6 +8,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 
 @functools.cache
@@ -17,26 +18,56 @@ def prepare() -> None:
     warnings.filterwarnings("ignore", message=".*On January 1, 2023, MMCV will release v2.0.0.*")
     warnings.filterwarnings("ignore", message=".*torch.meshgrid.*")
     warnings.filterwarnings("ignore", category=UserWarning, module=r"mmcv\..*")
-    import mmdet.core.mask.structures
     import torch
     from mmcv.parallel import MMDistributedDataParallel
 
     # MMDistributedDataParallel.forward reads an attribute of replicated tensors that torch dropped after 2.0.
     if not hasattr(MMDistributedDataParallel, "_use_replicated_tensor_module"):
         MMDistributedDataParallel._use_replicated_tensor_module = False
+    _let_cpu_processes_train_together()
     torch.serialization.add_safe_globals(checkpoint_globals())
     # mmcv writes a line a parameter at every initialisation.
     logging.getLogger("mmcv").setLevel(logging.ERROR)
 
 
-def checkpoint_globals() -> list[type]:
+def _let_cpu_processes_train_together() -> None:
+    """Give mmdet's `build_ddp` the device that it refuses: several CPU processes over gloo."""
+    import mmdet.apis.train
+    import mmdet.utils
+    from mmcv.parallel import MMDistributedDataParallel
+
+    class CPUDistributedDataParallel(MMDistributedDataParallel):
+        """mmcv's, which without a GPU forgets to take batches out of their containers (its MMDataParallel does so)."""
+
+        def train_step(self, *inputs: Any, **kwargs: Any) -> Any:
+            unpacked, named = self.scatter(inputs, kwargs, [-1])
+            return super().train_step(*unpacked[0], **named[0])
+
+        def val_step(self, *inputs: Any, **kwargs: Any) -> Any:
+            unpacked, named = self.scatter(inputs, kwargs, [-1])
+            return super().val_step(*unpacked[0], **named[0])
+
+        def _run_ddp_forward(self, *inputs: Any, **kwargs: Any) -> Any:
+            unpacked, named = self.scatter(inputs, kwargs, [-1])
+            return super()._run_ddp_forward(*unpacked[0], **named[0])
+
+    published = mmdet.utils.build_ddp
+
+    def build_ddp(model: Any, device: str = "cuda", *args: Any, **kwargs: Any) -> Any:
+        if device != "cpu":
+            return published(model, device, *args, **kwargs)
+        return CPUDistributedDataParallel(model, *args, **{**kwargs, "device_ids": None})
+
+    mmdet.utils.build_ddp = mmdet.apis.train.build_ddp = build_ddp
+
+
+def checkpoint_globals() -> list[Any]:
     """Return the types beside tensors that checkpoints of mmcv's runner hold, none of which runs code when read."""
     import numpy as np
-    from mmcv.utils.config import ConfigDict  # noqa: F401  (kept out of the list: it overrides __setattr__)
+    from numpy._core import multiarray
 
-    types: list = [np.dtype, np.ndarray, np._core.multiarray.scalar, np._core.multiarray._reconstruct]
-    types += [type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")]
-    return types
+    plain = [np.dtype, np.ndarray, multiarray.scalar, multiarray._reconstruct]  # type: ignore[attr-defined]
+    return plain + [type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")]
 
 
 @contextlib.contextmanager

@@ -23,8 +23,12 @@ PUBLISHED_ANCHOR_SCALE = 8.0
 SMALL_PROPOSALS = 200
 SMALL_ROI_SAMPLES = 64
 SMALL_ROI_SAMPLING = 2
-IMPORTS = ("mutineck.detection.repeatable", "mutineck.detection.hooks", "mutineck.teachers.merge",
-           "mutineck.distillation.distiller")
+IMPORTS = (
+    "mutineck.detection.repeatable",
+    "mutineck.detection.hooks",
+    "mutineck.teachers.merge",
+    "mutineck.distillation.distiller",
+)
 TEST_KEYS = ("filename", "ori_filename", "ori_shape", "img_shape", "pad_shape", "scale_factor", "flip", "img_norm_cfg")
 
 
@@ -117,7 +121,7 @@ def _resize(model: dict[str, Any], spec: DetectorSpec) -> None:
 
 
 def _fewer_samples(model: dict[str, Any]) -> None:
-    """Bound proposals and samples: pictures of a few hundred pixels have neither 1000 regions nor 512 useful samples."""
+    """Bound proposals and samples: pictures of few hundred pixels have neither 1000 regions nor 512 useful samples."""
     train, test = model.get("train_cfg") or {}, model.get("test_cfg") or {}
     for proposals in (train.get("rpn_proposal"), test.get("rpn")):
         if proposals:
@@ -143,12 +147,15 @@ def has_masks(model: dict[str, Any]) -> bool:
     return any("mask_head" in node and node["mask_head"] for node in _dicts(model))
 
 
-def pipelines(spec: InputSpec, *, masks: bool = False) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+Pipeline = list[dict[str, Any]]
+
+
+def pipelines(spec: InputSpec, *, masks: bool = False) -> tuple[Pipeline, Pipeline]:
     """Return mmdet's training and test pipelines for an experiment's input."""
     normalise = {"type": "Normalize", "mean": list(spec.mean), "std": list(spec.std), "to_rgb": spec.to_rgb}
     pad = {"type": "Pad", "size_divisor": 32}
     targets = ["img", "gt_bboxes", "gt_labels", *(["gt_masks"] if masks else [])]
-    train = [
+    train: Pipeline = [
         {"type": "LoadImageFromFile"},
         {"type": "LoadAnnotations", "with_bbox": True, "with_mask": masks},
         {"type": "Resize", "img_scale": spec.scale, "keep_ratio": True},
@@ -160,8 +167,15 @@ def pipelines(spec: InputSpec, *, masks: bool = False) -> tuple[list[dict[str, A
     ]
     resize = {"type": "Resize", "keep_ratio": True}
     collect = {"type": "Collect", "keys": ["img"], "meta_keys": TEST_KEYS}
-    inner = [resize, {"type": "RandomFlip", "flip_ratio": 0.0}, normalise, pad, {"type": "DefaultFormatBundle"}, collect]
-    test = [
+    inner = [
+        resize,
+        {"type": "RandomFlip", "flip_ratio": 0.0},
+        normalise,
+        pad,
+        {"type": "DefaultFormatBundle"},
+        collect,
+    ]
+    test: Pipeline = [
         {"type": "LoadImageFromFile"},
         {"type": "MultiScaleFlipAug", "img_scale": spec.scale, "flip": False, "transforms": inner},
     ]
@@ -169,7 +183,13 @@ def pipelines(spec: InputSpec, *, masks: bool = False) -> tuple[list[dict[str, A
 
 
 def dataset_config(
-    annotations: Path, pictures: Path, categories: Sequence[str], pipeline: list[dict[str, Any]], *, seed: int, test: bool
+    annotations: Path,
+    pictures: Path,
+    categories: Sequence[str],
+    pipeline: list[dict[str, Any]],
+    *,
+    seed: int,
+    test: bool,
 ) -> dict[str, Any]:
     """Return the config of a data set that repeats its augmentation by seed, epoch and image."""
     return {
@@ -210,55 +230,60 @@ def training_config(
     clip = {"max_norm": schedule.clip, "norm_type": 2} if schedule.clip else None
     steps = sorted({max(1, round(share * schedule.epochs)) for share in schedule.steps if share < 1})
     workers = {"workers_per_gpu": resources.workers}
-    return Config({
-        "custom_imports": {"imports": list(IMPORTS), "allow_failed_imports": False},
-        "model": model,
-        "data": {
-            "samples_per_gpu": schedule.batch // processes,
-            **workers,
-            "train": train,
-            "val": val,
-            "test": val,
-            "val_dataloader": {"samples_per_gpu": schedule.batch // processes, **workers},
-        },
-        "optimizer": {
-            "type": "SGD",
-            "lr": schedule.scaled_learning_rate,
-            "momentum": schedule.momentum,
-            "weight_decay": schedule.weight_decay,
-        },
-        "optimizer_config": {"grad_clip": clip},
-        "lr_config": {
-            "policy": "step",
-            "warmup": "linear" if schedule.warmup else None,
-            "warmup_iters": max(1, schedule.warmup),
-            "warmup_ratio": 0.001,
-            "step": steps,
-        },
-        "runner": {"type": "PromptEpochRunner", "max_epochs": schedule.epochs},
-        "checkpoint_config": None,
-        "evaluation": {"interval": evaluate_every, "metric": "bbox"},
-        "log_config": {
-            "interval": 10,
-            "hooks": [{"type": "CurvesHook"}, {"type": "TensorboardLoggerHook", "log_dir": str(work_dir.parent / "tensorboard")}],
-        },
-        "custom_hooks": [
-            {"type": "RepeatableHook", "seed": seed, "priority": "VERY_HIGH"},
-            {"type": "FiniteLossHook", "priority": "VERY_HIGH"},
-            # After evaluation, so that a run killed between the two repeats the whole epoch.
-            {"type": "ResumableCheckpointHook", "priority": "VERY_LOW"},
-            {"type": "ProgressHook", "priority": "VERY_LOW"},
-            *hooks,
-        ],
-        "dist_params": {"backend": "nccl"},
-        "log_level": "WARNING",
-        "load_from": None,
-        "resume_from": None,
-        "workflow": [("train", 1)],
-        "opencv_num_threads": 0,
-        "mp_start_method": "fork",
-        "find_unused_parameters": False,
-        "work_dir": str(work_dir),
-        "gpu_ids": [0],
-        "seed": seed,
-    })
+    return Config(
+        {
+            "custom_imports": {"imports": list(IMPORTS), "allow_failed_imports": False},
+            "model": model,
+            "data": {
+                "samples_per_gpu": schedule.batch // processes,
+                **workers,
+                "train": train,
+                "val": val,
+                "test": val,
+                "val_dataloader": {"samples_per_gpu": schedule.batch // processes, **workers},
+            },
+            "optimizer": {
+                "type": "SGD",
+                "lr": schedule.scaled_learning_rate,
+                "momentum": schedule.momentum,
+                "weight_decay": schedule.weight_decay,
+            },
+            "optimizer_config": {"grad_clip": clip},
+            "lr_config": {
+                "policy": "step",
+                "warmup": "linear" if schedule.warmup else None,
+                "warmup_iters": max(1, schedule.warmup),
+                "warmup_ratio": 0.001,
+                "step": steps,
+            },
+            "runner": {"type": "PromptEpochRunner", "max_epochs": schedule.epochs},
+            "checkpoint_config": None,
+            "evaluation": {"interval": evaluate_every, "metric": "bbox"},
+            "log_config": {
+                "interval": 10,
+                "hooks": [
+                    {"type": "CurvesHook"},
+                    {"type": "TensorboardLoggerHook", "log_dir": str(work_dir.parent / "tensorboard")},
+                ],
+            },
+            "custom_hooks": [
+                {"type": "RepeatableHook", "seed": seed, "priority": "VERY_HIGH"},
+                {"type": "FiniteLossHook", "priority": "VERY_HIGH"},
+                # After evaluation, so that a run killed between the two repeats the whole epoch.
+                {"type": "ResumableCheckpointHook", "priority": "VERY_LOW"},
+                {"type": "ProgressHook", "priority": "VERY_LOW"},
+                *hooks,
+            ],
+            "dist_params": {"backend": "nccl"},
+            "log_level": "WARNING",
+            "load_from": None,
+            "resume_from": None,
+            "workflow": [("train", 1)],
+            "opencv_num_threads": 0,
+            "mp_start_method": "fork",
+            "find_unused_parameters": False,
+            "work_dir": str(work_dir),
+            "gpu_ids": [0],
+            "seed": seed,
+        }
+    )

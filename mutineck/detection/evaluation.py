@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mutineck.detection.compat import prepare
@@ -59,7 +59,12 @@ class SplitDataset(Dataset):
     """
 
     def __init__(
-        self, annotations: Path, pictures: Path, categories: Sequence[str], spec: InputSpec, share: tuple[int, int] = (0, 1)
+        self,
+        annotations: Path,
+        pictures: Path,
+        categories: Sequence[str],
+        spec: InputSpec,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         prepare()
         from mmdet.datasets.pipelines import Compose
@@ -72,7 +77,9 @@ class SplitDataset(Dataset):
         self.annotations: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in self.images}
         for annotation in content["annotations"]:
             if annotation["image_id"] in self.annotations and annotation["category_id"] in labels:
-                self.annotations[annotation["image_id"]].append(annotation | {"label": labels[annotation["category_id"]]})
+                self.annotations[annotation["image_id"]].append(
+                    annotation | {"label": labels[annotation["category_id"]]}
+                )
         self._pipeline = Compose(pipelines(spec)[1])
 
     def __len__(self) -> int:
@@ -80,11 +87,13 @@ class SplitDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         image = self.images[index]
-        item = self._pipeline({
-            "img_info": {"filename": image["file_name"], "file_name": image["file_name"], **image},
-            "img_prefix": str(self.pictures),
-            "bbox_fields": [],
-        })
+        item = self._pipeline(
+            {
+                "img_info": {"filename": image["file_name"], "file_name": image["file_name"], **image},
+                "img_prefix": str(self.pictures),
+                "bbox_fields": [],
+            }
+        )
         meta = item["img_metas"][0].data
         rows = self.annotations[image["id"]]
         corners = np.array([row["bbox"] for row in rows], dtype=np.float32).reshape(-1, 4)
@@ -123,7 +132,9 @@ def collate(items: list[dict[str, Any]]) -> Batch:
     )
 
 
-def evaluation_loader(study: Study, split: str, *, batch: int | None = None, share: tuple[int, int] = (0, 1)) -> DataLoader:
+def evaluation_loader(
+    study: Study, split: str, *, batch: int | None = None, share: tuple[int, int] = (0, 1)
+) -> DataLoader:
     """Return a loader of `Batch` over a split of the study's data set, in order of image id."""
     description = read_json(study.need("dataset", "dataset.json"))
     dataset = SplitDataset(
@@ -152,7 +163,7 @@ def device_of(choice: str) -> torch.device:
 
 @torch.no_grad()
 def predict(
-    model: nn.Module,
+    model: Any,
     loader: DataLoader,
     category_ids: Sequence[int | None],
     *,
@@ -169,11 +180,12 @@ def predict(
         prepare_image: applied to each batch, for a detector that expects another normalisation.
 
     Returns:
-        COCO results: `image_id`, `category_id`, `bbox` as `(x, y, width, height)` in pixels of the original picture, `score`.
+        COCO results: `image_id`, `category_id`, `bbox` as `(x, y, width, height)` in pixels of the original picture,
+        `score`.
     """
     training = model.training
     model.to(device).eval()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for batch in loader:
         image = batch.image.to(device)
         results = model.simple_test(prepare_image(image) if prepare_image else image, batch.metas, rescale=True)
@@ -183,7 +195,9 @@ def predict(
     return rows
 
 
-def _result_rows(image_id: int, boxes: Sequence[np.ndarray], category_ids: Sequence[int | None]) -> Iterator[dict[str, Any]]:
+def _result_rows(
+    image_id: int, boxes: Sequence[np.ndarray], category_ids: Sequence[int | None]
+) -> Iterator[dict[str, Any]]:
     for category_id, found in zip(category_ids, boxes, strict=True):
         if category_id is None:
             continue
@@ -192,7 +206,9 @@ def _result_rows(image_id: int, boxes: Sequence[np.ndarray], category_ids: Seque
             yield {"image_id": image_id, "category_id": category_id, "bbox": box, "score": round(score, 5)}
 
 
-def measure(annotations: Path, predictions: list[dict[str, Any]], categories: Sequence[str] | None = None) -> list[dict[str, Any]]:
+def measure(
+    annotations: Path, predictions: list[dict[str, Any]], categories: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
     """Measure predictions as COCO does, on all categories or on some.
 
     Args:

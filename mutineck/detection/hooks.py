@@ -93,8 +93,8 @@ class FiniteLossHook(Hook):
         pictures = [meta["filename"] for device in metas for meta in device]
         raise RuntimeError(
             f"non-finite loss at epoch {runner.epoch + 1}, iteration {runner.iter + 1}: {', '.join(bad)}; "
-            f"pictures: {', '.join(pictures)}. The last good state is {Path(runner.work_dir) / LATEST} (if an epoch was "
-            "finished). Try a lower learning rate, a longer warm-up, or smaller distillation weights."
+            f"pictures: {', '.join(pictures)}. The last good state is {Path(runner.work_dir) / LATEST} (if an epoch "
+            "was finished). Try a lower learning rate, a longer warm-up, or smaller distillation weights."
         )
 
 
@@ -110,15 +110,24 @@ class ProgressHook(Hook):
         """Open the bar at the first epoch of this run."""
         if self.bar is None:
             interval = 0.5 if sys.stderr.isatty() else 20.0
-            self.bar = tqdm(total=runner.max_iters or runner._max_epochs * len(runner.data_loader), initial=runner.iter,
-                            desc=Path(runner.work_dir).parent.name, unit="it", mininterval=interval,
-                            maxinterval=interval, file=sys.stderr, dynamic_ncols=True)
+            self.bar = tqdm(
+                total=runner.max_iters or runner._max_epochs * len(runner.data_loader),
+                initial=runner.iter,
+                desc=Path(runner.work_dir).parent.name,
+                unit="it",
+                mininterval=interval,
+                maxinterval=interval,
+                file=sys.stderr,
+                dynamic_ncols=True,
+            )
 
     @master_only
     def after_train_iter(self, runner: Any) -> None:
         """Advance by one step."""
-        self.bar.set_postfix_str(f"epoch {runner.epoch + 1}/{runner.max_epochs}, loss {runner.outputs['log_vars']['loss']:.3f}",
-                                 refresh=False)
+        self.bar.set_postfix_str(
+            f"epoch {runner.epoch + 1}/{runner.max_epochs}, loss {runner.outputs['log_vars']['loss']:.3f}",
+            refresh=False,
+        )
         self.bar.update()
 
     @master_only

@@ -81,7 +81,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         size = path.stat().st_size
-        raise CheckpointError(f"{path}: damaged or truncated ({size} bytes): {error}. Fetch or write it again") from error
+        raise CheckpointError(
+            f"{path}: damaged or truncated ({size} bytes): {error}. Fetch or write it again"
+        ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a mapping of weights, got {type(content).__name__}")
     return content
@@ -98,7 +100,11 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """
     content = read_checkpoint(path)
     state = content.get("state_dict", content.get("model", content))
-    weights = {name: value for name, value in state.items() if isinstance(value, Tensor)} if isinstance(state, Mapping) else {}
+    weights = (
+        {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        if isinstance(state, Mapping)
+        else {}
+    )
     if not weights:
         raise CheckpointError(f"{path}: holds no weights (keys: {_some(map(str, content))})")
     if all(name.startswith("module.") for name in weights):
@@ -144,8 +150,8 @@ def load_strictly(model: nn.Module, path: str | Path) -> LoadReport:
     report = match_weights(model, weights, str(path))
     if not report.complete:
         raise CheckpointError(
-            f"{report}\nThe checkpoint does not fit this {type(model).__name__}; nothing was loaded. Check that config and "
-            "checkpoint belong together, and the number of categories."
+            f"{report}\nThe checkpoint does not fit this {type(model).__name__}; nothing was loaded. Check that "
+            "config and checkpoint belong together, and the number of categories."
         )
     model.load_state_dict({name: weights[name] for name in report.matched}, strict=False)
     return report
@@ -153,8 +159,14 @@ def load_strictly(model: nn.Module, path: str | Path) -> LoadReport:
 
 # Layers that have rows for each category, and how the rows lie.
 # A two-stage head has K + 1 rows of scores and K blocks of 4 box rows; a one-stage one has, for each anchor, K rows.
-CATEGORY_LAYERS = {"fc_cls": "scores", "fc_reg": "boxes", "retina_cls": "anchors", "conv_cls": "anchors", "atss_cls": "anchors",
-                   "gfl_cls": "anchors"}
+CATEGORY_LAYERS = {
+    "fc_cls": "scores",
+    "fc_reg": "boxes",
+    "retina_cls": "anchors",
+    "conv_cls": "anchors",
+    "atss_cls": "anchors",
+    "gfl_cls": "anchors",
+}
 
 
 def inherit_weights(target: nn.Module, donor: nn.Module, label_map: Tensor) -> LoadReport:
@@ -180,9 +192,10 @@ def inherit_weights(target: nn.Module, donor: nn.Module, label_map: Tensor) -> L
     return report
 
 
-def _categories_of(model: nn.Module) -> int:
+def _categories_of(model: Any) -> int:
     head = model.roi_head.bbox_head if hasattr(model, "roi_head") else model.bbox_head
-    return int((head[0] if isinstance(head, nn.ModuleList) else head).num_classes)
+    first: Any = head[0] if isinstance(head, nn.ModuleList) else head
+    return int(first.num_classes)
 
 
 def _remap_rows(own: Tensor, offered: Tensor, label_map: Tensor, categories: int, layout: str) -> Tensor:
@@ -193,7 +206,9 @@ def _remap_rows(own: Tensor, offered: Tensor, label_map: Tensor, categories: int
     known = len(label_map)
     if layout == "anchors":
         anchors = own.shape[0] // categories
-        result.view(anchors, categories, *own.shape[1:])[:, goal] = offered.view(anchors, known, *own.shape[1:])[:, source]
+        result.view(anchors, categories, *own.shape[1:])[:, goal] = offered.view(anchors, known, *own.shape[1:])[
+            :, source
+        ]
     elif layout == "scores":
         result[goal] = offered[source]
         result[categories] = offered[known]

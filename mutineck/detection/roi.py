@@ -48,9 +48,7 @@ def instance_features(maps: Mapping[int, Tensor], boxes: Sequence[Tensor], *, ou
     for index, stride in enumerate(strides):
         chosen = (level == index).nonzero().squeeze(1)
         features = maps[stride].to(torch.promote_types(maps[stride].dtype, torch.float32))
-        pooled.append(
-            roi_align(features, rois[chosen].to(features), output, 1 / stride, SAMPLES, aligned=True)
-        )
+        pooled.append(roi_align(features, rois[chosen].to(features), output, 1 / stride, SAMPLES, aligned=True))
         order.append(chosen)
     return torch.cat(pooled)[torch.cat(order).argsort()]
 

@@ -133,7 +133,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from mutineck.detection.evaluation import device_of
 
     parser = argparse.ArgumentParser(prog="python -m mutineck.detection.training", description=main.__doc__)
-    parser.add_argument("config", type=Path, help="a training_config.py that a stage wrote (Python code: it is executed)")
+    parser.add_argument(
+        "config", type=Path, help="a training_config.py that a stage wrote (Python code: it is executed)"
+    )
     parser.add_argument("--work-dir", type=Path, help="train into this folder instead of the config's")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     options = parser.parse_args(arguments)

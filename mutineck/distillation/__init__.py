@@ -46,4 +46,6 @@ def loss_shares(study: Study) -> pd.DataFrame:
     last = shares.iteration.max()
     first_tenth = shares[shares.iteration <= max(shares.iteration.min(), last // 10)].groupby("term").value.mean()
     last_tenth = shares[shares.iteration >= last - last // 10].groupby("term").value.mean()
-    return pd.DataFrame({"first tenth": first_tenth, "last tenth": last_tenth}).sort_values("last tenth", ascending=False)
+    return pd.DataFrame({"first tenth": first_tenth, "last tenth": last_tenth}).sort_values(
+        "last tenth", ascending=False
+    )

@@ -23,7 +23,7 @@ class Distiller(BaseDetector):
     """A student with its guidance.
 
     The student is built and initialised under a seed of its own, so it starts from the same weights in every arm,
-    whatever else is built. Teachers are outside the module tree; the student's own checkpoint is `student.state_dict()`.
+    whatever else is built. Teachers are outside the module tree; the student's checkpoint is `student.state_dict()`.
 
     Args:
         student: `model` dict of the student.
@@ -98,18 +98,24 @@ class Distiller(BaseDetector):
         if own == other:
             report = inherit_weights(self.student, donor.model, donor.label_map)
             self.inherited.append(report)
-            print(f"student inherits from {donor.name}: {len(report.matched)} weights outside the backbone; "
-                  f"{len(report.mismatched)} of another shape stay its own")
+            print(
+                f"student inherits from {donor.name}: {len(report.matched)} weights outside the backbone; "
+                f"{len(report.mismatched)} of another shape stay its own"
+            )
         else:
             # Levels are counted from the finest, so equal names would be unequal levels.
-            print(f"student inherits nothing from {donor.name}: it is a {other[0]} with strides {other[1]}, the student a "
-                  f"{own[0]} with {own[1]}")
+            print(
+                f"student inherits nothing from {donor.name}: it is a {other[0]} with strides {other[1]}, the student "
+                f"a {own[0]} with {own[1]}"
+            )
 
     def extract_feat(self, img: Tensor) -> Any:
         """Return the student's maps."""
         return self.student.extract_feat(img)
 
-    def forward_train(self, img: Tensor, img_metas: Any, gt_bboxes: Any, gt_labels: Any, **kwargs: Any) -> dict[str, Any]:
+    def forward_train(
+        self, img: Tensor, img_metas: Any, gt_bboxes: Any, gt_labels: Any, **kwargs: Any
+    ) -> dict[str, Any]:
         """Return the student's detection losses and the guidance's terms.
 
         Args:
@@ -137,7 +143,7 @@ class Distiller(BaseDetector):
 
 
 @contextlib.contextmanager
-def captured_maps(detector: nn.Module) -> Iterator[dict[int, Tensor]]:
+def captured_maps(detector: Any) -> Iterator[dict[int, Tensor]]:
     """Within the block, the neck's next output is put into the yielded dict by stride; nothing is kept after it."""
     maps: dict[int, Tensor] = {}
     strides = detector_strides(detector)

@@ -39,8 +39,12 @@ def export_student(folder: str | Path, out: str | Path) -> tuple[Path, Path]:
     own, training = read_config(needed[1]), Config.fromfile(str(needed[2]), import_custom_modules=False)
     load_strictly(build_model(own), needed[0])
     test = plain_dataset(training.data.val.to_dict(), own.categories)
-    config = {"model": own.model.to_dict(), "data": {"samples_per_gpu": 1, "workers_per_gpu": 0, "test": test},
-              "dataset_type": "CocoDataset", "classes": list(own.categories)}
+    config = {
+        "model": own.model.to_dict(),
+        "data": {"samples_per_gpu": 1, "workers_per_gpu": 0, "test": test},
+        "dataset_type": "CocoDataset",
+        "classes": list(own.categories),
+    }
     target = out.with_name(out.name + ".pth"), out.with_name(out.name + ".py")
     with atomic_path(target[0]) as temporary:
         torch.save({"state_dict": read_weights(needed[0]), "meta": {"CLASSES": tuple(own.categories)}}, temporary)

@@ -1,4 +1,4 @@
-"""Everything that teaches a student in one arm: frozen teachers, intermediate teacher, and how their guides are combined."""
+"""What teaches a student in one arm: frozen teachers, intermediate teacher, and how their guides are combined."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from mutineck.distillation.guide import Guide, GuideSettings
 from mutineck.distillation.losses.centroid import CentroidWeights
 from mutineck.distillation.losses.confidence import ca_mkd_weights
 from mutineck.distillation.losses.fgd import FGDWeights
-from mutineck.teachers.regions import Regions, RegionSettings, Targets, build_regions, match_batch
 from mutineck.experiment import DistillationSpec, ExperimentError
 from mutineck.teachers.frozen import load_folder
-from mutineck.teachers.merge import IntermediateTeacher, MergedTeachers
+from mutineck.teachers.merge import MergedTeachers
+from mutineck.teachers.regions import Regions, RegionSettings, Targets, build_regions, match_batch
 
 CENTROID_WARMUP_EPOCHS = 1.0
 
 
 class Guidance(nn.Module):
-    """The teaching side of one arm. Its parameters (adapters, FGD's R, a jointly trained merge neck) are no part of the student.
+    """The teaching side of one arm.
+
+    Its parameters (adapters, FGD's R, a jointly trained merge neck) are no part of the student.
 
     Args:
         arm: what is learnt from whom.
@@ -60,14 +62,19 @@ class Guidance(nn.Module):
         self.arm = arm
         self.weights = weights
         self.region_settings = RegionSettings(**weights.regions.model_dump())
-        self.joint: IntermediateTeacher | None = None
+        self.joint: Any = None
         # Frozen detectors are no modules: they stay outside of state_dict, train() and the optimiser.
         self.intermediate: FrozenDetector | None = None
         self.teachers: list[FrozenDetector] = []
 
         def load(name: str, folder: str, aliases: Mapping[str, str] | None = None) -> FrozenDetector:
-            return load_folder(Path(folder), name=name, student_categories=categories,
-                               student_normalisation=normalisation, aliases=aliases)
+            return load_folder(
+                Path(folder),
+                name=name,
+                student_categories=categories,
+                student_normalisation=normalisation,
+                aliases=aliases,
+            )
 
         if arm.needs_intermediate and joint is not None:
             from mmdet.models import build_detector
@@ -89,13 +96,21 @@ class Guidance(nn.Module):
             centroid=CentroidWeights(weights.centroid, weights.centroid_distance),
             centroid_cosine=weights.centroid_cosine,
         )
-        self.guides = nn.ModuleList()
+        self.guides: Any = nn.ModuleList()
         for name, strides, channels in self._sources():
             levels = match_strides(name, strides, student_strides, weights.strides)
             found = load_centroids(Path(centroids[name])) if arm.centroids else None
             self.guides.append(
-                Guide(name, student_channels=student_channels, teacher_channels=channels, strides=levels, settings=settings,
-                      centroids=found, always_adapt=arm.source == "adapters", reduce=_mean_over_processes)
+                Guide(
+                    name,
+                    student_channels=student_channels,
+                    teacher_channels=channels,
+                    strides=levels,
+                    settings=settings,
+                    centroids=found,
+                    always_adapt=arm.source == "adapters",
+                    reduce=_mean_over_processes,
+                )
             )
 
     def _sources(self) -> list[tuple[str, tuple[int, ...], int]]:
@@ -107,7 +122,7 @@ class Guidance(nn.Module):
     def _merged(self) -> MergedTeachers | None:
         if self.joint is not None:
             return self.joint.merged
-        return self.intermediate.model.backbone if self.intermediate is not None else None
+        return _merged_of(self.intermediate) if self.intermediate is not None else None
 
     @property
     def donors(self) -> list[FrozenDetector]:
@@ -116,7 +131,7 @@ class Guidance(nn.Module):
         The intermediate teacher has heads and no neck of the student's kind: that comes from the anchor below it.
         """
         if self.intermediate is not None:
-            return [self.intermediate.model.backbone.teachers[0], self.intermediate]
+            return [_merged_of(self.intermediate).teachers[0], self.intermediate]
         return self.teachers[:1]
 
     def forward(
@@ -154,8 +169,15 @@ class Guidance(nn.Module):
                 # A teacher whose turn it is not: no comparison, but its parameters stay part of the step.
                 terms = {"idle": sum((p.sum() for p in guide.parameters()), start=image.new_zeros(()))}
             else:
-                terms = guide(student, own, boxes, labels, regions=regions, targets=targets if by_target else None,
-                              teacher_index=index if by_target else None)
+                terms = guide(
+                    student,
+                    own,
+                    boxes,
+                    labels,
+                    regions=regions,
+                    targets=targets if by_target else None,
+                    teacher_index=index if by_target else None,
+                )
             for term, value in terms.items():
                 scale = warmth * (_warmth(epoch, CENTROID_WARMUP_EPOCHS) if term in ("direction", "distance") else 1.0)
                 weighted = shares[index] * scale * value
@@ -163,15 +185,18 @@ class Guidance(nn.Module):
                 if len(self.guides) > 1:
                     logs[f"kd/{guide.name}/{term}"] = value.detach()
         if targets is not None and targets.weights.shape[-1] > 1:
-            omega = targets.weights[targets.valid].mean(dim=0) if targets.valid.any() else targets.weights.mean(dim=(0, 1))
-            names = [teacher.name for teacher in (self._merged().teachers if self._merged() else self.teachers)]
+            omega = (
+                targets.weights[targets.valid].mean(dim=0) if targets.valid.any() else targets.weights.mean(dim=(0, 1))
+            )
+            merged = self._merged()
+            names = [teacher.name for teacher in (merged.teachers if merged is not None else self.teachers)]
             logs |= {f"omega/{name}": value.detach() for name, value in zip(names, omega, strict=True)}
         return losses | {f"loss_kd_{term}": value for term, value in totals.items()} | logs
 
     def _look(
         self, image: Tensor, metas: list[dict[str, Any]], boxes: Sequence[Tensor], labels: Sequence[Tensor]
     ) -> tuple[list[dict[int, Tensor]], list[list[Proposals]], dict[str, Any]]:
-        """Return the teaching maps of each guide, the teachers' proposals (empty if not needed), and L_merge's terms."""
+        """Return each guide's teaching maps, the teachers' proposals (none if not needed), and L_merge's terms."""
         wanted = self.arm.regions or self.arm.source in ("adapters", "confidence")
         merged = self._merged()
         if merged is None:
@@ -182,8 +207,9 @@ class Guidance(nn.Module):
             terms = self.joint.forward_train(image, metas, list(boxes), list(labels))
             losses = {f"merge.{name}": value for name, value in terms.items()}
         else:
-            self.intermediate.to(image.device)
             losses = {}
+            if self.intermediate is not None:
+                self.intermediate.to(image.device)
         with torch.no_grad():
             look = merged.look(image, metas, proposals=wanted)
         return [{s: m.detach() for s, m in look.merged.items()}], look.proposals, losses
@@ -214,7 +240,7 @@ def confidence_shares(targets: Targets | None) -> Tensor:
     """Return CA-MKD's weights `(n,)` of the teachers for a batch.
 
     A teacher's loss against the ground truth is the mean over targets of `-log q`, q the goodness of its best proposal
-    for the target (at least 0.01): the cross entropy of what it says of the targets, without running its training heads.
+    for the target (at least 0.01): the cross entropy of what it says of them, without running its training heads.
     """
     if targets is None:
         raise RuntimeError("confidence weights need the teachers' proposals")
@@ -224,7 +250,13 @@ def confidence_shares(targets: Targets | None) -> Tensor:
     return ca_mkd_weights(-quality.log().mean(dim=0))
 
 
-def match_strides(name: str, teacher: Sequence[int], student: Sequence[int], wanted: Sequence[int] | None) -> tuple[int, ...]:
+def _merged_of(intermediate: FrozenDetector) -> MergedTeachers:
+    return intermediate.model.backbone  # type: ignore[return-value]
+
+
+def match_strides(
+    name: str, teacher: Sequence[int], student: Sequence[int], wanted: Sequence[int] | None
+) -> tuple[int, ...]:
     """Return the strides that student and teacher share (and that are wanted), rising.
 
     Raises:

@@ -9,16 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mutineck.clusters.centroids import Centroids
 from mutineck.detection.cells import cell_ranges, range_masks, spread
 from mutineck.detection.roi import instance_vectors
 from mutineck.distillation.losses import cwd, mgd, pkd
-from mutineck.distillation.losses.centroid import CentroidLoss, Centroids, CentroidWeights
+from mutineck.distillation.losses.centroid import CentroidLoss, CentroidWeights
 from mutineck.distillation.losses.cwd import CWDLoss
 from mutineck.distillation.losses.fgd import FGDMasks, FGDWeights, FocalGlobal, fgd_masks
 from mutineck.distillation.losses.mgd import MGDLoss
 from mutineck.distillation.losses.pkd import PKDLoss
 from mutineck.distillation.losses.region import RegionWeights
 from mutineck.teachers.regions import Regions, Targets
+
 
 @dataclass(frozen=True)
 class GuideSettings:

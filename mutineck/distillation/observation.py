@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from mutineck.detection.evaluation import device_of, evaluation_loader
-from mutineck.teachers.regions import RegionSettings, build_regions, match_batch
 from mutineck.distillation.stage import arm_and_seed
 from mutineck.experiment import ExperimentError
 from mutineck.stage import Study
 from mutineck.storage import atomic_path
 from mutineck.teachers.frozen import load_frozen
+from mutineck.teachers.regions import RegionSettings, build_regions, match_batch
 
 OBSERVATION = "teaching.npz"
 

@@ -117,8 +117,9 @@ def distil(study: Study) -> list[dict[str, Any]]:
     if arm.epochs:
         schedule = schedule.model_copy(update={"epochs": arm.epochs})
     categories = dataset_categories(study)
-    config = detector_training(study, model_dict, categories, schedule, seed=seed,
-                               masks=has_masks(model_dict["student"]), hooks=HOOKS)
+    config = detector_training(
+        study, model_dict, categories, schedule, seed=seed, masks=has_masks(model_dict["student"]), hooks=HOOKS
+    )
     identity = {key: sha256_file(path) for key, path in files.items()}
     distiller = train(config, device=device_of(experiment.resources.device), identity=identity)
     save_student(study, distiller.student, model_dict["student"], categories)
@@ -129,5 +130,11 @@ def distil(study: Study) -> list[dict[str, Any]]:
 
 def save_student(study: Study, student: torch.nn.Module, model_dict: dict[str, Any], categories: list[str]) -> None:
     """Write the plain student: mmdet's layout, no teacher, no adapter."""
-    save_detector(study.folder, student, model_dict, categories=categories, normalisation=input_normalisation(study),
-                  checkpoint=STUDENT)
+    save_detector(
+        study.folder,
+        student,
+        model_dict,
+        categories=categories,
+        normalisation=input_normalisation(study),
+        checkpoint=STUDENT,
+    )

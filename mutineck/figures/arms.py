@@ -35,9 +35,7 @@ def arms(study: Study) -> Drawing:
         right = interval.mean
         if interval.n > 1:
             half = interval.high - interval.mean
-            axis.errorbar(
-                interval.mean, position, xerr=half, color="black", linewidth=0.8, capsize=2.5, zorder=3
-            )
+            axis.errorbar(interval.mean, position, xerr=half, color="black", linewidth=0.8, capsize=2.5, zorder=3)
             offsets = np.linspace(-0.16, 0.16, interval.n)
             axis.plot(
                 values,
@@ -50,23 +48,19 @@ def arms(study: Study) -> Drawing:
                 zorder=4,
             )
             right = max(interval.high, values.max())
-        label = axis.annotate(
-            f"{interval.mean:.1f}", (right, position), xytext=(4, 0), textcoords="offset points"
-        )
+        label = axis.annotate(f"{interval.mean:.1f}", (right, position), xytext=(4, 0), textcoords="offset points")
         label.set(va="center", fontsize=7, zorder=5)
         # A teacher's line may run through the number.
-        label.set_bbox(
-            {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
-        )
+        label.set_bbox({"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.85})
     teachers = rows[rows["arm"].str.startswith(TEACHER)].dropna(subset=["percent"])
     for position, (arm, value) in enumerate(zip(teachers["arm"], teachers["percent"], strict=True)):
-        label = f"{arm.removeprefix(TEACHER)} {value:.1f}"
+        name = f"{arm.removeprefix(TEACHER)} {value:.1f}"
         axis.axvline(
             value,
             color="#444444",
             linewidth=1,
             linestyle=DASHES[position % len(DASHES)],
-            label=label,
+            label=name,
             zorder=2,
         )
     axis.set_yticks(range(len(names)), names)
@@ -81,13 +75,10 @@ def arms(study: Study) -> Drawing:
     if "student" in means and len(means) > 1:
         best = max((name for name in means if name != "student"), key=means.__getitem__)
         gain = (
-            f" The best taught arm, {best}, stands at {means[best]:.1f}; the student alone at "
-            f"{means['student']:.1f}."
+            f" The best taught arm, {best}, stands at {means[best]:.1f}; the student alone at {means['student']:.1f}."
         )
     spread = (
-        "Points are seeds, whiskers 95 % t intervals of the mean."
-        if several
-        else "One seed: no interval can be given."
+        "Points are seeds, whiskers 95 % t intervals of the mean." if several else "One seed: no interval can be given."
     )
     absent = missing(study)
     gap = f" Not there yet: {', '.join(absent)}." if absent else ""

@@ -34,9 +34,7 @@ def confusion(study: Study) -> Drawing:
     for who in protagonists(study)[:2]:
         cut = threshold(study, who.name)
         predictions = split.predictions(prediction_file(study, who.name, name))
-        counts = confusion_counts(
-            match_split(split, predictions, minimum_score=cut, by_category=False), len(names)
-        )
+        counts = confusion_counts(match_split(split, predictions, minimum_score=cut, by_category=False), len(names))
         tables[who.label] = counts
         frame = pd.DataFrame(counts, index=[*names, "nothing"], columns=[*names, "missed"])
         long = frame.rename_axis(index="target", columns="detected").stack().rename("count").reset_index()
@@ -99,9 +97,7 @@ def _draw(axis: Axes, counts: np.ndarray, kept: list[int], names: list[str]) -> 
         if count and (numbered or row == last):
             text = f"{count}" if row == last else f"{share[row, column]:.0f}"
             colour = "white" if share[row, column] > 55 else "black"
-            axis.text(
-                column, row, text, ha="center", va="center", fontsize=6 if numbered else 3.5, color=colour
-            )
+            axis.text(column, row, text, ha="center", va="center", fontsize=6 if numbered else 3.5, color=colour)
     font = 7 if last <= 10 else 5
     axis.set_xticks(range(last + 1), [*(names[k] for k in kept[:-1]), "missed"], rotation=90, fontsize=font)
     axis.set_yticks(range(last + 1), [*(names[k] for k in kept[:-1]), "nothing (count)"], fontsize=font)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
 from mutineck.ablations.results import TEACHER, runs
@@ -30,9 +31,7 @@ def read_curves(study: Study, *, teachers: bool = False) -> pd.DataFrame:
     for arm, seed, folder in runs(study):
         path = folder / "curves.csv"
         if arm.startswith(TEACHER) == teachers and path.is_file():
-            frames.append(
-                _read(path).assign(arm=arm.removeprefix(TEACHER), seed=-1 if seed is None else seed)
-            )
+            frames.append(_read(path).assign(arm=arm.removeprefix(TEACHER), seed=-1 if seed is None else seed))
     if not frames:
         stage = "teachers" if teachers else "distillation"
         raise FileNotFoundError(
@@ -55,9 +54,7 @@ def teacher_curves(study: Study) -> Drawing:
     names = list(dict.fromkeys(data["arm"]))
     # One- and two-stage detectors have terms of the same name and different meaning: only their totals are
     # shown.
-    return _two_panels(
-        data, names, dict(zip(names, distinct_colours(len(names)), strict=True)), "teacher", ["loss"]
-    )
+    return _two_panels(data, names, dict(zip(names, distinct_colours(len(names)), strict=True)), "teacher", ["loss"])
 
 
 def loss_shares(study: Study) -> Drawing:
@@ -73,9 +70,7 @@ def loss_shares(study: Study) -> Drawing:
     axes = np.atleast_1d(figure.subplots(rows, columns, sharey=True)).ravel()
     for axis, arm in zip(axes, arms, strict=False):
         share = shares[arm]
-        axis.stackplot(
-            share.index, share.to_numpy().T, colors=[colours[term] for term in share.columns], linewidth=0
-        )
+        axis.stackplot(share.index, share.to_numpy().T, colors=[colours[term] for term in share.columns], linewidth=0)
         axis.set_title(arm)
         axis.set_xlim(share.index.min(), share.index.max())
         axis.set_ylim(0, 100)
@@ -86,9 +81,7 @@ def loss_shares(study: Study) -> Drawing:
     for axis in axes[max(0, len(arms) - columns) : len(arms)]:
         axis.set_xlabel("iteration")
     handles = [axis_handle(colours[term]) for term in order]
-    figure.legend(
-        handles, [term.removeprefix("loss_") for term in order], loc="outside lower center", ncols=4
-    )
+    figure.legend(handles, [term.removeprefix("loss_") for term in order], loc="outside lower center", ncols=4)
     long = pd.concat(
         [
             share.rename_axis(columns="term").stack().rename("percent").reset_index().assign(arm=arm)
@@ -104,12 +97,11 @@ def loss_shares(study: Study) -> Drawing:
         "swamps "
         "detection would show here; the largest mean share of terms that the student alone lacks is "
         f"{taught}.",
-        f"Stacked areas of {len(order)} loss terms over iterations, one panel for each of the arms "
-        f"{in_words(arms)}.",
+        f"Stacked areas of {len(order)} loss terms over iterations, one panel for each of the arms {in_words(arms)}.",
     )
 
 
-def axis_handle(colour: str) -> object:
+def axis_handle(colour: str) -> Artist:
     """Return a legend's colour patch."""
     from matplotlib.patches import Patch
 
@@ -129,18 +121,14 @@ def _two_panels(
         loss = own[own["term"].isin(common)].groupby(["seed", "iteration"])["value"].sum().unstack("seed")
         width = max(1, round(SMOOTHING * len(loss)))
         _band(left, loss.rolling(width, min_periods=1, center=True).mean(), colours[name], name)
-        measured = (
-            own[own["term"] == MEASURED].groupby(["seed", "epoch"])["value"].last().unstack("seed") * 100
-        )
+        measured = own[own["term"] == MEASURED].groupby(["seed", "epoch"])["value"].last().unstack("seed") * 100
         if not measured.empty:
             _band(right, measured, colours[name], name, marker="o")
             finals[name] = float(measured.mean(axis=1).iloc[-1])
         drawn.append(name)
     left.set_xlabel("iteration")
     left.set_ylabel("loss" if common == ["loss"] else "detection loss")
-    top = (
-        np.nanquantile(np.concatenate([line.get_ydata() for line in left.lines]), 0.995) if left.lines else 1
-    )
+    top = np.nanquantile(np.concatenate([line.get_ydata() for line in left.lines]), 0.995) if left.lines else 1
     left.set_ylim(0, 1.1 * max(float(top), 1e-6))  # the first iterations would flatten all the rest
     right.set_xlabel("epoch")
     right.set_ylabel("mAP on the validation split, %")
@@ -161,8 +149,7 @@ def _two_panels(
         figure,
         data,
         "How the students learnt" if kind == "arm" else "How the teachers learnt",
-        f"Left: loss (moving average over {SMOOTHING:.0%} of the run). Right: mAP after each "
-        f"epoch.{terms}{band}{end}",
+        f"Left: loss (moving average over {SMOOTHING:.0%} of the run). Right: mAP after each epoch.{terms}{band}{end}",
         f"Falling loss curves and rising mAP curves of {in_words(drawn)}.{end}",
     )
 
@@ -173,9 +160,7 @@ def _band(axis: Axes, values: pd.DataFrame, colour: str, label: str, marker: str
     """
     axis.plot(values.index, values.mean(axis=1), color=colour, label=label, marker=marker, markersize=2.5)
     if values.shape[1] > 1:
-        axis.fill_between(
-            values.index, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.18, linewidth=0
-        )
+        axis.fill_between(values.index, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.18, linewidth=0)
 
 
 def _common_terms(data: pd.DataFrame) -> list[str]:
@@ -210,8 +195,7 @@ def _taught_share(shares: dict[str, pd.DataFrame]) -> str:
         return "not known without the student alone"
     own = set(shares["student"].columns)
     taught = {
-        arm: share[[t for t in share.columns if t not in own]].sum(axis=1).mean()
-        for arm, share in shares.items()
+        arm: share[[t for t in share.columns if t not in own]].sum(axis=1).mean() for arm, share in shares.items()
     }
     arm = max(taught, key=lambda name: float(taught[name]))
     return f"{taught[arm]:.0f} % ({arm})" if taught[arm] > 0 else "0 %"

@@ -16,7 +16,7 @@ from mutineck.figures.style import FALSE, MATCHED, MISSED, TWO_COLUMNS, Drawing,
 from mutineck.stage import Study
 
 ROWS = 6
-LINES = {"matched": (MATCHED, "-"), "false": (FALSE, "--"), "missed": (MISSED, ":")}
+LINES: dict[str, tuple[str, Any]] = {"matched": (MATCHED, "-"), "false": (FALSE, "--"), "missed": (MISSED, ":")}
 
 
 def detections(study: Study) -> Drawing:
@@ -63,9 +63,7 @@ def detections(study: Study) -> Drawing:
         axis.set_title(title)
     handles = []
     for label, (colour, dashes) in LINES.items():
-        handles.append(
-            Line2D([], [], color=colour, linestyle=dashes, label=label, path_effects=cased(colour, 1.2))
-        )
+        handles.append(Line2D([], [], color=colour, linestyle=dashes, label=label, path_effects=cased(colour, 1.2)))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, handlelength=2.5)
     better, worse = int((data["change"] > 1e-9).sum()), int((data["change"] < -1e-9).sum())
     cut = ", ".join(f"{label} {value:.2f}" for label, value in cuts.items())

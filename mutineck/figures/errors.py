@@ -79,8 +79,7 @@ def error_breakdown(study: Study) -> Drawing:
     axis.margins(x=0.08)
     figure.legend(loc="outside upper center", ncols=3)
     worst = [
-        f"{label} {data.loc[rows['cost'].idxmax(), 'error']}"
-        for label, rows in data.groupby("detector", sort=False)
+        f"{label} {data.loc[rows['cost'].idxmax(), 'error']}" for label, rows in data.groupby("detector", sort=False)
     ]
     return Drawing(
         figure,
@@ -105,12 +104,8 @@ def breakdown(matches: Sequence[ImageMatch], categories: int) -> pd.DataFrame:
     rows = []
     for kind in KINDS:
         mended = _mean_ap(matches, mistakes, categories, kind)
-        count = sum(
-            int(m.missed.sum()) if kind == "missed" else int((m.kind == kind).sum()) for m in mistakes
-        )
-        rows.append(
-            {"error": kind, "count": count, "AP50": base, "AP50_mended": mended, "cost": mended - base}
-        )
+        count = sum(int(m.missed.sum()) if kind == "missed" else int((m.kind == kind).sum()) for m in mistakes)
+        rows.append({"error": kind, "count": count, "AP50": base, "AP50_mended": mended, "cost": mended - base})
     return pd.DataFrame(rows)
 
 
@@ -139,9 +134,7 @@ def classify(match: ImageMatch) -> Mistakes:
     return Mistakes(kind, target, missed)
 
 
-def _mean_ap(
-    matches: Sequence[ImageMatch], mistakes: Sequence[Mistakes], categories: int, mended: str | None
-) -> float:
+def _mean_ap(matches: Sequence[ImageMatch], mistakes: Sequence[Mistakes], categories: int, mended: str | None) -> float:
     """Return mean AP at IoU 0.5 with one kind of error mended (None: as it is), over the categories that
     occur.
     """
@@ -157,9 +150,7 @@ def _mean_ap(
             wrong = mistake.kind == mended
             keep &= ~wrong
             taken = ~match.missed
-            for i in np.flatnonzero(
-                wrong & (mistake.target >= 0)
-            ):  # in falling score: the best one is mended
+            for i in np.flatnonzero(wrong & (mistake.target >= 0)):  # in falling score: the best one is mended
                 aim = mistake.target[i]
                 if not taken[aim]:
                     taken[aim] = keep[i] = good[i] = True

@@ -90,8 +90,7 @@ def categories(study: Study) -> Drawing:
         f"Boxes of each category in the three splits ({total:,} in all), and the sizes of the training boxes "
         "in the "
         "pictures' own pixels.",
-        f"Bars of box counts for {len(names)} categories, the most frequent being {most}; a histogram of box "
-        "sizes.",
+        f"Bars of box counts for {len(names)} categories, the most frequent being {most}; a histogram of box sizes.",
     )
 
 
@@ -107,9 +106,7 @@ def _gallery(study: Study, name: str, count: int) -> Drawing:
     aspect = [min(r["height"] / r["width"], 1.1) for r in records] or [0.75]
     heights = [max(aspect[row * columns : (row + 1) * columns]) for row in range(rows)]
     present = _present(split, chosen)
-    figure = new_figure(
-        TWO_COLUMNS, sum(heights) * TWO_COLUMNS / columns + 0.3 + 0.14 * math.ceil(len(present) / 6)
-    )
+    figure = new_figure(TWO_COLUMNS, sum(heights) * TWO_COLUMNS / columns + 0.3 + 0.14 * math.ceil(len(present) / 6))
     axes = np.atleast_1d(figure.subplots(rows, columns, height_ratios=heights)).ravel()
     hide_axes(axes)
     shown: list[dict[str, Any]] = []
@@ -121,9 +118,7 @@ def _gallery(study: Study, name: str, count: int) -> Drawing:
     )  # fmt: skip
     return Drawing(
         figure,
-        pd.DataFrame(
-            shown, columns=["image_id", "file_name", "category", "x", "y", "w", "h", "crowd", "mask"]
-        ),
+        pd.DataFrame(shown, columns=["image_id", "file_name", "category", "x", "y", "w", "h", "crowd", "mask"]),
         f"Pictures of the {name} split",
         f"{len(chosen)} of {len(split.images):,} pictures of the {name} split with their boxes, and masks "
         "where there are "
@@ -133,9 +128,7 @@ def _gallery(study: Study, name: str, count: int) -> Drawing:
 
 
 def _present(split: Split, images: list[int]) -> list[str]:
-    labels = {
-        split.label_of[item["category_id"]] for image in images for item in split.annotations.get(image, [])
-    }
+    labels = {split.label_of[item["category_id"]] for image in images for item in split.annotations.get(image, [])}
     return [name for label, name in enumerate(split.categories) if label in labels]
 
 
@@ -172,9 +165,7 @@ def show_pixels(axis: Axes, pixels: np.ndarray) -> None:
     axis.imshow(pixels, extent=(0, width, height, 0))
 
 
-def draw_box(
-    axis: Axes, box: tuple[float, ...], colour: str, *, dashes: Any = "-", width: float = 1.0
-) -> None:
+def draw_box(axis: Axes, box: tuple[float, ...], colour: str, *, dashes: Any = "-", width: float = 1.0) -> None:
     """Draw a box (x, y, w, h) with a casing that keeps it visible on any background."""
     x, y, w, h = box
     patch = Rectangle((x, y), w, h, fill=False, edgecolor=colour, linewidth=width, linestyle=dashes)

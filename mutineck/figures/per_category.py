@@ -121,13 +121,7 @@ def _heat_map(
     size = 7 if columns <= 14 else 5.5
     for (row, column), value in np.ndenumerate(values):
         text = (
-            "–"
-            if np.isnan(value)
-            else f"{value:+.1f}"
-            if signed
-            else f"{value:.1f}"
-            if size == 7
-            else f"{value:.0f}"
+            "–" if np.isnan(value) else f"{value:+.1f}" if signed else f"{value:.1f}" if size == 7 else f"{value:.0f}"
         )
         red, green, blue, _ = image.cmap(image.norm(value)) if not np.isnan(value) else (1.0, 1.0, 1.0, 1.0)
         dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
@@ -175,6 +169,4 @@ def _absent(table: pd.DataFrame, drawn: pd.DataFrame) -> str:
 
 
 def _long(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    return (
-        table.rename_axis(index=name, columns="category").stack(future_stack=True).rename("AP").reset_index()
-    )
+    return table.rename_axis(index=name, columns="category").stack(future_stack=True).rename("AP").reset_index()

@@ -44,9 +44,7 @@ class Split:
     def label_of(self) -> dict[int, int]:
         """Category id of the file -> index into ``categories``."""
         index = {name: i for i, name in enumerate(self.categories)}
-        return {
-            item["id"]: index[item["name"]] for item in self.document["categories"] if item["name"] in index
-        }
+        return {item["id"]: index[item["name"]] for item in self.document["categories"] if item["name"] in index}
 
     @cached_property
     def annotations(self) -> dict[int, list[dict[str, Any]]]:
@@ -69,9 +67,7 @@ class Split:
         """
         path = self.image_root / self.images[image_id]["file_name"]
         if not path.is_file():
-            raise FileNotFoundError(
-                f"{path} is missing: put the pictures back, or run the stage 'dataset' again"
-            )
+            raise FileNotFoundError(f"{path} is missing: put the pictures back, or run the stage 'dataset' again")
         # OpenCV turns a picture by its EXIF as the training's loader does.
         decoded = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_COLOR)
         if decoded is None:
@@ -79,9 +75,7 @@ class Split:
         factor = 1.0 if longest is None else min(1.0, longest / max(decoded.shape[:2]))
         if factor < 1:
             height, width = decoded.shape[:2]
-            decoded = cv2.resize(
-                decoded, (round(width * factor), round(height * factor)), interpolation=cv2.INTER_AREA
-            )
+            decoded = cv2.resize(decoded, (round(width * factor), round(height * factor)), interpolation=cv2.INTER_AREA)
         return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), factor
 
     def mask(self, image_id: int, annotation: dict[str, Any]) -> np.ndarray | None:
@@ -118,8 +112,7 @@ class Split:
         """
         shuffled = sorted(self.images, key=lambda image: derive_seed("gallery", image))
         shown = {
-            image: {self.label_of[a["category_id"]] for a in self.annotations.get(image, [])}
-            for image in shuffled
+            image: {self.label_of[a["category_id"]] for a in self.annotations.get(image, [])} for image in shuffled
         }
         frequency = np.bincount(
             [label for labels in shown.values() for label in labels], minlength=len(self.categories)

@@ -20,7 +20,7 @@ from mutineck.figures.style import TWO_COLUMNS, Drawing, in_words, new_figure
 from mutineck.stage import Study
 from mutineck.storage import read_json
 
-OVERLAPS = {0.5: "-", 0.75: ":"}
+OVERLAPS: dict[float, Any] = {0.5: "-", 0.75: ":"}
 PANELS = 11
 
 
@@ -35,10 +35,7 @@ def precision_recall(study: Study) -> Drawing:
     split = Split(study, name)
     shown = protagonists(study)
     data = pd.concat(
-        [
-            precision_rows(split, prediction_file(study, who.name, name)).assign(detector=who.label)
-            for who in shown
-        ],
+        [precision_rows(split, prediction_file(study, who.name, name)).assign(detector=who.label) for who in shown],
         ignore_index=True,
     )
     counts = np.bincount(
@@ -46,9 +43,7 @@ def precision_recall(study: Study) -> Drawing:
         minlength=len(split.categories),
     )
     frequent = set(np.argsort(-counts, kind="stable")[:PANELS].tolist())
-    panels = [""] + [
-        name for label, name in enumerate(split.categories) if label in frequent and counts[label]
-    ]
+    panels = [""] + [name for label, name in enumerate(split.categories) if label in frequent and counts[label]]
     columns = min(4, len(panels))
     lines = math.ceil(len(panels) / columns)
     figure = new_figure(TWO_COLUMNS, 1.5 * lines + 0.55)
@@ -56,18 +51,12 @@ def precision_recall(study: Study) -> Drawing:
     for axis, category in zip(axes, panels, strict=False):
         for who in shown:
             for overlap, dashes in OVERLAPS.items():
-                rows = data[
-                    (data["detector"] == who.label)
-                    & (data["category"] == category)
-                    & (data["iou"] == overlap)
-                ]
+                rows = data[(data["detector"] == who.label) & (data["category"] == category) & (data["iou"] == overlap)]
                 # COCO says 0 beyond the last recall that was reached: there is no curve there.
                 reached = rows["precision"].where(rows["precision"] > 0)
                 axis.plot(rows["recall"], reached, color=who.colour, linestyle=dashes, linewidth=1)
         axis.set_title(
-            f"{category} ({counts[split.categories.index(category)]})"
-            if category
-            else f"all ({counts.sum()})"
+            f"{category} ({counts[split.categories.index(category)]})" if category else f"all ({counts.sum()})"
         )
         axis.set_xlim(0, 1)
         axis.set_ylim(0, 1.02)
@@ -78,11 +67,7 @@ def precision_recall(study: Study) -> Drawing:
     figure.supylabel("precision", fontsize=8)
     handles = _handles(shown)
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
-    area = (
-        data[(data["category"] == "") & (data["iou"] == 0.5)]
-        .groupby("detector", sort=False)["precision"]
-        .mean()
-    )
+    area = data[(data["category"] == "") & (data["iou"] == 0.5)].groupby("detector", sort=False)["precision"].mean()
     story = in_words([f"{label} {100 * value:.1f}" for label, value in area.items()])
     left_out = len(split.categories) - (len(panels) - 1)
     rest = f" {left_out} rarer categories are in the data only." if left_out else ""
@@ -108,17 +93,13 @@ def precision_rows(split: Split, predictions: Path) -> pd.DataFrame:
     frames = []
     for overlap in OVERLAPS:
         at = int(np.argmin(np.abs(evaluation.params.iouThrs - overlap)))
-        table = np.where(
-            precision[at] < 0, np.nan, precision[at]
-        )  # COCO says -1 where a category does not occur
-        known = ~np.isnan(table).all(axis=0)
+        # COCO says -1 where a category does not occur.
+        table = np.where(precision[at] < 0, np.nan, precision[at])
+        known: np.ndarray = ~np.isnan(table).all(axis=0)
         mean = table[:, known].mean(axis=1) if known.any() else np.full(len(recalls), np.nan)
-        named = [("", mean)] + [
-            (ids[i], table[:, k]) for k, i in enumerate(evaluation.params.catIds) if known[k]
-        ]
+        named = [("", mean)] + [(ids[i], table[:, k]) for k, i in enumerate(evaluation.params.catIds) if known[k]]
         frames += [
-            pd.DataFrame({"category": c, "iou": overlap, "recall": recalls, "precision": values})
-            for c, values in named
+            pd.DataFrame({"category": c, "iou": overlap, "recall": recalls, "precision": values}) for c, values in named
         ]
     return pd.concat(frames, ignore_index=True)
 

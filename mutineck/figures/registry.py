@@ -34,6 +34,7 @@ FIGURES = {
     "cosines": ("clusters", "mutineck.figures.clusters:cosines"),
     "projections": ("clusters", "mutineck.figures.clusters:projections"),
     "curves": ("teaching", "mutineck.figures.curves:curves"),
+    "teaching": ("teaching", "mutineck.figures.teaching:draw_teaching_of"),
     "loss_shares": ("teaching", "mutineck.figures.curves:loss_shares"),
     "arms": ("results", "mutineck.figures.arms:arms"),
     "gains": ("results", "mutineck.figures.per_category:gains"),

@@ -69,9 +69,7 @@ def notebook_page(path: Path, *, title: str) -> str:
     import nbformat
     from nbconvert import HTMLExporter
 
-    exporter = HTMLExporter(
-        extra_loaders=[DictLoader({"offline.html.j2": OFFLINE})], template_file="offline.html.j2"
-    )
+    exporter = HTMLExporter(extra_loaders=[DictLoader({"offline.html.j2": OFFLINE})], template_file="offline.html.j2")
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata["title"] = title
     page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}})
@@ -100,13 +98,9 @@ def embedded(path: Path, quality: int) -> dict[str, Any]:
 def _page(study: Study, pages: dict[str, str], quality: int) -> str:
     experiment = study.experiment
     done = manifests(study)
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["duration"] = duration
-    template = environment.from_string(
-        files("mutineck.figures").joinpath("report.html.j2").read_text("utf-8")
-    )
+    template = environment.from_string(files("mutineck.figures").joinpath("report.html.j2").read_text("utf-8"))
     return template.render(
         experiment=experiment,
         data=_data(study),
@@ -120,9 +114,7 @@ def _page(study: Study, pages: dict[str, str], quality: int) -> str:
         revisions=sorted({_revision(item) for item in done}),
         versions=done[-1]["versions"] if done else {},
         notebooks=pages,
-        settings=yaml.safe_dump(
-            experiment.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True
-        ),
+        settings=yaml.safe_dump(experiment.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True),
     )
 
 
@@ -148,9 +140,7 @@ def _data(study: Study) -> dict[str, Any] | None:
     return {
         "categories": info["categories"],
         "splits": info["splits"],
-        "defects": [
-            {"reason": reason, "action": action, "count": n} for (reason, action), n in counted.most_common()
-        ],
+        "defects": [{"reason": reason, "action": action, "count": n} for (reason, action), n in counted.most_common()],
     }
 
 
@@ -196,19 +186,12 @@ def _headline(frame: pd.DataFrame, split: str) -> str:
     if arm is None or alone.n == 0:
         return "Not enough is finished yet to compare a taught student with the student alone."
     taught = mean_interval(rows.loc[rows["arm"] == arm, "value"].to_numpy(dtype=float))
-    text = (
-        f"Taught by {arm}, the student reaches {100 * taught.mean:.1f} mAP; alone it reaches "
-        f"{100 * alone.mean:.1f}."
-    )
+    text = f"Taught by {arm}, the student reaches {100 * taught.mean:.1f} mAP; alone it reaches {100 * alone.mean:.1f}."
     differences = paired_differences(frame, split)
     row = differences[differences["arm"] == arm].iloc[0]
     if row["n"] > 1:
         low, high = 100 * row["low"], 100 * row["high"]
-        sign = (
-            "the interval leaves out zero"
-            if low > 0 or high < 0
-            else "the interval holds zero: this may be chance"
-        )
+        sign = "the interval leaves out zero" if low > 0 or high < 0 else "the interval holds zero: this may be chance"
         return (
             f"{text} Over {int(row['n'])} seeds the gain is {100 * row['difference']:+.1f} [{low:+.1f}, "
             f"{high:+.1f}]; {sign}."

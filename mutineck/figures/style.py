@@ -99,7 +99,7 @@ class Drawing:
 
 def use_style() -> None:
     """Set matplotlib's defaults to this project's style; harmless to repeat."""
-    matplotlib.rcParams.update(STYLE)
+    matplotlib.rcParams.update(STYLE)  # type: ignore[arg-type]
 
 
 def new_figure(width: float = TWO_COLUMNS, height: float = 3.0) -> StudyFigure:
@@ -145,9 +145,7 @@ def distinct_colours(count: int) -> tuple[str, ...]:
         while len(chosen) < count:
             best = int(distance.argmax())
             chosen.append(matplotlib.colors.to_hex(grid[best]).upper())
-            distance = np.minimum(
-                distance, np.linalg.norm(candidates - candidates[best], axis=-1).min(axis=1)
-            )
+            distance = np.minimum(distance, np.linalg.norm(candidates - candidates[best], axis=-1).min(axis=1))
     return tuple(chosen)
 
 

@@ -38,14 +38,11 @@ def draw_teaching(study: Study, observed: Mapping[str, np.ndarray]) -> Drawing:
         axis.imshow(_region_picture(observed, stride), interpolation="nearest")
         axis.set_title(f"regions, stride {stride}")
     _draw_weights(grid[1][0], observed, teachers, colours, categories)
-    stride = strides[0]
-    energies = {name: observed[f"energy/{name}/{s}"] for name in sources for s in strides[:1] if f"energy/{name}/{s}" in observed}
+    # The finest level that everybody has, so that the maps can be compared.
+    stride = min(s for s in strides if all(f"energy/{name}/{s}" in observed for name in sources))
     for axis, name in zip(grid[1][1:], sources, strict=False):
-        if name in energies:
-            axis.imshow(energies[name], cmap="viridis", interpolation="nearest")
-            axis.set_title(f"{name}, |F| at stride {stride}")
-        else:
-            axis.text(0.5, 0.5, f"{name} has no\nstride {stride}", ha="center", va="center", transform=axis.transAxes)
+        axis.imshow(observed[f"energy/{name}/{stride}"], cmap="viridis", interpolation="nearest")
+        axis.set_title(f"{name}, |F| at stride {stride}")
     for axis in grid.ravel():
         if axis is not grid[1][0]:
             axis.set_xticks([])
@@ -59,8 +56,9 @@ def draw_teaching(study: Study, observed: Mapping[str, np.ndarray]) -> Drawing:
         figure,
         weights_table(observed, categories),
         "What the student is taught",
-        f"Stacked proposals of {', '.join(teachers)} on one picture; the centre, boundary and background that they divide it "
-        "into, level by level; each teacher's weight omega for each target; mean absolute activation of the maps.",
+        f"Stacked proposals of {', '.join(teachers)} on one picture; the centre, boundary and background that they "
+        "divide it into, level by level; each teacher's weight omega for each target; mean absolute activation of the "
+        "maps.",
         "A picture with the teachers' proposals, maps of centre and boundary cells at three strides, a bar of teacher "
         "weights for each target, and heat maps of the teachers' feature maps.",
     )
@@ -72,14 +70,16 @@ def weights_table(observed: Mapping[str, np.ndarray], categories: list[str]) -> 
     for target, label in enumerate(observed["labels"]):
         for n, name in enumerate(observed["teachers"]):
             goodness = observed["goodness"][target, n]
-            rows.append({
-                "target": target,
-                "category": categories[int(label)],
-                "teacher": str(name),
-                "omega": float(observed["omega"][target, n]),
-                "quality": float(goodness.max(initial=0.0)),
-                "proposals": int((goodness > 0).sum()),
-            })
+            rows.append(
+                {
+                    "target": target,
+                    "category": categories[int(label)],
+                    "teacher": str(name),
+                    "omega": float(observed["omega"][target, n]),
+                    "quality": float(goodness.max(initial=0.0)),
+                    "proposals": int((goodness > 0).sum()),
+                }
+            )
     return pd.DataFrame(rows, columns=["target", "category", "teacher", "omega", "quality", "proposals"])
 
 
@@ -91,20 +91,24 @@ def draw_teaching_of(study: Study, arm: str = "mutineck", seed: int | None = Non
         return draw_teaching(study, dict(observed))
 
 
-def _draw_proposals(axis: Any, observed: Mapping[str, np.ndarray], teachers: list[str], colours: Mapping[str, str]) -> None:
+def _draw_proposals(
+    axis: Any, observed: Mapping[str, np.ndarray], teachers: list[str], colours: Mapping[str, str]
+) -> None:
     axis.imshow(observed["picture"])
     for boxes, goodness in zip(observed["proposals"], observed["goodness"], strict=True):
         for n, name in enumerate(teachers):
             for (x1, y1, x2, y2), good in zip(boxes[n], goodness[n], strict=True):
                 if good > 0:
-                    axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, lw=0.4, alpha=0.6, ec=colours[name]))
+                    axis.add_patch(
+                        Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, lw=0.4, alpha=0.6, ec=colours[name])
+                    )
     for x1, y1, x2, y2 in observed["boxes"]:
         axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, lw=0.9, ec="white", ls="--"))
     axis.set_title("stacked proposals")
 
 
 def _region_picture(observed: Mapping[str, np.ndarray], stride: int) -> np.ndarray:
-    """Return an RGB picture `(h, w, 3)` in [0, 1]: colour says the region, strength the weight relative to its target's most."""
+    """Return an RGB picture `(h, w, 3)` in [0, 1]: colour says the region, strength the cell's weight."""
     centre, boundary = observed[f"centre/{stride}"], observed[f"boundary/{stride}"]
     picture = np.empty((*centre.shape, 3))
     picture[:] = BACKGROUND
@@ -118,7 +122,11 @@ def _region_picture(observed: Mapping[str, np.ndarray], stride: int) -> np.ndarr
 
 
 def _draw_weights(
-    axis: Any, observed: Mapping[str, np.ndarray], teachers: list[str], colours: Mapping[str, str], categories: list[str]
+    axis: Any,
+    observed: Mapping[str, np.ndarray],
+    teachers: list[str],
+    colours: Mapping[str, str],
+    categories: list[str],
 ) -> None:
     omega = observed["omega"]
     left = np.zeros(len(omega))

@@ -25,7 +25,7 @@ def prepare(study: Study) -> list[dict[str, Any]]:
 
 
 def compare(study: Study, split: str = "val") -> pd.DataFrame:
-    """Return AP by category (rows) of every teacher made so far (columns), `all` first; empty where a teacher lacks a category."""
+    """Return AP by category (rows, `all` first) of every teacher so far (columns), empty where one lacks a category."""
     import pandas as pd
 
     columns = {}

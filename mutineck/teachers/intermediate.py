@@ -1,4 +1,4 @@
-"""Making the intermediate teacher: align the teachers' maps, start the head from the anchor's, train by ground truth, check."""
+"""Making the intermediate teacher: align the maps, start the head from the anchor's, train by ground truth, check."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mutineck.stage import Study
 from mutineck.storage import atomic_path, read_json, sha256_file, write_json
 from mutineck.teachers.alignment import RidgeRegression
 from mutineck.teachers.frozen import input_normalisation, load_frozen
+from mutineck.teachers.merge import IntermediateTeacher, MergedTeachers
 from mutineck.teachers.stage import dataset_categories, detector_training, measure_detector, value_of
 
 START = "start.pth"
@@ -31,8 +32,8 @@ class IntermediateTooWeak(RuntimeError):
 def prepare_intermediate(study: Study) -> list[dict[str, Any]]:
     """Make the intermediate teacher ready in `teachers/intermediate/`.
 
-    Modes: `staged` trains it now; `prior` leaves it as it starts (alignment and prior alone); `joint` also leaves it as it
-    starts, since it learns in the student's run.
+    Modes: `staged` trains it now; `prior` leaves it as it starts (alignment and prior alone); so does `joint`, since
+    there it learns in the student's run.
 
     Returns:
         Its metrics, one row a number.
@@ -62,7 +63,14 @@ def prepare_intermediate(study: Study) -> list[dict[str, Any]]:
         trained_dict = {**model_dict, "start": str((study.folder / START).resolve())}
         config = detector_training(study, trained_dict, categories, spec.schedule, seed=spec.seed)
         model = train(config, device=device_of(study.experiment.resources.device), identity=_identity(study))
-    save_detector(study.folder, model, model_dict, categories=categories, normalisation=input_normalisation(study), imports=IMPORTS)
+    save_detector(
+        study.folder,
+        model,
+        model_dict,
+        categories=categories,
+        normalisation=input_normalisation(study),
+        imports=IMPORTS,
+    )
     if config is not None:
         finish_training(config, study.folder)
     rows = measure_detector(study, model, categories, labels={"name": INTERMEDIATE})
@@ -102,9 +110,9 @@ def intermediate_config(study: Study, teachers: list[FrozenDetector]) -> dict[st
     for key in ("mask_head", "mask_roi_extractor"):
         head.get("roi_head", {}).pop(key, None)
     return {
-        "type": "IntermediateTeacher",
+        "type": IntermediateTeacher.__name__,
         "backbone": {
-            "type": "MergedTeachers",
+            "type": MergedTeachers.__name__,
             "teachers": [
                 {"name": t.name, "folder": str(study.path("teachers", t.name).resolve()), "aliases": dict(t.aliases)}
                 for t in study.experiment.teachers
@@ -121,8 +129,8 @@ def intermediate_config(study: Study, teachers: list[FrozenDetector]) -> dict[st
     }
 
 
-def align(study: Study, teachers: list[FrozenDetector], merged: Any) -> list[dict[str, Any]]:
-    """Start the merge neck's 1x1 convolutions: the first teacher of each level by identity, the others by ridge regression.
+def align(study: Study, teachers: list[FrozenDetector], merged: MergedTeachers) -> list[dict[str, Any]]:
+    """Start the merge neck's 1x1 convolutions: each level's first teacher by identity, others by ridge regression.
 
     Returns:
         One row a teacher and level: `teacher`, `stride`, `reference`, `explained` (R^2), `cells`.
@@ -136,7 +144,7 @@ def align(study: Study, teachers: list[FrozenDetector], merged: Any) -> list[dic
     if pairs:
         device = device_of(study.experiment.resources.device)
         loader = evaluation_loader(study, "train")
-        images = min(spec.alignment_images, len(loader.dataset))
+        images = min(spec.alignment_images, len(loader.dataset))  # type: ignore[arg-type]
         seen = 0
         for batch in loader:
             maps = [teacher.maps(batch.image.to(device)) for teacher in teachers]
@@ -152,8 +160,15 @@ def align(study: Study, teachers: list[FrozenDetector], merged: Any) -> list[dic
         found = regression.solve()
         merged.neck.set_alignment(stride, n, found.weight, found.bias)
         first = teachers[merged.neck.levels[stride][0]].name
-        rows.append({"teacher": teachers[n].name, "stride": stride, "reference": first,
-                     "explained": round(found.explained, 4), "cells": found.cells})
+        rows.append(
+            {
+                "teacher": teachers[n].name,
+                "stride": stride,
+                "reference": first,
+                "explained": round(found.explained, 4),
+                "cells": found.cells,
+            }
+        )
     return rows
 
 
@@ -175,9 +190,10 @@ def check_gate(study: Study, rows: list[dict[str, Any]]) -> None:
     print(f"intermediate teacher: bbox_mAP {reached:.3f} on val; best teacher {best_name!r}: {best:.3f}")
     if reached < best - spec.gate:
         raise IntermediateTooWeak(
-            f"the intermediate teacher reaches bbox_mAP {reached:.3f} on val, the best teacher {best_name!r} {best:.3f}; allowed "
-            f"is {spec.gate:.3f} less. What it does not know, the student cannot learn from it: train it longer "
-            "(intermediate.schedule.epochs), at another rate, or widen intermediate.gate"
+            f"the intermediate teacher reaches bbox_mAP {reached:.3f} on val, the best teacher {best_name!r} "
+            f"{best:.3f}; "
+            f"allowed is {spec.gate:.3f} less. What it does not know, the student cannot learn from it: train it "
+            "longer (intermediate.schedule.epochs), at another rate, or widen intermediate.gate"
         )
 
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mutineck.detection.frozen import FrozenDetector, Proposals
-from mutineck.teachers.regions import RegionSettings, Targets, build_regions, match_batch, quality_prior
 from mutineck.teachers.frozen import load_folder
+from mutineck.teachers.regions import RegionSettings, Targets, build_regions, match_batch, quality_prior
 
 REDUCTION = 4
 """Squeeze of the channel gates."""
@@ -39,24 +39,31 @@ class MergeNeck(nn.Module):
         gates: learn a_n and v_n; without, the prior alone mixes.
     """
 
-    def __init__(self, channels: Sequence[int], levels: Mapping[int, Sequence[int]], out_channels: int, *, gates: bool = True) -> None:
+    def __init__(
+        self, channels: Sequence[int], levels: Mapping[int, Sequence[int]], out_channels: int, *, gates: bool = True
+    ) -> None:
         super().__init__()
         self.levels = {int(stride): tuple(teachers) for stride, teachers in levels.items()}
         self.out_channels = out_channels
         self.gates = gates
-        self.align = nn.ModuleDict()
-        self.spatial = nn.ModuleDict()
-        self.channel = nn.ModuleDict()
-        self.mix = nn.ModuleDict()
+        # Any: indexing a ModuleDict of ModuleDicts is beyond what its type says.
+        self.align: Any = nn.ModuleDict()
+        self.spatial: Any = nn.ModuleDict()
+        self.channel: Any = nn.ModuleDict()
+        self.mix: Any = nn.ModuleDict()
         for stride, teachers in self.levels.items():
             key = str(stride)
-            self.align[key] = nn.ModuleDict({str(n): _identity(nn.Conv2d(channels[n], out_channels, 1)) for n in teachers})
+            self.align[key] = nn.ModuleDict(
+                {str(n): _identity(nn.Conv2d(channels[n], out_channels, 1)) for n in teachers}
+            )
             self.mix[key] = _identity(nn.Conv2d(out_channels, out_channels, 3, padding=1))
             if gates and len(teachers) > 1:
                 self.spatial[key] = nn.ModuleDict({str(n): _zero(nn.Conv2d(out_channels, 1, 1)) for n in teachers})
                 self.channel[key] = nn.ModuleDict({str(n): _squeeze(out_channels) for n in teachers})
 
-    def forward(self, maps: Sequence[Mapping[int, Tensor]], prior: Mapping[int, Tensor] | None = None) -> dict[int, Tensor]:
+    def forward(
+        self, maps: Sequence[Mapping[int, Tensor]], prior: Mapping[int, Tensor] | None = None
+    ) -> dict[int, Tensor]:
         """Merge.
 
         Args:
@@ -109,7 +116,7 @@ class MergeNeck(nn.Module):
             convolution.bias.copy_(bias)
 
 
-def _identity(convolution: nn.Conv2d) -> nn.Conv2d:
+def _identity(convolution: Any) -> Any:
     nn.init.dirac_(convolution.weight)
     nn.init.zeros_(convolution.bias)
     return convolution
@@ -179,8 +186,13 @@ class MergedTeachers(BaseModule):
         super().__init__(init_cfg)
         # FrozenDetector is no module: teachers are outside the module tree, of state_dict, train() and optimiser.
         self.teachers: list[FrozenDetector] = [
-            load_folder(Path(t["folder"]), name=t["name"], student_categories=categories,
-                        student_normalisation=normalisation, aliases=t.get("aliases"))
+            load_folder(
+                Path(t["folder"]),
+                name=t["name"],
+                student_categories=categories,
+                student_normalisation=normalisation,
+                aliases=t.get("aliases"),
+            )
             for t in teachers
         ]
         levels = shared_levels([teacher.strides for teacher in self.teachers], out_strides)
@@ -279,7 +291,9 @@ class IntermediateTeacher(BaseDetector):
         """Return the merged maps."""
         return self.detector.extract_feat(img)
 
-    def forward_train(self, img: Tensor, img_metas: Any, gt_bboxes: Any, gt_labels: Any, **kwargs: Any) -> dict[str, Any]:
+    def forward_train(
+        self, img: Tensor, img_metas: Any, gt_bboxes: Any, gt_labels: Any, **kwargs: Any
+    ) -> dict[str, Any]:
         """Return L_merge: the detection losses on the merged maps."""
         kwargs.pop("gt_masks", None)
         context = self.merged.targets(img_metas, gt_bboxes, gt_labels) if self.use_prior else contextlib.nullcontext()

@@ -248,9 +248,7 @@ class Regions:
     centres: Tensor
 
 
-def _ranges(
-    boxes: Tensor, stride: int, size: tuple[int, int], image_sizes: Tensor | None, compat: bool
-) -> CellRanges:
+def _ranges(boxes: Tensor, stride: int, size: tuple[int, int], image_sizes: Tensor | None, compat: bool) -> CellRanges:
     """Return the cells of boxes `(N, ..., 4)`."""
     if not compat:
         return cell_ranges(boxes, stride, *size)

@@ -21,7 +21,7 @@ from mutineck.detection.evaluation import category_ids, device_of, evaluation_lo
 from mutineck.detection.frozen import Normalisation, build_model, renormaliser
 from mutineck.detection.loading import LoadReport, load_strictly
 from mutineck.detection.training import finish_training, save_detector, train
-from mutineck.experiment import ExperimentError, InputSpec, ScheduleSpec, TeacherSpec, unknown
+from mutineck.experiment import ExperimentError, ScheduleSpec, TeacherSpec, unknown
 from mutineck.stage import Study
 from mutineck.storage import read_json, sha256_file, write_json
 from mutineck.teachers.frozen import input_normalisation, normalisation_of
@@ -62,8 +62,9 @@ def prepare_teacher(study: Study) -> list[dict[str, Any]]:
     reached = value_of(rows, "bbox_mAP", "val")
     if reached is not None and reached < spec.floor:
         raise TeacherTooWeak(
-            f"teacher {spec.name!r} reaches bbox_mAP {reached:.3f} on val, its floor is {spec.floor:.3f}: it would teach "
-            f"mistakes. Train it longer (teachers.{spec.name}.schedule), check its checkpoint, or lower teachers.{spec.name}.floor"
+            f"teacher {spec.name!r} reaches bbox_mAP {reached:.3f} on val, its floor is {spec.floor:.3f}: it would "
+            f"teach mistakes. Train it longer (teachers.{spec.name}.schedule), check its checkpoint, or lower "
+            f"teachers.{spec.name}.floor"
         )
     return rows
 
@@ -112,8 +113,14 @@ def split_config(
 
 
 def detector_training(
-    study: Study, model: Mapping[str, Any], categories: Sequence[str], schedule: ScheduleSpec, *, seed: int,
-    masks: bool = False, hooks: Sequence[Mapping[str, Any]] = (),
+    study: Study,
+    model: Mapping[str, Any],
+    categories: Sequence[str],
+    schedule: ScheduleSpec,
+    *,
+    seed: int,
+    masks: bool = False,
+    hooks: Sequence[Mapping[str, Any]] = (),
 ) -> Any:
     """Return the training config of a detector in `study.folder`, and write it there for `tools/train.py`."""
     if masks and (given := read_json(study.need("dataset", "dataset.json"))["masks"]) != "all":
@@ -166,8 +173,10 @@ def _load_teacher(study: Study, spec: TeacherSpec, categories: Sequence[str]) ->
     normalisation = Normalisation.of(config.data.test.pipeline, f"teacher {spec.name!r}")
     fields = {"mean": list(normalisation.mean), "std": list(normalisation.std), "to_rgb": normalisation.to_rgb}
     if fields != input_normalisation(study):
-        print(f"teacher {spec.name!r}: normalises with {fields}, the student with {input_normalisation(study)}; "
-              "its input is brought over by a fixed affine")
+        print(
+            f"teacher {spec.name!r}: normalises with {fields}, the student with {input_normalisation(study)}; "
+            "its input is brought over by a fixed affine"
+        )
     save_detector(study.folder, model, config.model.to_dict(), categories=categories, normalisation=fields)
     return model, normalisation
 

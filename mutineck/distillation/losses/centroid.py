@@ -22,43 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mutineck.clusters.centroids import Centroids
 from mutineck.distillation.losses.pair import full_precision, widen
-
-
-@dataclass(frozen=True)
-class Centroids:
-    """Centroids of categories in the standardised space of instance vectors.
-
-    Attributes:
-        mean: `(C,)` of the instance vectors.
-        std: `(C,)` of the instance vectors, above 0.
-        centroids: `(M, C)`, standardised.
-        category: `(M,)` int64, the student's label of each centroid.
-    """
-
-    mean: Tensor
-    std: Tensor
-    centroids: Tensor
-    category: Tensor
-
-    def __post_init__(self) -> None:
-        m, c = self.centroids.shape
-        if m == 0:
-            raise ValueError("a centroid loss needs at least one centroid, got none")
-        if self.mean.shape != (c,) or self.std.shape != (c,) or self.category.shape != (m,):
-            raise ValueError(
-                f"centroids (M, C) = {(m, c)} need mean (C,), std (C,) and category (M,), got "
-                f"{tuple(self.mean.shape)}, {tuple(self.std.shape)} and {tuple(self.category.shape)}"
-            )
-        if not bool((self.std > 0).all()):
-            raise ValueError(
-                f"std must be above 0, but is not in {int((self.std <= 0).sum())} of {c} dimensions"
-            )
-
-    def standardise(self, vectors: Tensor) -> Tensor:
-        """Return `(t - mean) / std` of vectors `(J, C)`, float32 or wider."""
-        vectors = widen(vectors)
-        return (vectors - self.mean.to(vectors)) / self.std.to(vectors)
 
 
 @dataclass(frozen=True)
@@ -120,8 +85,7 @@ def centroid_terms(student: Tensor, chosen: Tensor, gate: Tensor, count: Tensor)
     divisor = count.to(turn).clamp(min=1)
     return {
         "direction": turn.sum() / divisor,
-        "distance": functional.smooth_l1_loss(relative, torch.zeros_like(relative), reduction="sum")
-        / divisor,
+        "distance": functional.smooth_l1_loss(relative, torch.zeros_like(relative), reduction="sum") / divisor,
     }
 
 
@@ -166,9 +130,7 @@ class CentroidLoss(nn.Module):
                 f"{tuple(student.shape)}, teacher {tuple(teacher.shape)}, labels {tuple(labels.shape)}"
             )
         student = self.centroids.standardise(student)
-        choice = choose_centroids(
-            self.centroids.standardise(teacher.detach()), labels, self.centroids, self.threshold
-        )
+        choice = choose_centroids(self.centroids.standardise(teacher.detach()), labels, self.centroids, self.threshold)
         chosen = self.centroids.centroids.to(student)[choice.row]
         count = choice.gate.sum().to(student)
         if self.reduce is not None:

@@ -40,9 +40,7 @@ class FGDWeights:
 
     def weigh(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the terms of `FGDLoss`, each times its weight."""
-        weights = dict(
-            foreground=self.alpha, background=self.beta, attention=self.gamma, **{"global": self.lambda_}
-        )
+        weights = dict(foreground=self.alpha, background=self.beta, attention=self.gamma, **{"global": self.lambda_})
         return {name: weights[name] * term for name, term in terms.items()}
 
 

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
+from mutineck.clusters.centroids import Centroids
 from mutineck.distillation.losses.centroid import (
     CentroidLoss,
-    Centroids,
     CentroidWeights,
     centroid_terms,
     choose_centroids,
@@ -24,6 +24,7 @@ def centroids() -> Centroids:
         std=torch.tensor([1.0, 2, 4]),
         centroids=torch.tensor([[2.0, 0, 0], [0, 3, 0], [0, 0, 4]]),
         category=torch.tensor([0, 0, 2]),
+        size=torch.tensor([5, 4, 3]),
     )
 
 
@@ -140,7 +141,7 @@ def test_centroids_enter_no_checkpoint(centroids):
     ],
 )
 def test_centroids_that_cannot_teach_are_refused(centroids, change, message):
-    fields = {name: getattr(centroids, name) for name in ("mean", "std", "centroids", "category")} | change
+    fields = {name: getattr(centroids, name) for name in ("mean", "std", "centroids", "category", "size")} | change
     with pytest.raises(ValueError, match=message):
         Centroids(**fields)
 

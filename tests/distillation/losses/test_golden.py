@@ -13,8 +13,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from mutineck.clusters.centroids import Centroids
 from mutineck.detection.roi import instance_vectors
-from mutineck.distillation.losses.centroid import CentroidLoss, Centroids
+from mutineck.distillation.losses.centroid import CentroidLoss
 from mutineck.distillation.losses.confidence import ca_mkd_weights
 from mutineck.distillation.losses.cwd import CWDLoss
 from mutineck.distillation.losses.fgd import FGDLoss
@@ -62,6 +63,7 @@ def centroid() -> dict[str, torch.Tensor]:
         std=1 + wave(4, pace=0.5).abs(),
         centroids=wave(3, 4, pace=1.1),
         category=torch.tensor([0, 0, 1]),
+        size=torch.tensor([1, 1, 1]),
     )
     student, teacher = (instance_vectors({4: maps}, BOXES) for maps in (STUDENT, TEACHER))
     return CentroidLoss(known, threshold=-1.0)(student, teacher, LABELS[0])

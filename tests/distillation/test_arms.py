@@ -1,0 +1,263 @@
+"""Every arm builds, steps with finite losses, leaves its teachers alone, and starts from the same student."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mutineck.distillation.guidance import confidence_shares
+from mutineck.distillation.guide import weighted_masks
+from mutineck.experiment import ExperimentError
+from mutineck.stage import Study
+from mutineck.teachers.regions import Targets
+from tests.detection.tiny import derive, detector, first_batch
+from tests.distillation.tiny import ARMS, build, link_intermediate, plant_centroids, step, teachers_of
+
+FGD = {"attention", "global"}
+MASKS = {"foreground", "background"}
+REGIONS = {"centre", "boundary", "background"}
+CENTROIDS = {"direction", "distance"}
+TERMS = {
+    "student": set(),
+    "mutineck": FGD | REGIONS | CENTROIDS,
+    "mutineck-intermediate": FGD | REGIONS | CENTROIDS,
+    "mutineck-regions": FGD | MASKS | CENTROIDS,
+    "mutineck-centroids": FGD | REGIONS,
+    "adapters": FGD | MASKS,
+    "fgd:sequential": FGD | MASKS | {"idle"},
+}
+
+
+def kd_terms(losses: dict[str, Tensor]) -> set[str]:
+    return {name.removeprefix("loss_kd_") for name in losses if name.startswith("loss_kd_")}
+
+
+@pytest.fixture(scope="module")
+def first_weights(ready: Study) -> dict[str, Tensor]:
+    return build(ready, "student").student.state_dict()
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_takes_a_step(ready: Study, first_weights: dict[str, Tensor], arm: str) -> None:
+    distiller = build(ready, arm)
+    for name, value in distiller.student.state_dict().items():
+        assert torch.equal(value, first_weights[name]), f"the student starts elsewhere: {name}"
+    teachers = teachers_of(distiller)
+    assert bool(teachers) == (arm != "student")
+    before = [{n: v.clone() for n, v in t.state_dict().items()} for t in teachers]
+    optimiser = torch.optim.SGD(distiller.parameters(), lr=0.01)
+    distiller.epoch = 1.0
+    losses = step(distiller, ready)
+    expected = TERMS.get(arm, FGD | MASKS if arm.startswith("fgd") else {arm.split(":")[0]})
+    assert kd_terms(losses) == expected
+    for name, value in losses.items():
+        for part in value if isinstance(value, list) else [value]:
+            assert part.isfinite().all(), name
+    for term in expected - {"idle"}:
+        assert float(losses[f"loss_kd_{term}"]) > 0 or term in ("boundary", "global"), term
+    # Distributed training stops at a parameter that takes no part.
+    idle = [name for name, p in distiller.named_parameters() if p.requires_grad and p.grad is None]
+    assert not idle
+    optimiser.step()
+    for teacher, state in zip(teachers, before, strict=True):
+        assert not any(module.training for module in teacher.modules())
+        assert all(p.grad is None for p in teacher.parameters())
+        assert all(torch.equal(value, state[name]) for name, value in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize("arm", ["mutineck", "adapters", "fgd:sequential"])
+def test_a_checkpoint_holds_neither_teachers_nor_maps(ready: Study, arm: str) -> None:
+    distiller = build(ready, arm)
+    keys, sizes = set(distiller.state_dict()), {n: v.shape for n, v in distiller.state_dict().items()}
+    step(distiller, ready)
+    assert set(distiller.state_dict()) == keys and {n: v.shape for n, v in distiller.state_dict().items()} == sizes
+    assert {name.split(".")[0] for name in keys} == {"student", "guidance"}
+    assert not any("teacher" in name or "backbone" in name for name in keys if name.startswith("guidance."))
+    assert set(distiller.student.state_dict()) == set(build(ready, "student").student.state_dict())
+
+
+def test_another_seed_is_another_student(ready: Study, first_weights: dict[str, Tensor]) -> None:
+    other = build(ready, "student", seed=1).student.state_dict()
+    assert not torch.equal(other["backbone.conv1.weight"], first_weights["backbone.conv1.weight"])
+
+
+class TestSequential:
+    @pytest.mark.parametrize(("epoch", "active"), [(0.0, "retinanet"), (1.9, "retinanet"), (2.0, "faster_rcnn"), (4.0, "faster_rcnn")])
+    def test_the_anchor_has_the_last_word(self, ready: Study, epoch: float, active: str) -> None:
+        distiller = build(ready, "fgd:sequential")
+        distiller.epoch, distiller.epochs = epoch, 4
+        losses = step(distiller, ready)
+        logged = {name.split("/")[1] for name in losses if name.startswith("kd/") and not name.endswith("idle")}
+        assert logged == {active}
+        for guide in distiller.guidance.guides:
+            moved = any(p.grad.abs().sum() > 0 for p in guide.parameters())
+            assert moved == (guide.name == active)
+
+
+class TestWarmUp:
+    def test_centroids_fade_in_over_the_first_epoch(self, ready: Study) -> None:
+        distiller = build(ready, "mutineck")
+        values = []
+        for epoch in (0.0, 0.25, 1.0, 3.0):
+            distiller.epoch = epoch
+            values.append({name: float(v) for name, v in step(distiller, ready).items() if name.startswith("loss_kd")})
+        assert [v["loss_kd_direction"] / values[-1]["loss_kd_direction"] for v in values] == pytest.approx([0, 0.25, 1, 1])
+        assert [v["loss_kd_distance"] / values[-1]["loss_kd_distance"] for v in values] == pytest.approx([0, 0.25, 1, 1])
+        assert len({v["loss_kd_attention"] for v in values}) == 1
+
+    def test_the_whole_guidance_may_fade_in(self, tiny: Study, ready: Study, tmp_path: Path) -> None:
+        study = derive(tiny, tmp_path / "s", arms=["fgd:mean"], distillation={"warmup_epochs": 2.0})
+        plain, warm = build(ready, "fgd:mean"), build(study, "fgd:mean")
+        plain.epoch = warm.epoch = 0.5
+        full, quarter = step(plain, ready), step(warm, study)
+        for term in FGD | MASKS:
+            assert float(quarter[f"loss_kd_{term}"]) == pytest.approx(float(full[f"loss_kd_{term}"]) / 4, rel=1e-5)
+
+
+def test_the_mean_is_the_mean_of_single_teachers(ready: Study) -> None:
+    # The trainable parts start at random but for FGD's global term: attention and masks are comparable between arms.
+    values = {}
+    for arm in ("fgd:mean", "fgd:faster_rcnn", "fgd:retinanet"):
+        values[arm] = step(build(ready, arm), ready)
+    for term in ("attention", "foreground", "background"):
+        single = [float(values[a][f"loss_kd_{term}"]) for a in ("fgd:faster_rcnn", "fgd:retinanet")]
+        assert float(values["fgd:mean"][f"loss_kd_{term}"]) == pytest.approx(sum(single) / 2, rel=1e-5)
+
+
+def test_an_arms_weights_override_the_experiments(tiny: Study, ready: Study, tmp_path: Path) -> None:
+    arms = {"fgd:mean": {"weights": {"alpha": 5e-4, "gamma": 0.0, "strides": [8, 16]}}}
+    study = derive(tiny, tmp_path / "s", arms=arms)
+    distiller = build(study, "fgd:mean")
+    assert [guide.strides for guide in distiller.guidance.guides] == [(8, 16), (8, 16)]
+    losses = step(distiller, study)
+    assert float(losses["loss_kd_attention"]) == 0.0
+    same_levels = derive(tiny, tmp_path / "p", arms=["fgd:mean"], distillation={"strides": [8, 16]})
+    plain = step(build(same_levels, "fgd:mean"), same_levels)
+    assert float(losses["loss_kd_foreground"]) == pytest.approx(10 * float(plain["loss_kd_foreground"]), rel=1e-5)
+    assert float(losses["loss_kd_background"]) == pytest.approx(float(plain["loss_kd_background"]), rel=1e-5)
+
+
+def targets_with(goodness: Tensor, boxes: Tensor | None = None) -> Targets:
+    from mutineck.teachers.regions import teacher_weights
+
+    n, j = goodness.shape[:2]
+    boxes = torch.tensor([0.0, 0.0, 16.0, 16.0]).expand(n, j, 4) if boxes is None else boxes
+    return Targets(
+        boxes=boxes,
+        valid=torch.ones(n, j, dtype=torch.bool),
+        proposals=boxes[:, :, None, None].expand(*goodness.shape, 4),
+        goodness=goodness,
+        weights=teacher_weights(goodness.amax(dim=-1), 0.25),
+    )
+
+
+class TestConfidence:
+    def test_weights_are_ca_mkds_of_the_teachers_cross_entropies(self) -> None:
+        quality = torch.tensor([[[[0.9], [0.3]], [[0.8], [0.0]]]])  # (1, 2, 2, 1): two targets, two teachers
+        losses = torch.tensor([-(math.log(0.9) + math.log(0.8)) / 2, -(math.log(0.3) + math.log(0.01)) / 2])
+        expected = (1 - losses.softmax(dim=0)) / 1
+        torch.testing.assert_close(confidence_shares(targets_with(quality)), expected)
+        assert expected[0] > expected[1]
+
+    def test_they_sum_to_one_and_are_even_for_three_equal_teachers(self) -> None:
+        shares = confidence_shares(targets_with(torch.full((2, 3, 3, 1), 0.7)))
+        torch.testing.assert_close(shares, torch.full((3,), 1 / 3))
+        assert float(confidence_shares(targets_with(torch.rand(2, 3, 3, 1))).sum()) == pytest.approx(1)
+
+    def test_a_batch_without_targets_weighs_evenly(self) -> None:
+        targets = targets_with(torch.rand(1, 2, 2, 1))
+        empty = Targets(**(vars(targets) | {"valid": torch.zeros(1, 2, dtype=torch.bool)}))
+        torch.testing.assert_close(confidence_shares(empty), torch.full((2,), 0.5))
+
+
+class TestAdapters:
+    def test_every_teacher_has_a_neck_of_its_own(self, ready: Study) -> None:
+        guides = build(ready, "adapters").guidance.guides
+        assert [guide.name for guide in guides] == ["faster_rcnn", "retinanet"]
+        assert [set(guide.adapters) for guide in guides] == [{"4", "8", "16", "32", "64"}, {"8", "16", "32", "64"}]
+
+    def test_a_targets_mass_is_divided_among_the_teachers(self) -> None:
+        boxes = torch.tensor([[[8.0, 8.0, 24.0, 24.0], [40.0, 8.0, 60.0, 30.0]]])
+        targets = targets_with(torch.tensor([[[[0.9], [0.3]], [[0.2], [0.7]]]]), boxes)
+        masks = [weighted_masks(targets, n, 4, (12, 20)) for n in range(2)]
+        from mutineck.distillation.losses.fgd import fgd_masks
+
+        whole = fgd_masks([boxes[0]], 4, (12, 20))
+        torch.testing.assert_close(masks[0].foreground + masks[1].foreground, whole.foreground)
+        torch.testing.assert_close(masks[0].background + masks[1].background, whole.background)
+        ratio = masks[0].foreground[0, 4, 4] / whole.foreground[0, 4, 4]
+        assert float(ratio) == pytest.approx(float(targets.weights[0, 0, 0]))
+
+
+class TestInheriting:
+    def test_neck_and_heads_come_from_the_anchor_where_types_agree(self, tiny: Study, tmp_path: Path) -> None:
+        study = derive(tiny, tmp_path / "s", arms=["fgd:faster_rcnn", "fgd:retinanet", "student"], inherit=True)
+        first = build(study, "student").student.state_dict()
+        heir = build(study, "fgd:faster_rcnn")
+        donor = heir.guidance.teachers[0].model.state_dict()
+        for name, value in heir.student.state_dict().items():
+            assert torch.equal(value, first[name] if name.startswith("backbone.") else donor[name]), name
+        assert [len(report.mismatched) for report in heir.inherited] == [0]
+        other = build(study, "fgd:retinanet")
+        assert other.inherited == []
+        assert all(torch.equal(value, first[name]) for name, value in other.student.state_dict().items())
+
+    def test_a_narrower_backbones_laterals_stay_its_own(self, tiny: Study, tmp_path: Path) -> None:
+        narrow = detector("faster_rcnn", base_channels=16)
+        study = derive(tiny, tmp_path / "s", student=narrow, arms=["fgd:faster_rcnn"], inherit=True)
+        distiller = build(study, "fgd:faster_rcnn")
+        assert set(distiller.inherited[0].mismatched) == {f"neck.lateral_convs.{i}.conv.weight" for i in range(4)}
+
+    def test_the_intermediate_teachers_head_lies_over_the_anchors_neck(
+        self, tiny: Study, ready: Study, tmp_path: Path
+    ) -> None:
+        study = derive(tiny, tmp_path / "s", arms=["fgd:intermediate"], inherit=True)
+        link_intermediate(study, ready.root)
+        distiller = build(study, "fgd:intermediate")
+        anchor, merged = distiller.guidance.donors
+        own = distiller.student.state_dict()
+        for name, value in anchor.model.state_dict().items():
+            if name.startswith("neck."):
+                assert torch.equal(own[name], value)
+        for name, value in merged.model.state_dict().items():
+            if not name.startswith("backbone."):
+                assert torch.equal(own[name], value)
+
+
+@pytest.mark.parametrize("channels", [16, 64])
+def test_maps_of_another_width_are_adapted(tiny: Study, ready: Study, tmp_path: Path, channels: int) -> None:
+    student = detector("faster_rcnn", neck_channels=channels)
+    study = derive(tiny, tmp_path / "s", student=student, arms=["mutineck"], distillation={"centroid_cosine": -1.0})
+    link_intermediate(study, ready.root)
+    plant_centroids(study)
+    distiller = build(study, "mutineck")
+    convolution = distiller.guidance.guides[0].adapters["8"]
+    assert (convolution.in_channels, convolution.out_channels) == (channels, 32)
+    losses = step(distiller, study)
+    assert kd_terms(losses) == TERMS["mutineck"]
+    assert not [name for name, p in distiller.named_parameters() if p.requires_grad and p.grad is None]
+
+
+def test_pictures_without_targets_pass(ready: Study) -> None:
+    for arm in ("mutineck", "adapters", "fgd:confidence"):
+        distiller = build(ready, arm)
+        batch = first_batch(ready)
+        batch["gt_bboxes"] = [torch.zeros(0, 4), batch["gt_bboxes"][1]]
+        batch["gt_labels"] = [torch.zeros(0, dtype=torch.int64), batch["gt_labels"][1]]
+        losses = distiller.forward_train(**batch)
+        assert all(v.isfinite().all() for name, v in losses.items() if name.startswith("loss_kd"))
+        batch["gt_bboxes"], batch["gt_labels"] = [torch.zeros(0, 4)] * 2, [torch.zeros(0, dtype=torch.int64)] * 2
+        losses = distiller.forward_train(**batch)
+        assert all(v.isfinite().all() for name, v in losses.items() if name.startswith("loss_kd"))
+
+
+def test_detectors_without_a_common_stride_are_refused_naming_both(tiny: Study, tmp_path: Path) -> None:
+    study = derive(tiny, tmp_path / "s", arms=["fgd:retinanet"], distillation={"strides": [4]})
+    with pytest.raises(
+        ExperimentError, match=r"student has strides \(4, 8, 16, 32, 64\), 'retinanet' has \(8, 16, 32, 64, 128\).*asks for \(4,\)"
+    ):
+        build(study, "fgd:retinanet")
