@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ FAMILY_CONFIGS = {
     "gfl": "gfl/gfl_r50_fpn_1x_coco.py",
 }
 PUBLISHED_ANCHOR_SCALE = 8.0
+GROUP_NORMALISED = ("FCOSHead", "ATSSHead", "GFLHead")
 SMALL_PROPOSALS = 200
 SMALL_ROI_SAMPLES = 64
 SMALL_ROI_SAMPLING = 2
@@ -99,6 +101,10 @@ def _resize(model: dict[str, Any], spec: DetectorSpec) -> None:
             node["feat_channels"] = spec.neck_channels
         elif "feat_channels" in node:
             node["feat_channels"] = spec.head_channels_for(node["feat_channels"])
+            if kind in GROUP_NORMALISED:
+                # 8 channels a group, as published: of one channel and one cell there is nothing to normalise.
+                groups = math.gcd(32, max(1, node["feat_channels"] // 8))
+                node["norm_cfg"] = {"type": "GN", "num_groups": groups, "requires_grad": True}
         if "fc_out_channels" in node:
             node["fc_out_channels"] = spec.head_channels or node["fc_out_channels"]
         if "conv_out_channels" in node:

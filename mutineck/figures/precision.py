@@ -95,7 +95,7 @@ def precision_rows(split: Split, predictions: Path) -> pd.DataFrame:
         at = int(np.argmin(np.abs(evaluation.params.iouThrs - overlap)))
         # COCO says -1 where a category does not occur.
         table = np.where(precision[at] < 0, np.nan, precision[at])
-        known: np.ndarray = ~np.isnan(table).all(axis=0)
+        known = np.asarray(~np.isnan(table).all(axis=0))
         mean = table[:, known].mean(axis=1) if known.any() else np.full(len(recalls), np.nan)
         named = [("", mean)] + [(ids[i], table[:, k]) for k, i in enumerate(evaluation.params.catIds) if known[k]]
         frames += [
