@@ -105,6 +105,9 @@ def _resize(model: dict[str, Any], spec: DetectorSpec) -> None:
                 # 8 channels a group, as published: of one channel and one cell there is nothing to normalise.
                 groups = math.gcd(32, max(1, node["feat_channels"] // 8))
                 node["norm_cfg"] = {"type": "GN", "num_groups": groups, "requires_grad": True}
+        if "reg_class_agnostic" in node:
+            # Few boxes of each category: they learn to regress together.
+            node["reg_class_agnostic"] = True
         if "fc_out_channels" in node:
             node["fc_out_channels"] = spec.head_channels or node["fc_out_channels"]
         if "conv_out_channels" in node:
@@ -209,6 +212,14 @@ def dataset_config(
     }
 
 
+def optimizer_config(schedule: ScheduleSpec) -> dict[str, Any]:
+    """Return mmcv's config of the optimiser."""
+    shared = {"lr": schedule.scaled_learning_rate, "weight_decay": schedule.weight_decay}
+    if schedule.optimizer == "adamw":
+        return {"type": "AdamW", **shared}
+    return {"type": "SGD", "momentum": schedule.momentum, **shared}
+
+
 def training_config(
     *,
     model: dict[str, Any],
@@ -248,12 +259,7 @@ def training_config(
                 "test": val,
                 "val_dataloader": {"samples_per_gpu": schedule.batch // processes, **workers},
             },
-            "optimizer": {
-                "type": "SGD",
-                "lr": schedule.scaled_learning_rate,
-                "momentum": schedule.momentum,
-                "weight_decay": schedule.weight_decay,
-            },
+            "optimizer": optimizer_config(schedule),
             "optimizer_config": {"grad_clip": clip},
             "lr_config": {
                 "policy": "step",
