@@ -162,10 +162,9 @@ def freeze(model: nn.Module) -> nn.Module:
     if roi_head is not None and getattr(roi_head, "with_mask", False):
         # Neither maps nor proposals come from it.
         roi_head.mask_head = None
-    model.eval()
     model.backbone = fuse_conv_bn(model.backbone)
-    # Last: folding makes new parameters, and new parameters ask for gradients.
-    model.requires_grad_(False)
+    # Last: folding makes new modules and parameters, which come in train mode and ask for gradients.
+    model.eval().requires_grad_(False)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

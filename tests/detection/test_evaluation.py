@@ -1,0 +1,154 @@
+"""Measuring: against pycocotools on a case made by hand, and at its ends."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mutineck.detection.evaluation import category_ids, evaluation_loader, measure, predict
+from mutineck.stage import Study
+from mutineck.storage import read_json, write_json
+from mutineck.teachers.frozen import load_model
+
+IDS = {"cat": 17, "dog": 18, "kite": 38}  # COCO's ids have gaps
+
+
+def truth(path: Path) -> Path:
+    rows = [
+        (1, "cat", [10, 10, 40, 30], 0),
+        (1, "dog", [60, 20, 20, 20], 0),
+        (2, "cat", [5, 5, 100, 100], 0),
+        (2, "dog", [0, 0, 120, 120], 1),
+        (3, "cat", [30, 40, 12, 50], 0),
+    ]
+    return write_json(path, {
+        "images": [{"id": n, "file_name": f"{n}.png", "width": 128, "height": 128} for n in (1, 2, 3)],
+        "annotations": [
+            {"id": k + 1, "image_id": n, "category_id": IDS[c], "bbox": b, "area": b[2] * b[3], "iscrowd": crowd}
+            for k, (n, c, b, crowd) in enumerate(rows)
+        ],
+        "categories": [{"id": i, "name": name} for name, i in IDS.items()],
+    })
+
+
+def found(n: int, category: str, box: list[float], score: float) -> dict[str, Any]:
+    return {"image_id": n, "category_id": IDS[category], "bbox": box, "score": score}
+
+
+HAND_MADE = [
+    found(1, "cat", [12, 11, 40, 30], 0.9),
+    found(1, "cat", [70, 70, 20, 20], 0.8),
+    found(1, "dog", [61, 20, 20, 20], 0.3),
+    found(2, "cat", [5, 5, 80, 100], 0.6),
+    found(2, "dog", [0, 0, 60, 60], 0.7),
+    found(3, "dog", [30, 40, 12, 50], 0.5),
+]
+
+
+def by_name(rows: list[dict[str, Any]]) -> dict[tuple[str, str], float]:
+    return {(row["metric"], row["category"]): row["value"] for row in rows}
+
+
+@pytest.mark.parametrize("chosen", [None, ("cat",), ("dog", "cat")], ids=["all", "cat", "two"])
+def test_it_equals_pycocotools(tmp_path: Path, chosen: tuple[str, ...] | None) -> None:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    path = truth(tmp_path / "truth.json")
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(path))
+        reference = COCOeval(coco, coco.loadRes(HAND_MADE), "bbox")
+        reference.params.catIds = sorted(IDS[name] for name in chosen or IDS)
+        reference.evaluate()
+        reference.accumulate()
+        reference.summarize()
+    values = by_name(measure(path, HAND_MADE, chosen))
+    assert values["bbox_mAP", ""] == pytest.approx(reference.stats[0], abs=1e-5)
+    assert values["bbox_mAP_50", ""] == pytest.approx(reference.stats[1], abs=1e-5)
+    assert values["bbox_mAP_m", ""] == pytest.approx(reference.stats[4], abs=1e-5)
+    assert 0.1 < values["bbox_mAP", ""] < 0.9
+    assert ("AP", "kite") not in values, "no kite was there to be found"
+    assert {category for metric, category in values if metric == "AP"} == set(chosen or ("cat", "dog"))
+
+
+def test_the_mean_is_over_the_categories(tmp_path: Path) -> None:
+    values = by_name(measure(truth(tmp_path / "truth.json"), HAND_MADE))
+    assert values["bbox_mAP", ""] == pytest.approx((values["AP", "cat"] + values["AP", "dog"]) / 2, abs=2e-5)
+
+
+def test_perfect_predictions_are_worth_one_and_crowds_cost_nothing(tmp_path: Path) -> None:
+    path = truth(tmp_path / "truth.json")
+    perfect = [
+        {k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 1.0}
+        for a in read_json(path)["annotations"]
+        if not a["iscrowd"]
+    ]
+    assert set(by_name(measure(path, perfect)).values()) == {1.0}
+    # Inside the crowd of dogs any number of dogs may be found.
+    assert set(by_name(measure(path, [*perfect, found(2, "dog", [10, 10, 20, 20], 1.0)])).values()) == {1.0}
+
+
+def test_nothing_found_is_worth_nothing(tmp_path: Path) -> None:
+    path = truth(tmp_path / "truth.json")
+    nothing, wrong = by_name(measure(path, [])), by_name(measure(path, [found(1, "kite", [0, 0, 5, 5], 0.9)]))
+    assert set(nothing.values()) == {0.0}
+    assert nothing["bbox_mAP", ""] == wrong["bbox_mAP", ""] == 0.0
+    assert {key for key in nothing if key[0] == "AP"} == {key for key in wrong if key[0] == "AP"}
+
+
+def test_labels_meet_ids_by_name(tmp_path: Path) -> None:
+    assert category_ids(truth(tmp_path / "truth.json"), ["kite", "cat"]) == [38, 17]
+
+
+def test_the_loader_gives_boxes_in_the_inputs_pixels_and_keeps_crowds_apart(tiny: Study) -> None:
+    loader = evaluation_loader(tiny, "train", batch=3)
+    document = read_json(tiny.path("dataset", "train.json"))
+    rows = {a["id"]: a for a in document["annotations"]}
+    categories = read_json(tiny.path("dataset", "dataset.json"))["categories"]
+    names = {c["id"]: c["name"] for c in document["categories"]}
+    seen = []
+    for batch in loader:
+        assert batch.image.dtype == torch.float32 and batch.image.shape[1] == 3
+        assert batch.image.shape[2] % 32 == batch.image.shape[3] % 32 == 0
+        for i, image_id in enumerate(batch.image_ids):
+            seen.append(image_id)
+            scale = np.asarray(batch.metas[i]["scale_factor"])
+            for box, label, number, crowd in zip(
+                batch.boxes[i], batch.labels[i], batch.annotation_ids[i], batch.crowd[i], strict=True
+            ):
+                row = rows[int(number)]
+                x, y, w, h = row["bbox"]
+                height, width = batch.metas[i]["img_shape"][:2]
+                expected = (np.array([x, y, x + w, y + h]) * scale).clip(0, [width, height, width, height])
+                assert box.numpy() == pytest.approx(expected, abs=1e-3)
+                assert categories[int(label)] == names[row["category_id"]]
+                assert bool(crowd) == bool(row["iscrowd"]) and row["image_id"] == image_id
+    assert seen == sorted(image["id"] for image in document["images"])
+
+
+def test_shares_divide_a_split_without_rest(tiny: Study) -> None:
+    shares = [
+        [i for batch in evaluation_loader(tiny, "train", share=(rank, 3)) for i in batch.image_ids] for rank in range(3)
+    ]
+    whole = [i for batch in evaluation_loader(tiny, "train") for i in batch.image_ids]
+    assert sorted(sum(shares, [])) == whole and len(set(sum(shares, []))) == len(whole)
+
+
+def test_predictions_lie_in_the_pictures_own_pixels_and_leave_the_mode_alone(tiny: Study) -> None:
+    model = load_model(tiny.path("teachers", "fcos"))[0].train()
+    ids = category_ids(tiny.path("dataset", "val.json"), read_json(tiny.path("dataset", "dataset.json"))["categories"])
+    rows = predict(model, evaluation_loader(tiny, "val"), ids, device=torch.device("cpu"))
+    assert model.training
+    sizes = {i["id"]: (i["width"], i["height"]) for i in read_json(tiny.path("dataset", "val.json"))["images"]}
+    assert rows and {row["category_id"] for row in rows} <= set(ids)
+    for row in rows:
+        x, y, w, h = row["bbox"]
+        assert x >= 0 and y >= 0 and x + w <= sizes[row["image_id"]][0] + 0.02 and y + h <= sizes[row["image_id"]][1] + 0.02
+    fewer = predict(model, evaluation_loader(tiny, "val"), [ids[0], *[None] * (len(ids) - 1)], device=torch.device("cpu"))
+    assert fewer == [row for row in rows if row["category_id"] == ids[0]]

@@ -1,0 +1,103 @@
+"""Augmentation and order depend on seed, epoch and picture, and on nothing that else is drawn."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mutineck.detection.compat import prepare
+from mutineck.detection.configs import dataset_config, pipelines
+from mutineck.detection.evaluation import picture_folder
+from mutineck.seeding import derive_seed, seed_everything
+from mutineck.stage import Study
+from mutineck.storage import read_json
+
+
+def dataset_of(tiny: Study, seed: int = 0, epoch: int = 0) -> Any:
+    prepare()
+    from mmcv.utils import import_modules_from_strings
+    from mmdet.datasets import build_dataset
+
+    import_modules_from_strings(["mutineck.detection.repeatable"])
+    categories = read_json(tiny.path("dataset", "dataset.json"))["categories"]
+    annotations = tiny.path("dataset", "train.json")
+    train = pipelines(tiny.experiment.input)[0]
+    dataset = build_dataset(dataset_config(annotations, picture_folder(tiny), categories, train, seed=seed, test=False))
+    dataset.epoch = epoch
+    return dataset
+
+
+def pictures(dataset: Any) -> list[np.ndarray]:
+    return [dataset[i]["img"].data.numpy() for i in range(8)]
+
+
+def flips(dataset: Any) -> list[bool]:
+    return [bool(dataset[i]["img_metas"].data["flip"]) for i in range(len(dataset))]
+
+
+@pytest.mark.parametrize("disturb", [1, 2, 3])
+def test_what_else_is_drawn_moves_nothing(tiny: Study, disturb: int) -> None:
+    expected = pictures(dataset_of(tiny))
+    seed_everything(disturb)
+    dataset = dataset_of(tiny)
+    for i in reversed(range(8)):
+        random.random()
+        np.random.rand(disturb)
+        torch.rand(disturb)
+        assert np.array_equal(dataset[i]["img"].data.numpy(), expected[i])
+
+
+def test_the_random_state_outside_is_left_as_it_was(tiny: Study) -> None:
+    dataset = dataset_of(tiny)
+    seed_everything(4)
+    expected = random.random(), np.random.rand(), float(torch.rand(1))
+    seed_everything(4)
+    dataset[0]
+    assert (random.random(), np.random.rand(), float(torch.rand(1))) == expected
+
+
+def test_seed_and_epoch_each_change_the_augmentation(tiny: Study) -> None:
+    found = [flips(dataset_of(tiny, seed, epoch)) for seed, epoch in ((0, 0), (0, 1), (1, 0), (0, 0))]
+    assert found[0] == found[3] and found[0] != found[1] and found[0] != found[2]
+    assert 0 < sum(found[0]) < len(found[0])
+
+
+def epoch_of(tiny: Study, workers: int, epoch: int, disturb: int = 0) -> list[tuple[str, bool]]:
+    """Return the pictures of an epoch in their order, each with whether it was flipped."""
+    from mmdet.datasets import build_dataloader
+
+    from mutineck.detection.repeatable import RepeatableHook
+
+    dataset = dataset_of(tiny)
+    loader = build_dataloader(dataset, 4, workers, dist=False, seed=0)
+    seed_everything(disturb)
+    runner = type("Runner", (), {"data_loader": loader, "epoch": epoch})()
+    RepeatableHook(0).before_train_epoch(runner)
+    metas = [meta for batch in loader for meta in batch["img_metas"].data[0]]
+    return [(meta["ori_filename"], bool(meta["flip"])) for meta in metas]
+
+
+def test_loader_workers_and_other_draws_change_neither_order_nor_augmentation(tiny: Study) -> None:
+    alone = epoch_of(tiny, 0, 3)
+    assert len({name for name, _ in alone}) == len(dataset_of(tiny))
+    assert epoch_of(tiny, 2, 3, disturb=9) == alone
+    assert epoch_of(tiny, 0, 3, disturb=5) == alone
+    other = epoch_of(tiny, 0, 4)
+    assert [n for n, _ in other] != [n for n, _ in alone] and sorted(other) != sorted(alone)
+
+
+def test_each_step_and_process_draws_its_own() -> None:
+    from mutineck.detection.repeatable import RepeatableHook
+
+    hook = RepeatableHook(7)
+    drawn = []
+    for iteration in (0, 1, 0):
+        torch.rand(3)
+        hook.before_train_iter(type("Runner", (), {"iter": iteration})())
+        drawn.append(float(torch.rand(1)))
+    assert drawn[0] == drawn[2] != drawn[1]
+    assert derive_seed(7, "step", 0, 0) != derive_seed(7, "step", 0, 1)
