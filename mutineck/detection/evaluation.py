@@ -229,7 +229,8 @@ def measure(
         ids = [c["id"] for c in chosen]
         if not predictions:
             # pycocotools cannot load an empty list of results.
-            return [_row("bbox_mAP", "", 0.0), *(_row("AP", c["name"], 0.0) for c in chosen)]
+            there = {a["category_id"] for a in truth.anns.values() if not a["iscrowd"]}
+            return [_row("bbox_mAP", "", 0.0), *(_row("AP", c["name"], 0.0) for c in chosen if c["id"] in there)]
         evaluation = COCOeval(truth, truth.loadRes(predictions), "bbox")
         evaluation.params.catIds = ids
         evaluation.params.maxDets = [1, 10, MOST_DETECTIONS]

@@ -14,7 +14,11 @@ import torch
 from mmcv.runner import HOOKS, RUNNERS, EpochBasedRunner, Hook, get_dist_info
 from mmdet.datasets import DATASETS, CocoDataset
 
+from mutineck.detection.compat import prepare
 from mutineck.seeding import derive_seed, seed_everything
+
+# A training started by mmdet's own tools imports this module, by its config, and otherwise nothing that calls it.
+prepare()
 
 
 @DATASETS.register_module()

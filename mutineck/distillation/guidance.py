@@ -158,7 +158,7 @@ class Guidance(nn.Module):
         """
         maps, proposals, losses = self._look(image, metas, boxes, labels)
         targets = match_batch(proposals, boxes, labels, self.region_settings) if proposals else None
-        regions = self._regions(targets, maps[0]) if self.arm.regions and targets is not None else None
+        regions = self._regions(targets, student) if self.arm.regions and targets is not None else None
         shares = self._shares(targets, epoch / max(1, epochs))
         by_target = self.arm.source == "adapters"
         totals: dict[str, Tensor] = {}
@@ -214,13 +214,11 @@ class Guidance(nn.Module):
             look = merged.look(image, metas, proposals=wanted)
         return [{s: m.detach() for s, m in look.merged.items()}], look.proposals, losses
 
-    def _regions(self, targets: Targets, maps: Mapping[int, Tensor]) -> dict[int, Regions]:
+    def _regions(self, targets: Targets, student: Mapping[int, Tensor]) -> dict[int, Regions]:
+        # By the student's maps: it has every level that any guide compares, which no single teacher need have.
         strides = sorted({s for guide in self.guides for s in guide.strides})
-        return {
-            s: build_regions(targets, tuple(maps[s].shape[2:]), s, self.region_settings)  # type: ignore[arg-type]
-            for s in strides
-            if s in maps
-        }
+        sizes = {s: (student[s].shape[2], student[s].shape[3]) for s in strides}
+        return {s: build_regions(targets, size, s, self.region_settings) for s, size in sizes.items()}
 
     def _shares(self, targets: Targets | None, progress: float) -> Tensor | list[float]:
         """Return what each guide counts in this step."""

@@ -22,7 +22,7 @@ from mutineck.experiment import FAMILIES, ExperimentError
 from mutineck.stage import Study
 from mutineck.storage import read_json
 from mutineck.teachers.frozen import load_frozen, load_model
-from tests.detection.tiny import experiment_of, first_batch
+from tests.detection.tiny import experiment_of, first_batch, random_detector
 
 TWO_STAGE = ("faster_rcnn", "mask_rcnn", "cascade_rcnn")
 RGB = Normalisation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), True)
@@ -95,6 +95,23 @@ def test_proposals_of_a_batch_are_those_of_its_pictures(tiny: Study, family: str
         alone = teacher.maps_and_proposals(batch["img"][index : index + 1], batch["img_metas"][index : index + 1])[1][0]
         assert abs(len(alone.boxes) - len(found.boxes)) <= 0.01 * len(found.boxes)
         torch.testing.assert_close(alone.scores.sort().values[-50:], found.scores.sort().values[-50:], rtol=0, atol=1e-4)
+
+
+def test_boxes_of_each_category_go_with_its_score(tiny: Study) -> None:
+    model, _ = random_detector("faster_rcnn", 3, box_per_category=True)
+    teacher = FrozenDetector("t", model, categories="abc", student_categories="cab")
+    batch = first_batch(tiny)
+    maps, proposals = teacher.maps_and_proposals(batch["img"], batch["img_metas"])
+    features = tuple(maps.values())
+    regions = [r[:TWO_STAGE_PROPOSALS] for r in model.rpn_head.simple_test_rpn(features, batch["img_metas"])]
+    boxes, scores = model.roi_head.simple_test_bboxes(features, batch["img_metas"], regions, None, rescale=False)
+    assert boxes[0].shape[1] == 12
+    for label, own in ((1, 0), (2, 1), (0, 2)):  # a, b, c in the student's numbering
+        kept = scores[0][:, own] >= LEAST_SCORE
+        found = proposals[0].labels == label
+        assert kept.any()
+        assert torch.equal(proposals[0].boxes[found], boxes[0][kept, 4 * own : 4 * own + 4])
+        assert torch.equal(proposals[0].scores[found], scores[0][kept, own])
 
 
 class TestLabels:

@@ -33,7 +33,7 @@ def test_weights_of_another_shape_stay_the_heirs_own_and_are_listed() -> None:
 
 
 def test_a_two_stage_heads_rows_go_by_category() -> None:
-    heir, donor = random_detector("faster_rcnn", 4)[0], random_detector("faster_rcnn", 3)[0]
+    heir, donor = (random_detector("faster_rcnn", n, box_per_category=True)[0] for n in (4, 3))
     with torch.no_grad():
         for parameter in donor.roi_head.bbox_head.parameters():
             parameter.add_(7)
@@ -48,6 +48,14 @@ def test_a_two_stage_heads_rows_go_by_category() -> None:
     boxes, given = heir.roi_head.bbox_head.fc_reg.weight, donor.roi_head.bbox_head.fc_reg.weight
     assert torch.equal(boxes[8:12], given[0:4]) and torch.equal(boxes[0:4], given[8:12])
     assert torch.equal(boxes[4:8], own["fc_reg.weight"][4:8]) and torch.equal(boxes[12:], own["fc_reg.weight"][12:])
+
+
+def test_boxes_regressed_for_all_categories_alike_are_copied_whole() -> None:
+    heir, donor = (random_detector("faster_rcnn", n)[0] for n in (4, 3))
+    with torch.no_grad():
+        donor.roi_head.bbox_head.fc_reg.weight.add_(7)
+    inherit_weights(heir, donor, LABEL_MAP)
+    assert torch.equal(heir.roi_head.bbox_head.fc_reg.weight, donor.roi_head.bbox_head.fc_reg.weight)
 
 
 @pytest.mark.parametrize(

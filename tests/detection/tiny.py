@@ -60,13 +60,17 @@ def derive(tiny: Study, root: Path, *teachers: str, **fields: Any) -> Study:
     return Study(experiment, root, "distillation", None)
 
 
-def random_detector(family: str, num_classes: int, **changes: Any) -> tuple[torch.nn.Module, dict[str, Any]]:
+def random_detector(
+    family: str, num_classes: int, *, box_per_category: bool = False, **changes: Any
+) -> tuple[torch.nn.Module, dict[str, Any]]:
     """Return a detector that has learnt nothing, yet whose scores, boxes and running statistics differ, and its config."""
     from mutineck.detection.configs import model_config
     from mutineck.detection.frozen import build_model
     from mutineck.seeding import derive_seed, seeded
 
     config = model_config(DetectorSpec(**detector(family, **changes)), num_classes)
+    if box_per_category:
+        config["roi_head"]["bbox_head"]["reg_class_agnostic"] = False
     with seeded(derive_seed("tiny", family)):
         model = build_model(config)
         model.init_weights()

@@ -76,7 +76,9 @@ def test_a_checkpoint_holds_neither_teachers_nor_maps(ready: Study, arm: str) ->
     step(distiller, ready)
     assert set(distiller.state_dict()) == keys and {n: v.shape for n, v in distiller.state_dict().items()} == sizes
     assert {name.split(".")[0] for name in keys} == {"student", "guidance"}
-    assert not any("teacher" in name or "backbone" in name for name in keys if name.startswith("guidance."))
+    # Beside the student only what learns with it: adapters and FGD's relation blocks.
+    assert {name.split(".")[1] for name in keys if name.startswith("guidance.")} == {"guides"}
+    assert {name.split(".")[3] for name in keys if name.startswith("guidance.")} <= {"adapters", "losses", "centroid_loss"}
     assert set(distiller.student.state_dict()) == set(build(ready, "student").student.state_dict())
 
 

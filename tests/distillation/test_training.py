@@ -1,0 +1,268 @@
+"""Whole trainings of an arm: what they leave behind, and that a stopped one ends where an unstopped one does."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mutineck.detection.hooks import LATEST
+from mutineck.detection.training import IDENTITY
+from mutineck.distillation import distil, stage
+from mutineck.distillation.export import export_student
+from mutineck.experiment import repository
+from mutineck.stage import Study
+from mutineck.storage import read_json, write_json
+from tests.detection.tiny import SCHEDULE, derive
+from tests.distillation.tiny import link_intermediate, plant_centroids
+
+EPOCHS = 3
+STEPS = 4  # 16 pictures, 4 a step
+
+
+def study_of(tiny: Study, ready: Study, root: Path, arm: str = "mutineck", *, seed: int = 0, **schedule: Any) -> Study:
+    schedule = {**SCHEDULE, "epochs": EPOCHS, **schedule}
+    study = derive(tiny, root, arms=[arm], schedule=schedule, distillation={"centroid_cosine": -1.0})
+    link_intermediate(study, ready.root)
+    plant_centroids(study)
+    return study.at("distillation", f"{arm.replace(':', '-')}/seed{seed}")
+
+
+def stoppable(monkeypatch: pytest.MonkeyPatch, folder: Path, armed: str | None) -> Path:
+    """Let trainings pass by a `StoppingHook`, armed or not; return the file that counts the steps."""
+    import tests.detection.stopping  # noqa: F401  registers the hook
+
+    folder.mkdir(exist_ok=True)
+    if armed:
+        (folder / "armed").write_text(armed)
+    hook = {"type": "StoppingHook", "armed": str(folder / "armed"), "steps": str(folder / "steps")}
+    monkeypatch.setattr(stage, "HOOKS", (*stage.HOOKS, hook))
+    return folder / "steps"
+
+
+def weights(study: Study) -> dict[str, torch.Tensor]:
+    return torch.load(study.folder / "student.pth", weights_only=True)["state_dict"]
+
+
+def curves(study: Study) -> list[dict[str, str]]:
+    with open(study.folder / "curves.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def unstopped(tiny: Study, ready: Study, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    study = study_of(tiny, ready, tmp_path_factory.mktemp("unstopped") / "study")
+    distil(study)
+    return study
+
+
+def test_a_stopped_training_goes_on_and_ends_bit_for_bit_alike(
+    tiny: Study, ready: Study, unstopped: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.detection.stopping import Stopped
+
+    study = study_of(tiny, ready, tmp_path / "s")
+    steps = stoppable(monkeypatch, tmp_path / "hook", "1 2 raise")
+    with pytest.raises(Stopped):
+        distil(study)
+    assert not (study.folder / "student.pth").exists() and not (study.folder / "metrics.json").exists()
+    assert (study.folder / "training" / LATEST).exists()
+    before = len(steps.read_text())
+    torch.rand(3)
+    distil(study)
+    assert len(steps.read_text()) - before == (EPOCHS - 1) * STEPS, "the first epoch is not trained again"
+    expected = weights(unstopped)
+    for name, value in weights(study).items():
+        assert torch.equal(value, expected[name]), name
+    assert [r for r in curves(study) if "time" not in r["term"]] == [r for r in curves(unstopped) if "time" not in r["term"]]
+    assert read_json(study.folder / "predictions_val.json") == read_json(unstopped.folder / "predictions_val.json")
+
+
+def test_a_finished_training_leaves_a_student_curves_and_metrics(unstopped: Study) -> None:
+    assert {p.name for p in unstopped.folder.iterdir()} >= {
+        "student.pth", "config.py", "curves.csv", "metrics.json", "predictions_val.json", "training_config.py"
+    }
+    assert not (unstopped.folder / "training").exists()
+    rows = read_json(unstopped.folder / "metrics.json")
+    assert {(row["arm"], row["seed"], row["split"]) for row in rows} == {("mutineck", 0, "val")}
+    terms = {row["term"] for row in curves(unstopped)}
+    assert {"loss", "lr", "loss_cls", "loss_kd_centre", "share/loss_kd_centre", "omega/retinanet", "val/bbox_mAP"} <= terms
+    by_step: dict[str, dict[str, float]] = {}
+    for row in curves(unstopped):
+        by_step.setdefault(row["iteration"], {})[row["term"]] = float(row["value"])
+    for values in by_step.values():
+        shares = [value for term, value in values.items() if term.startswith("share/")]
+        if shares:
+            assert sum(shares) == pytest.approx(1, abs=1e-3)
+
+
+def test_another_schedule_discards_the_state_and_the_same_keeps_it(tmp_path: Path) -> None:
+    from mutineck.detection.training import _discard_foreign_state
+
+    folder = tmp_path / "training"
+    _discard_foreign_state(folder, {"config": "lr = 1", "teacher": "abc"})
+    (folder / LATEST).write_text("state")
+    _discard_foreign_state(folder, {"teacher": "abc", "config": "lr = 1"})
+    assert (folder / LATEST).exists()
+    for identity in ({"config": "lr = 2", "teacher": "abc"}, {"config": "lr = 2", "teacher": "abd"}, {"config": "lr = 2"}):
+        _discard_foreign_state(folder, identity)
+        assert not (folder / LATEST).exists() and (folder / IDENTITY).exists()
+        (folder / LATEST).write_text("state")
+
+
+def test_a_state_of_other_teachers_is_not_gone_on_with(
+    tiny: Study, ready: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.detection.stopping import Stopped
+
+    study = study_of(tiny, ready, tmp_path / "s", "fgd:faster_rcnn", epochs=2)
+    steps = stoppable(monkeypatch, tmp_path / "hook", "1 0 raise")
+    with pytest.raises(Stopped):
+        distil(study)
+    before = len(steps.read_text())
+    original = study.path("teachers", "faster_rcnn")
+    content = torch.load(original / "checkpoint.pth", weights_only=True)
+    content["state_dict"]["neck.fpn_convs.0.conv.bias"] += 0.1
+    config = (original / "config.py").read_text()
+    original.unlink()
+    original.mkdir()
+    torch.save(content, original / "checkpoint.pth")
+    (original / "config.py").write_text(config)
+    distil(study)
+    assert len(steps.read_text()) - before == 2 * STEPS
+
+
+def test_a_non_finite_loss_stops_the_run_and_is_named(
+    tiny: Study, ready: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mutineck.distillation.guidance import Guidance
+
+    forward = Guidance.forward
+
+    def poisoned(self: Guidance, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        losses = forward(self, *args, **kwargs)
+        return losses | {"loss_kd_attention": losses["loss_kd_attention"] * math.nan}
+
+    monkeypatch.setattr(Guidance, "forward", poisoned)
+    study = study_of(tiny, ready, tmp_path / "s", "fgd:faster_rcnn", epochs=1)
+    with pytest.raises(RuntimeError, match=r"non-finite loss at epoch 1, iteration 1: loss_kd_attention=nan, loss=nan; pictures: .*\.png"):
+        distil(study)
+
+
+class TestExport:
+    @pytest.fixture(scope="class")
+    def exported(self, unstopped: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+        return export_student(unstopped.folder, tmp_path_factory.mktemp("export") / "student")
+
+    def test_a_students_checkpoint_is_plain(self, unstopped: Study) -> None:
+        state = weights(unstopped)
+        assert {name.split(".")[0] for name in state} == {"backbone", "neck", "rpn_head", "roi_head"}
+        assert "mutineck" not in (unstopped.folder / "config.py").read_text()
+
+    def test_it_loads_in_stock_mmdet_without_a_gap(self, unstopped: Study, exported: tuple[Path, Path]) -> None:
+        from mmcv import Config
+        from mmdet.apis import inference_detector, init_detector
+        from mmdet.models import build_detector
+
+        checkpoint, config = exported
+        state = torch.load(checkpoint, weights_only=True)["state_dict"]
+        gaps = build_detector(Config.fromfile(str(config)).model).load_state_dict(state, strict=False)
+        assert gaps.missing_keys == [] and gaps.unexpected_keys == []
+        model = init_detector(str(config), str(checkpoint), device="cpu")
+        assert list(model.CLASSES) == read_json(unstopped.need("dataset", "dataset.json"))["categories"]
+        picture = next(unstopped.path("dataset", "source", "JPEGImages").iterdir())
+        assert len(inference_detector(model, str(picture))) == len(model.CLASSES)
+
+    def test_a_folder_without_a_student_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"student\.pth is missing: .* holds no finished student"):
+            export_student(tmp_path, tmp_path / "out")
+
+    @pytest.mark.slow
+    def test_it_works_where_this_package_is_not(self, unstopped: Study, exported: tuple[Path, Path], tmp_path: Path) -> None:
+        picture = next(unstopped.path("dataset", "source", "JPEGImages").iterdir())
+        program = f"""
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "mutineck":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Refuse())
+from mmdet.apis import init_detector, inference_detector
+model = init_detector({str(exported[1])!r}, {str(exported[0])!r}, device="cpu")
+print("boxes of", len(inference_detector(model, {str(picture)!r})))
+assert "mutineck" not in sys.modules
+"""
+        finished = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+        assert finished.returncode == 0, finished.stderr
+        assert "boxes of 10" in finished.stdout
+        assert "missing" not in finished.stdout and "unexpected" not in finished.stdout
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(repository()), "OMP_NUM_THREADS": "1", **more}
+
+
+@pytest.fixture
+def written(tiny: Study, ready: Study, tmp_path: Path) -> Path:
+    """The config of a training of two epochs, as the stage leaves it, with a `StoppingHook`."""
+    from mutineck.teachers.stage import detector_training
+
+    study = study_of(tiny, ready, tmp_path / "s", epochs=2)
+    hook = {"type": "StoppingHook", "armed": str(tmp_path / "armed"), "steps": str(tmp_path / "steps")}
+    categories = read_json(study.need("dataset", "dataset.json"))["categories"]
+    detector_training(study, stage.distiller_config(study), categories, study.experiment.student.schedule, seed=0,
+                      hooks=(*stage.HOOKS, hook))
+    path = study.folder / "training_config.py"
+    path.write_text(path.read_text().replace("'mutineck.detection.repeatable',", "'mutineck.detection.repeatable', 'tests.detection.stopping',"))
+    assert "tests.detection.stopping" in path.read_text()
+    return path
+
+
+def run(*command: str | Path, **settings: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, env=environment(), **settings)
+
+
+@pytest.mark.slow
+def test_a_training_killed_outright_ends_bit_for_bit_alike(written: Path, tmp_path: Path) -> None:
+    train = ["-m", "mutineck.detection.training", written, "--work-dir"]
+    assert run(*train, tmp_path / "whole").returncode == 0
+    (tmp_path / "armed").write_text("1 1 kill")
+    assert run(*train, tmp_path / "killed").returncode == -9
+    assert not (tmp_path / "killed" / "final.pth").exists()
+    finished = run(*train, tmp_path / "killed")
+    assert finished.returncode == 0, finished.stderr
+    whole, killed = (
+        torch.load(tmp_path / name / "final.pth", weights_only=True)["state_dict"] for name in ("whole", "killed")
+    )
+    assert all(torch.equal(value, whole[name]) for name, value in killed.items())
+    assert len((tmp_path / "steps").read_text()) == 2 * STEPS + (STEPS + 2) + STEPS
+
+
+@pytest.mark.slow
+def test_two_processes_train_together_on_cpus(written: Path, tmp_path: Path) -> None:
+    finished = run("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", "-m", "mutineck.detection.training",
+                   written, "--work-dir", tmp_path / "out", "--device", "cpu")
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    state = torch.load(tmp_path / "out" / "final.pth", weights_only=True)["state_dict"]
+    assert all(value.isfinite().all() for value in state.values())
+    assert len((tmp_path / "steps").read_text()) == 2 * 2 * STEPS, "two processes, each with half of every batch"
+
+
+@pytest.mark.slow
+def test_stock_mmdets_own_tool_trains_a_config_of_ours(written: Path, tmp_path: Path) -> None:
+    from mutineck.detection.configs import mmdet_folder
+
+    out = tmp_path / "stock"
+    finished = run(mmdet_folder() / "tools" / "train.py", written, "--work-dir", out)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert (out / LATEST).exists()
+    with open(out / "curves.csv", newline="") as file:
+        terms = {row["term"] for row in csv.DictReader(file)}
+    assert {"loss", "loss_kd_centre", "loss_kd_direction", "val/bbox_mAP"} <= terms
