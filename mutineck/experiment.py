@@ -92,7 +92,10 @@ class ScheduleSpec(Record):
     """For `base_batch` images a step; scaled linearly to `batch`."""
     base_batch: int | None = Field(None, ge=1)
     """Batch that `learning_rate` was chosen for; `batch` itself if null."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """Published detectors use SGD; AdamW learns more in the few hundred steps of a small study from random weights."""
     momentum: float = Field(0.9, ge=0, lt=1)
+    """Of SGD."""
     weight_decay: float = Field(1e-4, ge=0)
     clip: float | None = 35.0
     """Bound of the gradient's L2 norm."""

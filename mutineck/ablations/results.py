@@ -90,6 +90,19 @@ def best_teacher(frame: pd.DataFrame, split: str) -> str | None:
     return None if rows.empty else str(rows.loc[rows["value"].idxmax(), "arm"]).removeprefix(TEACHER)
 
 
+def first_seed(study: Study, arm: str) -> str:
+    """Return ``ARM/seedN`` of the first of the experiment's seeds that an arm has results of.
+
+    Raises:
+        FileNotFoundError: it has none; the message names the command that makes them.
+    """
+    for seed in study.experiment.seeds:
+        if study.path("distillation", slug(arm), f"seed{seed}", "metrics.json").is_file():
+            return f"{arm}/seed{seed}"
+    study.need("distillation", slug(arm), f"seed{study.experiment.seeds[0]}", "metrics.json")
+    raise AssertionError("unreachable: need() has raised")
+
+
 def _row(path: Path, item: dict[str, Any]) -> dict[str, Any]:
     absent = [field for field in ("split", "metric", "value") if field not in item]
     if absent:

@@ -20,19 +20,19 @@ from mutineck.dataset.voc_xml import VocImage, VocObject, write_voc_xml
 FREQUENCIES = (5, 4, 4, 3, 4, 3, 3, 2, 3, 3)
 """How often each category is drawn, relative to the others: uneven, as in photographs."""
 USUAL = {
-    "disc": (200, 60, 50),
-    "ring": (200, 60, 50),
-    "square": (50, 90, 200),
-    "diamond": (50, 90, 200),
+    "disc": (205, 60, 50),
+    "ring": (205, 60, 50),
+    "square": (50, 90, 210),
+    "diamond": (50, 90, 210),
     "triangle": (60, 170, 80),
-    "star": (225, 190, 50),
-    "cross": (225, 190, 50),
-    "crescent": (150, 70, 180),
-    "pill": (60, 180, 190),
-    "hexagon": (150, 70, 180),
+    "star": (230, 195, 50),
+    "cross": (235, 130, 40),
+    "crescent": (150, 70, 185),
+    "pill": (60, 185, 195),
+    "hexagon": (215, 95, 160),
 }
-"""Usual colour (RGB) of each category: a clue, shared by two, so that shape has to tell those apart."""
-SMALLEST, LARGEST = 16, 100
+"""Usual colour (RGB) of each category: a clue. Two pairs share theirs, so that shape has to tell them apart."""
+SMALLEST, LARGEST = 20, 96
 """Side of an object in pixels before it is cut or covered."""
 HIDDEN, DIFFICULT, COVERED = 15, 35, 95
 """Percent of an object that is visible: under the first it is not annotated, under the second it is

@@ -132,7 +132,7 @@ def paint(
         pixels: (H, W, 3) int32.
         coverage: (H, W) uint8, the object's silhouette.
         side: the object's size in pixels.
-        usual: colour that the object has, give or take, four times of five; the fifth it has any that stands out.
+        usual: colour that the object has, give or take, seven times of eight; else it has any that stands out.
     """
     x, y, w, h = cv2.boundingRect(coverage)
     if not w or not h:
@@ -152,7 +152,7 @@ def paint(
     varied = np.clip(np.asarray(usual, np.int32) + random.integers(-45, 46, 3, dtype=np.int32), 0, 255)
     any_colour = _apart(random, under, 120)
     stands_out = int(np.abs(varied - under).sum()) >= 60
-    base = varied if random.integers(5) and stands_out else any_colour
+    base = varied if random.integers(8) and stands_out else any_colour
     filling = base
     if random.integers(2):
         tone = np.clip(base + random.integers(-60, 61, 3, dtype=np.int32), 0, 255)

@@ -203,15 +203,15 @@ class Guidance(nn.Module):
             maps = [teacher.maps(image) for teacher in self.teachers]
             found = [t.proposals(m, metas) for t, m in zip(self.teachers, maps, strict=True)] if wanted else []
             return maps, [list(row) for row in zip(*found, strict=True)], {}
-        if self.joint is not None:
-            terms = self.joint.forward_train(image, metas, list(boxes), list(labels))
-            losses = {f"merge.{name}": value for name, value in terms.items()}
-        else:
-            losses = {}
-            if self.intermediate is not None:
-                self.intermediate.to(image.device)
+        if self.intermediate is not None:
+            self.intermediate.to(image.device)
         with torch.no_grad():
             look = merged.look(image, metas, proposals=wanted)
+        losses = {}
+        if self.joint is not None:
+            with merged.reusing(look):
+                terms = self.joint.forward_train(image, metas, list(boxes), list(labels))
+            losses = {f"merge.{name}": value for name, value in terms.items()}
         return [{s: m.detach() for s, m in look.merged.items()}], look.proposals, losses
 
     def _regions(self, targets: Targets, student: Mapping[int, Tensor]) -> dict[int, Regions]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 import torch
 
 from mutineck.detection.evaluation import device_of, evaluation_loader
+from mutineck.distillation.losses.attention import spatial_attention
 from mutineck.distillation.stage import arm_and_seed
-from mutineck.experiment import ExperimentError
+from mutineck.experiment import INTERMEDIATE, ExperimentError
 from mutineck.stage import Study
 from mutineck.storage import atomic_path
 from mutineck.teachers.frozen import load_frozen
@@ -19,7 +21,6 @@ from mutineck.teachers.regions import RegionSettings, build_regions, match_batch
 OBSERVATION = "teaching.npz"
 
 
-@torch.no_grad()
 def observe(study: Study, *, split: str = "val", image: int | None = None) -> dict[str, np.ndarray]:
     """Look at one picture as the arm's teachers do.
 
@@ -29,10 +30,7 @@ def observe(study: Study, *, split: str = "val", image: int | None = None) -> di
         image: id of the picture; the one with most targets if None.
 
     Returns:
-        `picture` `(H, W, 3)` uint8; `boxes` `(J, 4)` and `labels` `(J,)`; `teachers` names `(n,)`; `omega` `(J, n)`;
-        `proposals` `(J, n, P, 4)` with `goodness` `(J, n, P)`; `strides` `(L,)`; for each stride s `centre/s`,
-        `boundary/s`, `background/s`, `coverage/s` `(H/s, W/s)`, `energy/TEACHER/s`, and `energy/merged/s` where the arm
-        has an intermediate teacher. Boxes are `(x_min, y_min, x_max, y_max)` in pixels of `picture`.
+        What `look` returns, with `merged` where the arm has an intermediate teacher.
 
     Raises:
         ExperimentError: the arm has no teacher, or the split has no such picture.
@@ -41,6 +39,40 @@ def observe(study: Study, *, split: str = "val", image: int | None = None) -> di
     names = arm.teacher_names([t.name for t in study.experiment.teachers])
     if not names:
         raise ExperimentError("this arm's student learns from nobody but the ground truth: there is nothing to observe")
+    return look(study, names, merged=arm.needs_intermediate, split=split, image=image)
+
+
+@torch.no_grad()
+def look(
+    study: Study,
+    names: Sequence[str],
+    *,
+    merged: bool,
+    students: Sequence[str] = (),
+    split: str = "val",
+    image: int | None = None,
+) -> dict[str, np.ndarray]:
+    """Look at one picture through several teachers, the intermediate one, and students.
+
+    Args:
+        study: any stage of it.
+        names: teachers.
+        merged: whether the intermediate teacher looks too; without it, the first teacher's maps are the reference.
+        students: `ARM/seedN`, whose maps are held against the reference's.
+        split: which pictures to choose from.
+        image: id of the picture; the one with most targets if None.
+
+    Returns:
+        `image_id` `()`; `picture` `(H, W, 3)` uint8; `boxes` `(J, 4)` and `labels` `(J,)`; `teachers` names `(n,)`;
+        `students` names; `omega` `(J, n)`; `proposals` `(J, n, P, 4)` with `goodness` `(J, n, P)`; `strides` `(L,)`.
+        For each stride s, `(H/s, W/s)` each: `centre/s`, `boundary/s`, `background/s`, `coverage/s`, `response/s` (the
+        stacked Gaussians); for each detector NAME that has the level (teachers, `merged`, students) `energy/NAME/s`
+        (mean |F|) and `attention/NAME/s` (FGD's, mean 1); for students with the reference's channels
+        `error/STUDENT/s` (mean |F_m - F_s|). Boxes are `(x_min, y_min, x_max, y_max)` in pixels of `picture`.
+
+    Raises:
+        ExperimentError: the split has no such picture.
+    """
     batch = _pick(study, split, image)
     device = device_of(study.experiment.resources.device)
     picture = batch.image.to(device)
@@ -49,9 +81,13 @@ def observe(study: Study, *, split: str = "val", image: int | None = None) -> di
     maps, proposals = zip(*[t.maps_and_proposals(picture, batch.metas) for t in teachers], strict=True)
     settings = RegionSettings(**study.experiment.distillation.regions.model_dump())
     targets = match_batch([[p[0] for p in proposals]], boxes, labels, settings)
-    merged = load_frozen(study, "intermediate").maps(picture) if arm.needs_intermediate else None
-    reference = merged or maps[0]
+    every = dict(zip(names, maps, strict=True))
+    if merged:
+        every["merged"] = load_frozen(study, INTERMEDIATE).maps(picture)
+    reference = every["merged" if merged else names[0]]
+    every |= {name: load_frozen(study, name).maps(picture) for name in students}
     found: dict[str, Any] = {
+        "image_id": np.array(batch.image_ids[0]),
         "picture": _pixels(study, picture[0], batch.metas[0]["img_shape"]),
         "boxes": boxes[0],
         "labels": labels[0],
@@ -62,12 +98,18 @@ def observe(study: Study, *, split: str = "val", image: int | None = None) -> di
     for stride, level in reference.items():
         regions = build_regions(targets, (level.shape[2], level.shape[3]), stride, settings)
         found |= {f"{kind}/{stride}": getattr(regions, kind)[0] for kind in ("centre", "boundary", "background")}
-        found[f"coverage/{stride}"] = regions.coverage[0].amax(dim=0)
-        every = {name: own[stride] for name, own in zip(names, maps, strict=True) if stride in own}
-        every |= {"merged": merged[stride]} if merged else {}
-        found |= {f"energy/{name}/{stride}": own[0].abs().mean(dim=0) for name, own in every.items()}
+        found |= {f"{kind}/{stride}": getattr(regions, kind)[0].amax(dim=0) for kind in ("coverage", "response")}
+        for name, own in every.items():
+            if stride in own:
+                found[f"energy/{name}/{stride}"] = own[stride][0].abs().mean(dim=0)
+                attention = spatial_attention(own[stride], study.experiment.distillation.temperature)
+                found[f"attention/{name}/{stride}"] = attention[0]
+        for name in students:
+            if stride in every[name] and every[name][stride].shape == level.shape:
+                found[f"error/{name}/{stride}"] = (every[name][stride] - level)[0].abs().mean(dim=0)
     arrays = {key: value.cpu().numpy() if isinstance(value, torch.Tensor) else value for key, value in found.items()}
-    return arrays | {"teachers": np.array(names), "strides": np.array(sorted(reference))}
+    names_of = {"teachers": np.array(names), "students": np.array(list(students), dtype=np.str_)}
+    return arrays | names_of | {"strides": np.array(sorted(reference))}
 
 
 def save_observation(study: Study, arrays: dict[str, np.ndarray]) -> Path:

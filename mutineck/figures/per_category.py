@@ -113,27 +113,10 @@ def _heat_map(
     signed: bool = False,
 ) -> StudyFigure:
     few = table.shape[1] <= FEW
-    values = table.to_numpy() if few else table.to_numpy().T
-    rows, columns = values.shape
+    rows, columns = table.shape if few else table.shape[::-1]
     figure = new_figure(TWO_COLUMNS, 0.95 + 0.3 * rows if few else 0.9 + 0.13 * rows)
     axis: Axes = figure.subplots()
-    image = axis.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto")
-    size = 7 if columns <= 14 else 5.5
-    for (row, column), value in np.ndenumerate(values):
-        text = (
-            "–" if np.isnan(value) else f"{value:+.1f}" if signed else f"{value:.1f}" if size == 7 else f"{value:.0f}"
-        )
-        red, green, blue, _ = image.cmap(image.norm(value)) if not np.isnan(value) else (1.0, 1.0, 1.0, 1.0)
-        dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
-        axis.text(
-            column,
-            row,
-            text,
-            ha="center",
-            va="center",
-            fontsize=size if few else 5.5,
-            color="white" if dark else "black",
-        )
+    paint_cells(axis, table, colours, limits, label, few=few, signed=signed)
     for i, best in enumerate(mark if mark is not None else ()):
         x, y = (i, best) if few else (best, i)
         axis.add_patch(
@@ -146,6 +129,50 @@ def _heat_map(
                 linewidth=1.6 if few else 0.9,
             )
         )
+    return figure
+
+
+def paint_cells(
+    axis: Axes,
+    table: pd.DataFrame,
+    colours: str,
+    limits: tuple[float, float],
+    label: str,
+    *,
+    few: bool,
+    signed: bool = False,
+    digits: int = 1,
+) -> None:
+    """Draw a table as coloured cells with their numbers and a colour bar.
+
+    Args:
+        axis: where.
+        table: columns are categories; NaN is shown as a dash.
+        colours: name of a colour map.
+        limits: values at its ends.
+        label: of the colour bar.
+        few: categories stand side by side; otherwise below each other.
+        signed: write a sign before every number.
+        digits: behind the point, where there is room.
+    """
+    values = table.to_numpy(dtype=float) if few else table.to_numpy(dtype=float).T
+    rows, columns = values.shape
+    image = axis.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto")
+    roomy = columns <= 14
+    for (row, column), value in np.ndenumerate(values):
+        form = f"+.{digits}f" if signed else f".{digits}f" if roomy or digits > 1 else ".0f"
+        text = "–" if np.isnan(value) else format(value, form)
+        red, green, blue, _ = image.cmap(image.norm(value)) if not np.isnan(value) else (1.0, 1.0, 1.0, 1.0)
+        dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+        axis.text(
+            column,
+            row,
+            text,
+            ha="center",
+            va="center",
+            fontsize=7 if few and roomy else 5.5,
+            color="white" if dark else "black",
+        )
     along, down = (table.columns, table.index) if few else (table.index, table.columns)
     axis.set_xticks(range(columns), along)
     if few and (columns > 10 or max(map(len, along)) * columns > 80):
@@ -157,10 +184,9 @@ def _heat_map(
     axis.tick_params(length=0)
     for spine in axis.spines.values():
         spine.set_visible(False)
-    bar = figure.colorbar(image, ax=axis, pad=0.01, aspect=12 if few else 40, fraction=0.05)
+    bar = axis.figure.colorbar(image, ax=axis, pad=0.01, aspect=12 if few else 40, fraction=0.05)
     bar.set_label(label)
-    bar.outline.set_visible(False)
-    return figure
+    bar.outline.set_visible(False)  # type: ignore[operator]
 
 
 def _absent(table: pd.DataFrame, drawn: pd.DataFrame) -> str:

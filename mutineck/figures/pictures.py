@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mutineck.ablations.results import best_arm, best_teacher, collect
+from mutineck.ablations.results import best_arm, best_teacher, collect, first_seed
 from mutineck.experiment import slug
 from mutineck.figures.style import arm_colours
 from mutineck.seeding import derive_seed
@@ -138,19 +138,6 @@ def prediction_file(study: Study, name: str, split: str) -> Path:
         arm, seed = name.split("/")
         return study.need("distillation", slug(arm), seed, file)
     return study.need("teachers", name, file)
-
-
-def first_seed(study: Study, arm: str) -> str:
-    """Return ``ARM/seedN`` of the first of the experiment's seeds that an arm has results of.
-
-    Raises:
-        FileNotFoundError: it has none; the message names the command that makes them.
-    """
-    for seed in study.experiment.seeds:
-        if study.path("distillation", slug(arm), f"seed{seed}", "metrics.json").is_file():
-            return f"{arm}/seed{seed}"
-    study.need("distillation", slug(arm), f"seed{study.experiment.seeds[0]}", "metrics.json")
-    raise AssertionError("unreachable: need() has raised")
 
 
 @dataclass(frozen=True)

@@ -201,5 +201,6 @@ def ap_on_all_categories(study: Study, teacher: str, split: str = "val") -> floa
     """Return a teacher's mean AP over the study's categories, 0 for each that it lacks."""
     rows = read_json(study.need("teachers", teacher, "metrics.json"))
     values = [r["value"] for r in rows if r["split"] == split and r["metric"] == "AP"]
-    with_truth = {a["category_id"] for a in read_json(study.need("dataset", f"{split}.json"))["annotations"]}
+    annotations = read_json(study.need("dataset", f"{split}.json"))["annotations"]
+    with_truth = {a["category_id"] for a in annotations if not a.get("iscrowd")}
     return sum(values) / max(1, len(with_truth))

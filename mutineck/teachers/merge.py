@@ -201,6 +201,7 @@ class MergedTeachers(BaseModule):
         self.neck = MergeNeck([t.channels for t in self.teachers], levels, self.out_channels, gates=gates)
         self.settings = RegionSettings(**(regions or {}))
         self._context: tuple[Any, Any, Any] | None = None
+        self._seen: Look | None = None
 
     def init_weights(self) -> None:
         """Keep the starts that the merge neck gave itself."""
@@ -208,14 +209,19 @@ class MergedTeachers(BaseModule):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return merged maps by stride; with the prior inside `targets`."""
-        maps = [teacher.maps(image) for teacher in self.teachers]
+        seen = self._seen
+        maps = seen.maps if seen else [teacher.maps(image) for teacher in self.teachers]
         prior = None
         if self._context is not None:
             metas, boxes, labels = self._context
-            found = [t.proposals(m, metas) for t, m in zip(self.teachers, maps, strict=True)]
-            matched = match_batch([list(row) for row in zip(*found, strict=True)], boxes, labels, self.settings)
-            prior = self.prior(matched, maps)
+            proposals = seen.proposals if seen and seen.proposals else self._proposals(maps, metas)
+            prior = self.prior(match_batch(proposals, boxes, labels, self.settings), maps)
         return tuple(self.neck(maps, prior).values())
+
+    def _proposals(self, maps: Sequence[Mapping[int, Tensor]], metas: list[dict[str, Any]]) -> list[list[Proposals]]:
+        """Return for each image every teacher's proposals."""
+        found = [teacher.proposals(own, metas) for teacher, own in zip(self.teachers, maps, strict=True)]
+        return [list(row) for row in zip(*found, strict=True)]
 
     def prior(self, targets: Targets, maps: Sequence[Mapping[int, Tensor]]) -> dict[int, Tensor]:
         """Return Q of every level, stride to `(N, n, H, W)`."""
@@ -238,8 +244,16 @@ class MergedTeachers(BaseModule):
     def look(self, image: Tensor, metas: list[dict[str, Any]], *, proposals: bool = True) -> Look:
         """Return maps, proposals and merged maps of one forward pass of each teacher (no prior)."""
         maps = [teacher.maps(image) for teacher in self.teachers]
-        found = [t.proposals(m, metas) for t, m in zip(self.teachers, maps, strict=True)] if proposals else []
-        return Look(maps, [list(row) for row in zip(*found, strict=True)], self.neck(maps))
+        return Look(maps, self._proposals(maps, metas) if proposals else [], self.neck(maps))
+
+    @contextlib.contextmanager
+    def reusing(self, look: Look) -> Iterator[None]:
+        """Within the block, maps and proposals come from an earlier look at the same batch: teachers do not run again."""
+        self._seen = look
+        try:
+            yield
+        finally:
+            self._seen = None
 
 
 @DETECTORS.register_module()

@@ -10,7 +10,7 @@ from mutineck.dataset.outlines import CATEGORIES, TURN, outline, silhouette
 from mutineck.dataset.shapes import generate_scene, write_shapes
 from mutineck.dataset.voc_xml import read_voc_xml
 
-GOLDEN = "e45349e503c8e547"
+GOLDEN = "0190e03228fc19e5"
 
 
 def test_pixels_are_the_same_on_every_platform():

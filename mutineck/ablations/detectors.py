@@ -1,0 +1,67 @@
+"""Which detectors a study is looked at through, and the files that hold what was seen; light to import, for figures."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from mutineck.ablations.results import best_arm, collect, first_seed
+from mutineck.experiment import INTERMEDIATE
+from mutineck.stage import Study
+
+OMEGA, TIGHTNESS, LAYOUT, RESPONSES, COSTS = (
+    "omega.csv",
+    "tightness.csv",
+    "layout.csv",
+    "responses.npz",
+    "costs.csv",
+)
+"""Files below `ablations/`, each described where it is written."""
+
+
+class Detectors(NamedTuple):
+    """Names as `mutineck.teachers.frozen.load_frozen` takes them.
+
+    Attributes:
+        teachers: all of them, as the experiment lists them.
+        intermediate: `intermediate`, or None where no arm learns from it.
+        alone: the student alone, `student/seedN`, or None.
+        taught: the best taught arm on the validation split, `ARM/seedN`, or None.
+    """
+
+    teachers: tuple[str, ...]
+    intermediate: str | None
+    alone: str | None
+    taught: str | None
+
+    @property
+    def students(self) -> tuple[str, ...]:
+        """Before and after teaching, those that are there."""
+        return tuple(name for name in (self.alone, self.taught) if name)
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Teachers, the intermediate one, students."""
+        return (*self.teachers, *([self.intermediate] if self.intermediate else []), *self.students)
+
+
+def detectors(study: Study) -> Detectors:
+    """Return the detectors that have results: what a picture of before and after shows.
+
+    Raises:
+        FileNotFoundError: nothing has results yet; the message names the command.
+    """
+    frame = collect(study)
+    found = set(frame["arm"].astype(str))
+    taught = best_arm(frame, watched_split(study))
+    return Detectors(
+        tuple(teacher.name for teacher in study.experiment.teachers),
+        INTERMEDIATE if study.experiment.needs_intermediate else None,
+        first_seed(study, "student") if "student" in found else None,
+        first_seed(study, taught) if taught else None,
+    )
+
+
+def watched_split(study: Study) -> str:
+    """Return the split on which choices are made: `val`, or the reported one where val is not measured."""
+    evaluation = study.experiment.evaluation
+    return "val" if "val" in evaluation.splits else evaluation.report

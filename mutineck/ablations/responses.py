@@ -1,0 +1,39 @@
+"""Where every detector's maps respond on one picture, student before and after teaching, stored to be drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mutineck.ablations.detectors import RESPONSES, detectors, watched_split
+from mutineck.distillation.observation import look
+from mutineck.stage import Study
+from mutineck.storage import atomic_path
+
+
+def measure_responses(study: Study, *, image: int | None = None) -> Path:
+    """Look at one picture of the validation split through teachers, intermediate teacher and students; write
+    `ablations/responses.npz` and return it.
+
+    Args:
+        study: any stage of it; teachers and students must be there.
+        image: id of the picture; the one with most targets if None.
+
+    Raises:
+        FileNotFoundError: a detector is missing; the message names the command.
+        ExperimentError: the split has no such picture.
+    """
+    shown = detectors(study)
+    seen = look(
+        study,
+        shown.teachers,
+        merged=shown.intermediate is not None,
+        students=shown.students,
+        split=watched_split(study),
+        image=image,
+    )
+    path = study.path("ablations", RESPONSES)
+    with atomic_path(path) as temporary:
+        np.savez_compressed(temporary, **seen)  # type: ignore[arg-type]
+    return path

@@ -1,0 +1,147 @@
+"""Where detectors' maps respond on one picture: the centre response, attention level by level, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+
+from mutineck.ablations.detectors import RESPONSES
+from mutineck.figures.gallery import draw_box, show_pixels
+from mutineck.figures.style import TWO_COLUMNS, Drawing, hide_axes, in_words, new_figure
+from mutineck.stage import Study
+
+MOST_LEVELS = 5
+BRIGHTEST = 99
+"""Percentile at which a shared colour scale ends: a single hot cell would leave all others black."""
+
+
+def responses(study: Study) -> Drawing:
+    """Draw the stored responses of `mutineck.ablations.responses.measure_responses`."""
+    with np.load(study.need("ablations", RESPONSES), allow_pickle=False) as stored:
+        return draw_responses(dict(stored))
+
+
+def draw_responses(seen: Mapping[str, np.ndarray]) -> Drawing:
+    """Draw centre response, attention of every detector, and errors before and after, a row a level.
+
+    Args:
+        seen: what `mutineck.distillation.observation.look` returned.
+    """
+    strides = [int(s) for s in seen["strides"]][:MOST_LEVELS]
+    teachers, students = ([str(name) for name in seen[key]] for key in ("teachers", "students"))
+    merged = ["merged"] if f"attention/merged/{strides[0]}" in seen else []
+    detectors = [*teachers, *merged, *students]
+    erring = [name for name in students if any(f"error/{name}/{s}" in seen for s in strides)]
+    columns = [("response", ""), *(("attention", name) for name in detectors), *(("error", name) for name in erring)]
+    height, width = seen["picture"].shape[:2]
+    side = (TWO_COLUMNS - 0.75) / len(columns)
+    figure = new_figure(TWO_COLUMNS, len(strides) * (side * height / width + 0.04) + 0.95)
+    axes = figure.subplots(len(strides), len(columns), squeeze=False)
+    hide_axes(axes.ravel())
+    rows = []
+    for line, stride in zip(axes, strides, strict=True):
+        shared = {
+            kind: _brightest([seen[key] for k, name in columns if k == kind and (key := _key(k, name, stride)) in seen])
+            for kind in ("attention", "error")
+        }
+        for axis, (kind, name) in zip(line, columns, strict=True):
+            key = _key(kind, name, stride)
+            if key not in seen:
+                axis.text(0.5, 0.5, "no such\nlevel", ha="center", va="center", fontsize=6, transform=axis.transAxes)
+                continue
+            if kind == "response":
+                _overlay(axis, seen, stride)
+            else:
+                # The map covers the padded input; what lies beyond the picture is cut off.
+                cells = seen[key][: -(-height // stride), : -(-width // stride)]
+                axis.imshow(cells, cmap=_MAPS[kind], vmin=0, vmax=shared[kind], interpolation="nearest", aspect="auto")
+            values = seen[key]
+            rows.append({"stride": stride, "quantity": kind, "detector": name, "mean": float(values.mean()),
+                         "maximum": float(values.max())})  # fmt: skip
+        line[0].set_ylabel(f"stride {stride}", fontsize=7)
+    data = pd.DataFrame(rows)
+    for axis, (kind, name) in zip(axes[0], columns, strict=True):
+        what = {"response": "centre\nresponse", "attention": "attention", "error": "error"}[kind]
+        axis.set_title(what if kind == "response" else f"{what}\n{_short(name)}", fontsize=6.5, pad=3)
+    groups = [("attention", axes[:, 1 : 1 + len(detectors)])]
+    groups += [("error", axes[:, 1 + len(detectors) :])] if erring else []
+    for kind, block in groups:
+        bar = figure.colorbar(
+            ScalarMappable(Normalize(0, 1), _MAPS[kind]),
+            ax=block.ravel().tolist(),
+            location="bottom",
+            aspect=30,
+            shrink=0.7,
+            pad=0.02,
+        )
+        bar.set_ticks([0, 1], labels=["0", "row's brightest"], fontsize=6)
+        bar.set_label({"attention": "attention", "error": "mean |F_m − F_s|"}[kind], fontsize=6.5, labelpad=-6)
+        bar.outline.set_visible(False)  # type: ignore[operator]
+    story = _story(data, erring)
+    reference = "the intermediate teacher's" if merged else f"{teachers[0]}'s"
+    without = "" if erring or not students else " Students have other channels than the reference: no error can be shown."
+    return Drawing(
+        figure,
+        data,
+        "Where the maps respond",
+        f"One picture, level by level: the centre response of the teachers' stacked proposals over the picture; attention "
+        f"(FGD's: a softmax over places, mean 1) of {in_words([_short(n) for n in detectors])}; and the mean absolute "
+        f"difference of the students' maps from {reference}. A row's maps of one kind share their colours.{story}{without}",
+        f"Heat maps in {len(strides)} rows, strides {in_words([str(s) for s in strides])}, of the centre response, of the "
+        f"attention of {in_words([_short(n) for n in detectors])}, and of errors.{story}",
+    )
+
+
+_MAPS = {"attention": "inferno", "error": "magma_r"}
+
+
+def _key(kind: str, name: str, stride: int) -> str:
+    return f"{kind}/{name}/{stride}" if name else f"{kind}/{stride}"
+
+
+def _short(name: str) -> str:
+    """Return a student's arm; its seed is in the data."""
+    arm = name.split("/")[0]
+    return "alone" if arm == "student" else arm
+
+
+def _brightest(maps: list[np.ndarray]) -> float:
+    values = np.concatenate([m.ravel() for m in maps]) if maps else np.zeros(1)
+    return max(float(np.percentile(values, BRIGHTEST)), 1e-9)
+
+
+def _overlay(axis: Axes, seen: Mapping[str, np.ndarray], stride: int) -> None:
+    """Show the picture in grey, the centre response over it, and the targets' boxes."""
+    height, width = seen["picture"].shape[:2]
+    grey = seen["picture"].mean(axis=2, keepdims=True).repeat(3, axis=2)
+    show_pixels(axis, (0.5 * grey + 110).clip(0, 255).astype(np.uint8))
+    cells = seen[f"response/{stride}"]
+    high, wide = cells.shape
+    axis.imshow(
+        cells,
+        extent=(0, wide * stride, high * stride, 0),
+        cmap="inferno",
+        vmin=0,
+        vmax=1,
+        alpha=np.clip(1.5 * cells, 0, 0.9),
+        interpolation="nearest",
+    )
+    axis.set_xlim(0, width)
+    axis.set_ylim(height, 0)
+    axis.set_aspect("auto")
+    for x1, y1, x2, y2 in seen["boxes"]:
+        draw_box(axis, (float(x1), float(y1), float(x2 - x1), float(y2 - y1)), "#0072B2", width=0.5)
+
+
+def _story(data: pd.DataFrame, erring: list[str]) -> str:
+    if len(erring) < 2:
+        return ""
+    errors = data[data["quantity"] == "error"].groupby("detector")["mean"].mean()
+    before, after = (float(errors[name]) for name in erring[:2])
+    change = 100 * (after / before - 1) if before else 0.0
+    return f" Teaching changes the mean error from {before:.2f} to {after:.2f} ({change:+.0f} %)."
