@@ -248,7 +248,7 @@ class MergedTeachers(BaseModule):
 
     @contextlib.contextmanager
     def reusing(self, look: Look) -> Iterator[None]:
-        """Within the block, maps and proposals come from an earlier look at the same batch: teachers do not run again."""
+        """Within the block, maps and proposals come from an earlier look at the batch: teachers do not run again."""
         self._seen = look
         try:
             yield

@@ -105,3 +105,21 @@ def test_what_joint_merging_adds_does_not_move_the_student(joint: Study) -> None
         total({n: v for n, v in losses.items() if whole or not n.startswith("merge.")}).backward()
         gradients.append([p.grad.clone() for p in distiller.student.parameters() if p.grad is not None])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("arm", ["mutineck", "pkd:intermediate"])
+def test_one_forward_pass_of_each_teacher_feeds_everything(
+    joint: Study, arm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mutineck.detection.frozen import FrozenDetector
+
+    calls = []
+    maps = FrozenDetector.maps
+
+    def counted(self: FrozenDetector, image: torch.Tensor) -> dict[int, torch.Tensor]:
+        calls.append(self.name)
+        return maps(self, image)
+
+    monkeypatch.setattr(FrozenDetector, "maps", counted)
+    step(build(joint, arm), joint)
+    assert sorted(calls) == ["faster_rcnn", "retinanet"]

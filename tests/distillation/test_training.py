@@ -19,7 +19,7 @@ from mutineck.distillation import distil, stage
 from mutineck.distillation.export import export_student
 from mutineck.experiment import repository
 from mutineck.stage import Study
-from mutineck.storage import read_json, write_json
+from mutineck.storage import read_json
 from tests.detection.tiny import SCHEDULE, derive
 from tests.distillation.tiny import link_intermediate, plant_centroids
 
@@ -156,11 +156,12 @@ def test_a_non_finite_loss_stops_the_run_and_is_named(
         distil(study)
 
 
-class TestExport:
-    @pytest.fixture(scope="class")
-    def exported(self, unstopped: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-        return export_student(unstopped.folder, tmp_path_factory.mktemp("export") / "student")
+@pytest.fixture(scope="module")
+def exported(unstopped: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return export_student(unstopped.folder, tmp_path_factory.mktemp("export") / "student")
 
+
+class TestExport:
     def test_a_students_checkpoint_is_plain(self, unstopped: Study) -> None:
         state = weights(unstopped)
         assert {name.split(".")[0] for name in state} == {"backbone", "neck", "rpn_head", "roi_head"}
