@@ -122,7 +122,7 @@ def needs(experiment: Experiment, stage: str, item: str | None = None) -> list[J
         return [dataset, *_taught_by(experiment, str(item))]
     students = [Job("distillation", part) for part in items(experiment, "distillation")]
     if stage == "ablations":
-        return [dataset, *teachers, *intermediate, *students]
+        return [dataset, *teachers, *intermediate, Job("clusters"), *students]
     return [dataset, *teachers, *intermediate, Job("features"), Job("clusters"), *students, Job("ablations")]
 
 

@@ -42,9 +42,15 @@ def costs(study: Study) -> Drawing:
                 row["mAP"],
                 marker="o" if student else _marker(teachers, row["detector"]),
                 color=colours[row["arm"]] if student else "black",
-                markerfacecolor=colours[row["arm"]] if student else "white" if row["detector"] == INTERMEDIATE else "black",
+                markerfacecolor=colours[row["arm"]]
+                if student
+                else "white"
+                if row["detector"] == INTERMEDIATE
+                else "black",
                 markersize=5.5 if student else 6.5,
                 linestyle="",
+                clip_on=False,
+                zorder=3,
             )
         axis.set_xlabel(label)
         axis.set_xlim(0, 1.12 * float(data[field].max()) / unit)
@@ -53,10 +59,17 @@ def costs(study: Study) -> Drawing:
     axes[0].set_ylabel(f"mAP on {split}, %")
     axes[0].set_ylim(0, max(1.0, 1.12 * float(data["mAP"].max())))
     handles = [
-        Line2D([], [], ls="", marker=_marker(teachers, n), color="black", label=f"teacher {n}" if n != INTERMEDIATE else n,
-               mfc="white" if n == INTERMEDIATE else "black")
-        for n in teachers
-    ]  # fmt: skip
+        Line2D(
+            [],
+            [],
+            ls="",
+            marker=_marker(teachers, name),
+            color="black",
+            mfc="white" if name == INTERMEDIATE else "black",
+            label=name if name == INTERMEDIATE else f"teacher {name}",
+        )
+        for name in teachers
+    ]
     handles += [Line2D([], [], ls="", marker="o", color=colours[arm], label=arm) for arm in arms]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)), handletextpad=0.2)
     how = table.iloc[0]
@@ -64,15 +77,15 @@ def costs(study: Study) -> Drawing:
     if STUDENT in table.index and teachers:
         student, first = table.loc[STUDENT], table.loc[teachers[0]]
         story = (
-            f"A student has {100 * student['parameters'] / first['parameters']:.0f} % of the weights of {teachers[0]} and "
-            f"takes {100 * student['milliseconds'] / first['milliseconds']:.0f} % of its time, however it was taught."
+            f"A student has {100 * student['parameters'] / first['parameters']:.0f} % of the weights of {teachers[0]} "
+            f"and takes {100 * student['milliseconds'] / first['milliseconds']:.0f} % of its time, however taught."
         )
     return Drawing(
         figure,
         data,
         "What an AP costs",
-        f"mAP (means over seeds) against weights, multiply-adds and the median time of {int(how['passes'])} passes of one "
-        f"picture of {int(how['width'])} x {int(how['height'])} to its detections, on {how['device']} with "
+        f"mAP (means over seeds) against weights, multiply-adds and the median time of {int(how['passes'])} passes of "
+        f"one picture of {int(how['width'])} x {int(how['height'])} to its detections, on {how['device']} with "
         f"{int(how['threads'])} thread{'s' if how['threads'] > 1 else ''}. {story} The intermediate teacher counts the "
         "backbones and necks of all its teachers. Times hold for the machine that measured them.",
         f"Three scatter plots of mAP over cost for {len(teachers)} teachers and {len(arms)} arms. {story}",

@@ -55,16 +55,10 @@ def who_teaches(study: Study) -> Drawing:
     else:
         above, below = figure.subplots(1, 2, sharey=True, width_ratios=(len(teachers), len(known)))
     top = float(np.nanmax(mean.to_numpy(), initial=1 / len(teachers)))
-    paint_cells(above, mean, "cividis", (0.0, max(top, 0.01)), f"mean omega on {split}", digits=2, few=few)
+    paint_cells(above, mean, "cividis", (0.0, max(top, 0.01)), f"omega ({split})", digits=2, few=few)
     best = float(np.nanmax(precision.to_numpy(), initial=1.0))
-    paint_cells(below, precision, "viridis", (0.0, best), f"AP on {split}, %", few=few)
-    long = pd.concat(
-        [
-            table.rename_axis(index="teacher", columns="category").stack(future_stack=True).rename("value").reset_index()
-            .assign(quantity=quantity)
-            for table, quantity in ((mean, "omega"), (precision / 100, "AP"))
-        ]
-    )[["quantity", "teacher", "category", "value"]]  # fmt: skip
+    paint_cells(below, precision, "viridis", (0.0, best), f"AP ({split}), %", few=few)
+    long = pd.concat([_long(mean, "omega"), _long(precision / 100, "AP")])
     leads = mean.fillna(-1).to_numpy().argmax(axis=0)
     present = mean.notna().any().to_numpy()
     counts = [f"{name} on {int((leads[present] == i).sum())}" for i, name in enumerate(teachers)]
@@ -78,7 +72,7 @@ def who_teaches(study: Study) -> Drawing:
         f"Mean weight omega of each teacher over the {split} split's targets by category (a target's weights sum to "
         f"1), and each teacher's average precision, with the intermediate teacher's where there is one. {story}{blank} "
         "The weight follows the single target, so a teacher that is weaker over a category still speaks in it.",
-        f"Two heat maps by {len(order)} categories: mean omega of {in_words(teachers)}; AP of {in_words(known)}. {story}",
+        f"Heat maps by {len(order)} categories: mean omega of {in_words(teachers)}; AP of {in_words(known)}. {story}",
     )
 
 
@@ -140,9 +134,14 @@ def weaker_wins(study: Study) -> Drawing:
         f"On {share} of the {split_name} split a teacher other than {strongest}, the strongest by mAP, has the better "
         "proposal. Shown are those with the largest difference, at most two of a category, with each teacher's best "
         "proposal; below, its quality (score^0.2 IoU^0.8; 0 where it has no proposal).",
-        f"{len(shown)} cut-out targets with the proposals of {in_words(teachers)}: on {share} {strongest}, the strongest "
-        "teacher, is beaten.",
+        f"{len(shown)} cut-out targets with the proposals of {in_words(teachers)}: on {share} {strongest}, the "
+        "strongest teacher, is beaten.",
     )
+
+
+def _long(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
+    rows = table.rename_axis(index="teacher", columns="category").stack(future_stack=True).rename("value")
+    return rows.reset_index().assign(quantity=quantity)[["quantity", "teacher", "category", "value"]]
 
 
 def _varied(wins: pd.DataFrame) -> pd.DataFrame:

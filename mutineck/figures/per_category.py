@@ -113,7 +113,7 @@ def _heat_map(
     signed: bool = False,
 ) -> StudyFigure:
     few = table.shape[1] <= FEW
-    rows, columns = table.shape if few else table.shape[::-1]
+    rows = len(table) if few else table.shape[1]
     figure = new_figure(TWO_COLUMNS, 0.95 + 0.3 * rows if few else 0.9 + 0.13 * rows)
     axis: Axes = figure.subplots()
     paint_cells(axis, table, colours, limits, label, few=few, signed=signed)

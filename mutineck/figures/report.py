@@ -52,11 +52,14 @@ def render_notebooks(study: Study) -> dict[str, str]:
     """Write every executed notebook as a page under ``notebooks/``; return stage/item -> link from the
     report.
 
-    A page that is newer than its notebook is left as it is.
+    A page that is newer than its notebook is left as it is. The notebook that writes the report is still running,
+    so what lies in its folder is an earlier run's: it has no page.
     """
     links = {}
     for path in sorted(study.root.glob(f"*/**/{NOTEBOOK}")):
         part = path.parent.relative_to(study.root).as_posix()
+        if part == STAGES[-1]:
+            continue
         target = study.path("notebooks", part.replace("/", "-") + ".html")
         if not target.is_file() or target.stat().st_mtime < path.stat().st_mtime:
             write_text(target, notebook_page(path, title=f"{study.experiment.name}: {part}"))

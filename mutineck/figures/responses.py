@@ -16,6 +16,8 @@ from mutineck.figures.style import TWO_COLUMNS, Drawing, hide_axes, in_words, ne
 from mutineck.stage import Study
 
 MOST_LEVELS = 5
+_MAPS = {"attention": "inferno", "error": "magma_r"}
+_SCALES = {"attention": "attention: from 0 to the row's strongest", "error": "error: 0 to the row's largest"}
 BRIGHTEST = 99
 """Percentile at which a shared colour scale ends: a single hot cell would leave all others black."""
 
@@ -55,7 +57,7 @@ def draw_responses(seen: Mapping[str, np.ndarray]) -> Drawing:
                 axis.text(0.5, 0.5, "no such\nlevel", ha="center", va="center", fontsize=6, transform=axis.transAxes)
                 continue
             if kind == "response":
-                _overlay(axis, seen, stride)
+                draw_response(axis, seen, stride)
             else:
                 # The map covers the padded input; what lies beyond the picture is cut off.
                 cells = seen[key][: -(-height // stride), : -(-width // stride)]
@@ -79,25 +81,25 @@ def draw_responses(seen: Mapping[str, np.ndarray]) -> Drawing:
             shrink=0.7,
             pad=0.02,
         )
-        bar.set_ticks([0, 1], labels=["0", "row's brightest"], fontsize=6)
-        bar.set_label({"attention": "attention", "error": "mean |F_m − F_s|"}[kind], fontsize=6.5, labelpad=-6)
+        bar.set_ticks([])
+        bar.set_label(_SCALES[kind], fontsize=6.5)
         bar.outline.set_visible(False)  # type: ignore[operator]
     story = _story(data, erring)
     reference = "the intermediate teacher's" if merged else f"{teachers[0]}'s"
-    without = "" if erring or not students else " Students have other channels than the reference: no error can be shown."
+    without = (
+        "" if erring or not students else " Students have other channels than the reference: no error can be shown."
+    )
     return Drawing(
         figure,
         data,
         "Where the maps respond",
-        f"One picture, level by level: the centre response of the teachers' stacked proposals over the picture; attention "
-        f"(FGD's: a softmax over places, mean 1) of {in_words([_short(n) for n in detectors])}; and the mean absolute "
-        f"difference of the students' maps from {reference}. A row's maps of one kind share their colours.{story}{without}",
-        f"Heat maps in {len(strides)} rows, strides {in_words([str(s) for s in strides])}, of the centre response, of the "
-        f"attention of {in_words([_short(n) for n in detectors])}, and of errors.{story}",
+        "One picture, level by level: the centre response of the teachers' stacked proposals over the picture; "
+        f"attention (FGD's: a softmax over places, mean 1) of {in_words([_short(n) for n in detectors])}; and the mean "
+        f"absolute difference of the students' maps from {reference}. A row's maps of one kind share their colours."
+        f"{story}{without}",
+        f"Heat maps in {len(strides)} rows, strides {in_words([str(s) for s in strides])}, of the centre response, of "
+        f"the attention of {in_words([_short(n) for n in detectors])}, and of errors.{story}",
     )
-
-
-_MAPS = {"attention": "inferno", "error": "magma_r"}
 
 
 def _key(kind: str, name: str, stride: int) -> str:
@@ -115,8 +117,8 @@ def _brightest(maps: list[np.ndarray]) -> float:
     return max(float(np.percentile(values, BRIGHTEST)), 1e-9)
 
 
-def _overlay(axis: Axes, seen: Mapping[str, np.ndarray], stride: int) -> None:
-    """Show the picture in grey, the centre response over it, and the targets' boxes."""
+def draw_response(axis: Axes, seen: Mapping[str, np.ndarray], stride: int) -> None:
+    """Show the picture in grey, a level's centre response over it, and the targets' boxes."""
     height, width = seen["picture"].shape[:2]
     grey = seen["picture"].mean(axis=2, keepdims=True).repeat(3, axis=2)
     show_pixels(axis, (0.5 * grey + 110).clip(0, 255).astype(np.uint8))

@@ -33,9 +33,9 @@ def draw_teaching(study: Study, observed: Mapping[str, np.ndarray]) -> Drawing:
     figure = new_figure(TWO_COLUMNS, 3.9)
     grid = figure.subplots(2, columns, squeeze=False)
     colours = dict(zip(teachers, distinct_colours(len(teachers)), strict=True))
-    _draw_proposals(grid[0][0], observed, teachers, colours)
+    draw_proposals(grid[0][0], observed, teachers, colours)
     for axis, stride in zip(grid[0][1:], strides, strict=False):
-        axis.imshow(_region_picture(observed, stride), interpolation="nearest")
+        axis.imshow(region_picture(observed, stride), interpolation="nearest")
         axis.set_title(f"regions, stride {stride}")
     _draw_weights(grid[1][0], observed, teachers, colours, categories)
     # The finest level that everybody has, so that the maps can be compared.
@@ -91,7 +91,7 @@ def draw_teaching_of(study: Study, arm: str = "mutineck", seed: int | None = Non
         return draw_teaching(study, dict(observed))
 
 
-def _draw_proposals(
+def draw_proposals(
     axis: Any, observed: Mapping[str, np.ndarray], teachers: list[str], colours: Mapping[str, str]
 ) -> None:
     axis.imshow(observed["picture"])
@@ -107,7 +107,7 @@ def _draw_proposals(
     axis.set_title("stacked proposals")
 
 
-def _region_picture(observed: Mapping[str, np.ndarray], stride: int) -> np.ndarray:
+def region_picture(observed: Mapping[str, np.ndarray], stride: int) -> np.ndarray:
     """Return an RGB picture `(h, w, 3)` in [0, 1]: colour says the region, strength the cell's weight."""
     centre, boundary = observed[f"centre/{stride}"], observed[f"boundary/{stride}"]
     picture = np.empty((*centre.shape, 3))
