@@ -110,6 +110,7 @@ def prepare(name: str, pictures: Path, folder: Path, *, side: int, device: str) 
 
 def train_steps(study: Any, *, steps: int = 1) -> dict[str, Any]:
     """Take training steps of the arm `mutineck` (forward, backward, optimiser) and return terms, seconds, memory."""
+    import mutineck.distillation.distiller  # noqa: F401  (registers it with mmdet)
     from mutineck.detection.evaluation import device_of, evaluation_loader
     from mutineck.detection.frozen import build_model
     from mutineck.distillation.stage import distiller_config

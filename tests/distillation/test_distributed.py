@@ -34,7 +34,7 @@ def test_gradients_of_mutineck_with_joint_merging(joint: Study, tmp_path: Path, 
     torch.save(config, tmp_path / "config.pt")
     torch.save(data, tmp_path / "data.pt")
     script = Path(__file__).with_name("two_processes.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", str(script)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     environment = {**os.environ, "PYTHONPATH": str(repository()), "OMP_NUM_THREADS": "1"}
     finished = subprocess.run([*command, str(tmp_path)], env=environment, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr[-3000:]

@@ -248,7 +248,7 @@ def test_a_training_killed_outright_ends_bit_for_bit_alike(written: Path, tmp_pa
 
 @pytest.mark.slow
 def test_two_processes_train_together_on_cpus(written: Path, tmp_path: Path) -> None:
-    finished = run("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", "-m", "mutineck.detection.training",
+    finished = run("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "mutineck.detection.training",
                    written, "--work-dir", tmp_path / "out", "--device", "cpu")
     assert finished.returncode == 0, finished.stderr[-3000:]
     state = torch.load(tmp_path / "out" / "final.pth", weights_only=True)["state_dict"]
