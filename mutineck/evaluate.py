@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from mutineck.detection.configs import read_config
-from mutineck.detection.evaluation import category_ids, device_of, evaluation_loader, measure, predict
-from mutineck.detection.frozen import Normalisation, load_detector, renormaliser
+from mutineck.detection.frozen import Normalisation, load_detector
 from mutineck.experiment import ExperimentError
 from mutineck.stage import Study
-from mutineck.storage import read_json
-from mutineck.teachers.frozen import input_normalisation, load_model, normalisation_of
+from mutineck.teachers.frozen import load_model, normalisation_of
+from mutineck.teachers.stage import measure_split
 
 
 def evaluate(study: Study, detector: str, *, split: str, config: str | None = None) -> list[dict[str, Any]]:
@@ -32,22 +31,7 @@ def evaluate(study: Study, detector: str, *, split: str, config: str | None = No
         ExperimentError: a checkpoint without a config, or no category in common.
     """
     model, categories, normalisation = _load(study, detector, config)
-    own = list(read_json(study.need("dataset", "dataset.json"))["categories"])
-    shared = [name for name in categories if name in own]
-    if not shared:
-        raise ExperimentError(
-            f"{detector} knows {', '.join(categories)}; the data set has {', '.join(own)}: none in common"
-        )
-    annotations = study.need("dataset", f"{split}.json")
-    ids = category_ids(annotations, own)
-    predictions = predict(
-        model,
-        evaluation_loader(study, split),
-        [ids[own.index(name)] if name in own else None for name in categories],
-        device=device_of(study.experiment.resources.device),
-        prepare_image=renormaliser(normalisation_of(input_normalisation(study)), normalisation),
-    )
-    return [{"split": split, **row} for row in measure(annotations, predictions, shared)]
+    return measure_split(study, model, categories, split=split, normalisation=normalisation)[1]
 
 
 def _load(study: Study, detector: str, config: str | None) -> tuple[Any, list[str], Normalisation]:

@@ -205,21 +205,50 @@ def measure_detector(
     Returns:
         Tidy rows: `labels`, `split`, `metric`, `category`, `value`.
     """
-    own = dataset_categories(study)
-    names = [(aliases or {}).get(name, name) for name in categories]
-    device = device_of(study.experiment.resources.device)
-    bring = renormaliser(normalisation_of(input_normalisation(study)), normalisation)
     rows: list[dict[str, Any]] = []
     for split in dict.fromkeys(("val", *study.experiment.evaluation.splits)):
-        annotations = study.need("dataset", f"{split}.json")
-        ids = category_ids(annotations, own)
-        own_ids = [ids[own.index(name)] if name in own else None for name in names]
-        predictions = predict(model, evaluation_loader(study, split), own_ids, device=device, prepare_image=bring)
+        predictions, found = measure_split(
+            study, model, categories, split=split, aliases=aliases, normalisation=normalisation
+        )
         write_json(study.folder / f"predictions_{split}.json", predictions, indent=None)
-        rows += [{**labels, "split": split, **row} for row in measure(annotations, predictions, names)]
+        rows += [{**labels, **row} for row in found]
     model.cpu()
     write_json(study.folder / "metrics.json", rows)
     return rows
+
+
+def measure_split(
+    study: Study,
+    model: torch.nn.Module,
+    categories: Sequence[str],
+    *,
+    split: str,
+    aliases: Mapping[str, str] | None = None,
+    normalisation: Normalisation | None = None,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return a detector's predictions on one split (COCO results), and its metrics on the categories that both know.
+
+    Args as for `measure_detector`; rows hold `split`, `metric`, `category`, `value` in [0, 1].
+
+    Raises:
+        ExperimentError: no category in common.
+    """
+    own = dataset_categories(study)
+    names = [(aliases or {}).get(name, name) for name in categories]
+    if not set(names) & set(own):
+        raise ExperimentError(
+            f"the detector knows {', '.join(names)}; the data set has {', '.join(own)}: none in common"
+        )
+    annotations = study.need("dataset", f"{split}.json")
+    ids = category_ids(annotations, own)
+    predictions = predict(
+        model,
+        evaluation_loader(study, split),
+        [ids[own.index(name)] if name in own else None for name in names],
+        device=device_of(study.experiment.resources.device),
+        prepare_image=renormaliser(normalisation_of(input_normalisation(study)), normalisation),
+    )
+    return predictions, [{"split": split, **row} for row in measure(annotations, predictions, names)]
 
 
 def value_of(rows: Sequence[Mapping[str, Any]], metric: str, split: str, category: str = "") -> float | None:
