@@ -1,0 +1,108 @@
+"""Keep a study's results beside its experiment, and write the README's table from all that are kept.
+
+    python scripts/results.py keep bccd        after `mutineck run experiments/bccd.yaml ...`
+    python scripts/results.py table            rewrites the README between its two markers
+
+A kept study is two small files: `experiments/results/NAME.csv`, tidy rows (arm, seed, split, metric, category, value),
+and `NAME.json`, which says by which command, at which revision, when and in how many seconds they came about.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from mutineck.experiment import load_experiment
+from mutineck.stage import read_manifest
+from mutineck.storage import read_json, write_json, write_text
+from mutineck.workflow import jobs
+
+ROOT = Path(__file__).resolve().parent.parent
+KEPT = ROOT / "experiments" / "results"
+README = ROOT / "README.md"
+BEGIN, END = "<!-- results: written by scripts/results.py -->", "<!-- end of results -->"
+TEACHER = "teacher:"
+
+
+def keep(name: str, outputs: Path) -> None:
+    """Copy a finished study's results, and where they come from, to `experiments/results/`."""
+    root = outputs / name
+    experiment = load_experiment(root / "experiment.yaml")
+    manifests = [read_manifest(root, job.stage, job.item) for job in jobs(experiment)]
+    if None in manifests:
+        raise SystemExit(f"{root} is not finished; see `mutineck status {name}`")
+    done = [manifest for manifest in manifests if manifest is not None]
+    KEPT.mkdir(exist_ok=True)
+    shutil.copyfile(root / "ablations" / "results.csv", KEPT / f"{name}.csv")
+    last = max(done, key=lambda manifest: manifest["finished"])
+    where = "" if experiment.dataset.root is None else " --set dataset.root=PATH"
+    write_json(
+        KEPT / f"{name}.json",
+        {
+            "command": f"mutineck run experiments/{name}.yaml{where}",
+            "description": experiment.description,
+            "seeds": list(experiment.seeds),
+            "split": experiment.evaluation.report,
+            "revision": last["revision"],
+            "versions": last["versions"],
+            "finished": last["finished"],
+            "job_seconds": {
+                f"{m['stage']}/{m['item']}" if m["item"] else m["stage"]: m["seconds"] for m in done
+            },
+        },
+    )
+
+
+def table() -> str:
+    """Return the README's section of results as Markdown."""
+    parts = []
+    for path in sorted(KEPT.glob("*.json")):
+        about = read_json(path)
+        rows = pd.read_csv(path.with_suffix(".csv"), keep_default_na=False)
+        rows = rows[(rows.split == about["split"]) & (rows.metric == "bbox_mAP") & (rows.category == "")]
+        values = rows.assign(value=100 * rows.value.astype(float)).groupby("arm", sort=False).value
+        alone = values.get_group("student").mean()
+        seeds = len(about["seeds"])
+        core_minutes = sum(about["job_seconds"].values()) / 60
+        parts += [
+            f"**{path.stem}.** {about['description']} mAP on {about['split']}, {seeds} seed{'s' if seeds > 1 else ''}, "
+            f"{core_minutes:.0f} core-minutes in all: `{about['command']}`.",
+            "",
+            "| who | mAP, % | over the student alone |",
+            "|---|---|---|",
+        ]
+        for arm, group in values:
+            who = f"*teacher {arm.removeprefix(TEACHER)}*" if arm.startswith(TEACHER) else f"`{arm}`"
+            spread = f" ± {group.std(ddof=1):.1f}" if len(group) > 1 else ""
+            gain = "" if arm.startswith(TEACHER) or arm == "student" else f"{group.mean() - alone:+.1f}"
+            parts.append(f"| {who} | {group.mean():.1f}{spread} | {gain} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def with_table(readme: str) -> str:
+    """Return the README's text with the section between its markers written anew."""
+    before, rest = readme.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n\n{table()}\n{END}{after}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Keep results or write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("keep", "table"))
+    parser.add_argument("names", nargs="*", help="studies to keep")
+    parser.add_argument("--outputs", type=Path, default=ROOT / "outputs")
+    given = parser.parse_args(arguments)
+    for name in given.names if given.what == "keep" else ():
+        keep(name, given.outputs)
+    write_text(README, with_table(README.read_text(encoding="utf-8")))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
