@@ -58,6 +58,7 @@ def draw_responses(seen: Mapping[str, np.ndarray]) -> Drawing:
                 continue
             if kind == "response":
                 draw_response(axis, seen, stride)
+                axis.set_aspect("auto")
             else:
                 # The map covers the padded input; what lies beyond the picture is cut off.
                 cells = seen[key][: -(-height // stride), : -(-width // stride)]
@@ -135,7 +136,6 @@ def draw_response(axis: Axes, seen: Mapping[str, np.ndarray], stride: int) -> No
     )
     axis.set_xlim(0, width)
     axis.set_ylim(height, 0)
-    axis.set_aspect("auto")
     for x1, y1, x2, y2 in seen["boxes"]:
         draw_box(axis, (float(x1), float(y1), float(x2 - x1), float(y2 - y1)), "#0072B2", width=0.5)
 

@@ -186,7 +186,87 @@ def write_study(
             folder = study.path("distillation", slug(arm), f"seed{seed}")
             write_run(study, folder, QUALITY[arm], seed, name=arm, distilled=arm != "student")
             study.at("distillation", f"{slug(arm)}/seed{seed}").finish()
+    write_closer_look(study, documents["val"], categories)
     return study
+
+
+def write_closer_look(study: Study, document: dict[str, Any], categories: tuple[str, ...]) -> None:
+    """Write what the ablations stage measures with networks, and an arm's observation, invented."""
+    rng = np.random.default_rng(5)
+    teachers = [teacher.name for teacher in study.experiment.teachers]
+    names = {item["id"]: item["name"] for item in document["categories"]}
+    folder = study.path("ablations")
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    for item in document["annotations"]:
+        quality = np.where(rng.random(len(teachers)) < 0.2, 0.0, rng.uniform(0.3, 1, len(teachers)))
+        omega = np.exp(quality / 0.25) * (quality > 0) + 1e-9
+        x, y, w, h = item["bbox"]
+        for name, q, weight in zip(teachers, quality, omega / omega.sum(), strict=True):
+            corners = rng.normal([x, y, x + w, y + h], 2) if q else np.full(4, np.nan)
+            row = {"image_id": item["image_id"], "annotation_id": item["id"], "category": names[item["category_id"]]}
+            row |= {"teacher": name, "omega": weight, "quality": q}
+            rows.append(row | dict(zip(("x1", "y1", "x2", "y2"), corners, strict=True)))
+    pd.DataFrame(rows).to_csv(folder / "omega.csv", index=False)
+    students = {"student/seed0": "alone", "mutineck/seed0": "taught"}
+    kinds = dict.fromkeys(teachers, "teacher") | {"intermediate": "intermediate"} | students
+    numbers = [
+        {"detector": name, "kind": kind, "instances": 30}
+        | dict(zip(("distance", "cosine", "silhouette", "between"), rng.random(4), strict=True))
+        for name, kind in kinds.items()
+    ]
+    pd.DataFrame(numbers).to_csv(folder / "tightness.csv", index=False)
+    points = [
+        {"detector": name, "kind": "instance" if name else "centroid", "category": categories[i % len(categories)]}
+        | {"annotation_id": i if name else -1, "x": rng.normal(i % len(categories)), "y": rng.normal()}
+        for name in [*kinds, ""]
+        for i in range(30 if name else 6)
+    ]
+    pd.DataFrame(points).to_csv(folder / "layout.csv", index=False)
+    costs = [
+        {"detector": name, "parameters": n * 1e6, "multiply_adds": n * 4e8, "milliseconds": 20.0 * n, "passes": 10}
+        | {"threads": 1, "device": "cpu", "width": SIZE[0], "height": SIZE[1]}
+        for n, name in enumerate((*teachers, "intermediate", "student"), start=2)
+    ]
+    pd.DataFrame(costs).to_csv(folder / "costs.csv", index=False)
+    seen = invented_look(teachers, list(students), len(categories), rng)
+    np.savez(folder / "responses.npz", **seen)
+    np.savez(study.path("distillation", "mutineck", "seed0", "teaching.npz"), **seen)
+
+
+def invented_look(
+    teachers: list[str], students: list[str], categories: int, rng: np.random.Generator, targets: int = 3
+) -> dict[str, Any]:
+    """Return arrays as `mutineck.distillation.observation.look` does; the second teacher lacks the finest level."""
+    width, height = SIZE
+    corners = rng.uniform(0, 40, (targets, 2))
+    boxes = np.concatenate([corners, corners + 24], axis=1)
+    n = len(teachers)
+    goodness = rng.uniform(0.2, 1, (targets, n, 4)) * (rng.random((targets, n, 1)) > 0.2)
+    weights = rng.random((targets, n))
+    seen: dict[str, Any] = {
+        "image_id": np.array(3000),
+        "picture": rng.integers(0, 255, (height, width, 3), dtype=np.uint8),
+        "boxes": boxes,
+        "labels": np.arange(targets) % categories,
+        "teachers": np.array(teachers),
+        "students": np.array(students, dtype=np.str_),
+        "omega": weights / weights.sum(axis=1, keepdims=True),
+        "proposals": boxes[:, None, None] + rng.normal(0, 2, (targets, n, 4, 4)),
+        "goodness": goodness,
+        "strides": np.array([8, 16]),
+    }
+    for stride in (8, 16):
+        # As of a padded batch: larger than the picture.
+        shape = (height // stride + 2, width // stride + 1)
+        seen |= {f"{kind}/{stride}": rng.random(shape) for kind in ("centre", "coverage", "response")}
+        seen[f"boundary/{stride}"] = np.zeros(shape)
+        seen[f"background/{stride}"] = np.full(shape, 1 / np.prod(shape))
+        for name in [*teachers, "merged", *students]:
+            if (name, stride) != (teachers[-1], 8):
+                seen |= {f"{kind}/{name}/{stride}": rng.random(shape) for kind in ("energy", "attention")}
+        seen |= {f"error/{name}/{stride}": rng.random(shape) for name in students}
+    return seen
 
 
 def write(path: Path, content: Any) -> None:

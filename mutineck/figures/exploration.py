@@ -32,6 +32,8 @@ LEVELS = 3
 """Finest levels whose regions are shown."""
 MOST_NAMES = 14
 """Up to so many targets have their names on their bars."""
+SHADE = 0.75
+"""Opacity of bars that have writing on them."""
 REGIONS = ("centre", "boundary", "background")
 
 
@@ -220,7 +222,7 @@ def _draw(study: Study, split: Split, image: int) -> StudyFigure:
     ]
     if seen:
         handles += [Patch(color=c, label=n) for c, n in zip((CENTRE, BOUNDARY, BACKGROUND), REGIONS, strict=True)]
-        handles += [Patch(color=c, label=f"teacher {n}") for n, c in _teacher_colours(seen).items()]
+        handles += [Patch(color=c, label=f"teacher {n}", alpha=SHADE) for n, c in _teacher_colours(seen).items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(8, max(1, len(handles))), handlelength=1.6)
     missing = "" if found else f" No detections are stored for {split.name}."
     figure.suptitle(f"{record['file_name']} (id {image}, {split.name}).{missing}{reason}", fontsize=8)
@@ -254,10 +256,10 @@ def _weights(axis: Axes, omega: np.ndarray, names: list[str], colours: Mapping[s
     left = np.zeros(len(omega))
     rows = np.arange(len(omega))
     for n, colour in enumerate(colours.values()):
-        axis.barh(rows, omega[:, n], left=left, color=colour, height=0.86, alpha=0.75)
+        axis.barh(rows, omega[:, n], left=left, color=colour, height=0.86, alpha=SHADE)
         left += omega[:, n]
     if len(rows) <= MOST_NAMES:
-        for row, name in zip(rows, names, strict=True):
+        for row, name in enumerate(names):
             axis.text(0.02, row, name, va="center", fontsize=6)
     axis.set_xlim(0, 1)
     axis.invert_yaxis()
