@@ -123,8 +123,8 @@ def distil(study: Study) -> list[dict[str, Any]]:
     identity = {key: sha256_file(path) for key, path in files.items()}
     distiller = train(config, device=device_of(experiment.resources.device), identity=identity)
     save_student(study, distiller.student, model_dict["student"], categories)
-    finish_training(config, study.folder)
     rows = measure_detector(study, distiller.student, categories, labels={"name": name, "arm": name, "seed": seed})
+    finish_training(config, study.folder)
     return rows
 
 

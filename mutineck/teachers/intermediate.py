@@ -71,11 +71,11 @@ def prepare_intermediate(study: Study) -> list[dict[str, Any]]:
         normalisation=input_normalisation(study),
         imports=IMPORTS,
     )
-    if config is not None:
-        finish_training(config, study.folder)
     rows = measure_detector(study, model, categories, labels={"name": INTERMEDIATE})
     if spec.mode == "staged":
         check_gate(study, rows)
+    if config is not None:
+        finish_training(config, study.folder)
     return rows
 
 

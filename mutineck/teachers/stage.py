@@ -21,7 +21,7 @@ from mutineck.detection.evaluation import category_ids, device_of, evaluation_lo
 from mutineck.detection.frozen import Normalisation, build_model, renormaliser
 from mutineck.detection.loading import LoadReport, load_strictly
 from mutineck.detection.training import finish_training, save_detector, train
-from mutineck.experiment import ExperimentError, ScheduleSpec, TeacherSpec, unknown
+from mutineck.experiment import DetectorSpec, ExperimentError, ScheduleSpec, TeacherSpec, unknown
 from mutineck.stage import Study
 from mutineck.storage import read_json, sha256_file, write_json
 from mutineck.teachers.frozen import input_normalisation, normalisation_of
@@ -52,8 +52,10 @@ def prepare_teacher(study: Study) -> list[dict[str, Any]]:
     """
     spec = study.experiment.teacher(study.item or "")
     categories = teacher_categories(study, spec)
+    config: Any = None
+    normalisation: Normalisation | None = None
     if spec.detector is not None:
-        model, normalisation = _train_teacher(study, spec, categories), None
+        model, config = _train_teacher(study, spec, spec.detector, categories)
     else:
         model, normalisation = _load_teacher(study, spec, categories)
     rows = measure_detector(
@@ -66,6 +68,9 @@ def prepare_teacher(study: Study) -> list[dict[str, Any]]:
             f"teach mistakes. Train it longer (teachers.{spec.name}.schedule), check its checkpoint, or lower "
             f"teachers.{spec.name}.floor"
         )
+    if config is not None:
+        # Not before all is well: with its state kept, a refused teacher need not be trained again.
+        finish_training(config, study.folder)
     return rows
 
 
@@ -144,16 +149,17 @@ def detector_training(
     return config
 
 
-def _train_teacher(study: Study, spec: TeacherSpec, categories: Sequence[str]) -> torch.nn.Module:
-    assert spec.detector is not None
-    model_dict = model_config(spec.detector, len(categories))
+def _train_teacher(
+    study: Study, spec: TeacherSpec, detector: DetectorSpec, categories: Sequence[str]
+) -> tuple[torch.nn.Module, Any]:
+    """Train a teacher and store it; return it and its training config."""
+    model_dict = model_config(detector, len(categories))
     schedule = spec.schedule or ScheduleSpec()
     config = detector_training(study, model_dict, categories, schedule, seed=spec.seed, masks=has_masks(model_dict))
     identity = {"train": sha256_file(study.need("dataset", "train.json"))}
     model = train(config, device=device_of(study.experiment.resources.device), identity=identity)
     save_detector(study.folder, model, model_dict, categories=categories, normalisation=input_normalisation(study))
-    finish_training(config, study.folder)
-    return model
+    return model, config
 
 
 def _load_teacher(study: Study, spec: TeacherSpec, categories: Sequence[str]) -> tuple[torch.nn.Module, Normalisation]:
