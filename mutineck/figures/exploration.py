@@ -22,7 +22,7 @@ from mutineck.figures.pictures import Split, prediction_file
 from mutineck.figures.responses import draw_response
 from mutineck.figures.students import title_of
 from mutineck.figures.style import TWO_COLUMNS, StudyFigure, category_colours, distinct_colours, hide_axes, new_figure
-from mutineck.figures.teaching import BACKGROUND, BOUNDARY, CENTRE, draw_proposals, region_picture
+from mutineck.figures.teaching import BACKGROUND, BOUNDARY, CENTRE, draw_proposals, region_picture, visible
 from mutineck.stage import Study
 from mutineck.storage import read_json
 
@@ -223,7 +223,7 @@ def _draw(study: Study, split: Split, image: int) -> StudyFigure:
     if seen:
         handles += [Patch(color=c, label=n) for c, n in zip((CENTRE, BOUNDARY, BACKGROUND), REGIONS, strict=True)]
         handles += [Patch(color=c, label=f"teacher {n}", alpha=SHADE) for n, c in _teacher_colours(seen).items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(8, max(1, len(handles))), handlelength=1.6)
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(7, max(1, len(handles))), handlelength=1.6)
     missing = "" if found else f" No detections are stored for {split.name}."
     figure.suptitle(f"{record['file_name']} (id {image}, {split.name}).{missing}{reason}", fontsize=8)
     return figure
@@ -243,8 +243,7 @@ def _teaching(axes: Any, seen: Mapping[str, np.ndarray], strides: list[int], spl
     response.set_title(f"centre response, stride {strides[0]}")
     height, width = seen["picture"].shape[:2]
     for axis, stride in zip(levels, strides, strict=True):
-        cells = region_picture(seen, stride)[: -(-height // stride), : -(-width // stride)]
-        axis.imshow(cells, interpolation="nearest")
+        axis.imshow(visible(region_picture(seen, stride), seen, stride), interpolation="nearest")
         axis.set_title(f"regions, stride {stride}")
     weights.set_title("omega of each target")
     weights.set_box_aspect(height / width)

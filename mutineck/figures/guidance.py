@@ -54,8 +54,10 @@ def who_teaches(study: Study) -> Drawing:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(len(teachers), len(known)))
     else:
         above, below = figure.subplots(1, 2, sharey=True, width_ratios=(len(teachers), len(known)))
-    top = float(np.nanmax(mean.to_numpy(), initial=1 / len(teachers)))
-    paint_cells(above, mean, "cividis", (0.0, max(top, 0.01)), f"omega ({split})", digits=2, few=few)
+    # White is an equal share.
+    equal = 1 / len(teachers)
+    reach = float(np.nanmax(np.abs(mean.to_numpy() - equal), initial=0.05))
+    paint_cells(above, mean, "PuOr_r", (equal - reach, equal + reach), f"omega ({split})", digits=2, few=few)
     best = float(np.nanmax(precision.to_numpy(), initial=1.0))
     paint_cells(below, precision, "viridis", (0.0, best), f"AP ({split}), %", few=few)
     long = pd.concat([_long(mean, "omega"), _long(precision / 100, "AP")])
@@ -69,9 +71,10 @@ def who_teaches(study: Study) -> Drawing:
         figure,
         long,
         "Who teaches what",
-        f"Mean weight omega of each teacher over the {split} split's targets by category (a target's weights sum to "
-        f"1), and each teacher's average precision, with the intermediate teacher's where there is one. {story}{blank} "
-        "The weight follows the single target, so a teacher that is weaker over a category still speaks in it.",
+        f"Mean weight omega of each teacher over the {split} split's targets by category (a target's weights sum to 1; "
+        "white is an equal share), and each teacher's average precision, with the intermediate teacher's where there "
+        f"is one. {story}{blank} The weight follows the single target, so a teacher that is weaker over a category "
+        "still speaks in it.",
         f"Heat maps by {len(order)} categories: mean omega of {in_words(teachers)}; AP of {in_words(known)}. {story}",
     )
 

@@ -13,6 +13,7 @@ from matplotlib.colors import Normalize
 from mutineck.ablations.detectors import RESPONSES
 from mutineck.figures.gallery import draw_box, show_pixels
 from mutineck.figures.style import TWO_COLUMNS, Drawing, hide_axes, in_words, new_figure
+from mutineck.figures.teaching import visible
 from mutineck.stage import Study
 
 MOST_LEVELS = 5
@@ -60,8 +61,7 @@ def draw_responses(seen: Mapping[str, np.ndarray]) -> Drawing:
                 draw_response(axis, seen, stride)
                 axis.set_aspect("auto")
             else:
-                # The map covers the padded input; what lies beyond the picture is cut off.
-                cells = seen[key][: -(-height // stride), : -(-width // stride)]
+                cells = visible(seen[key], seen, stride)
                 axis.imshow(cells, cmap=_MAPS[kind], vmin=0, vmax=shared[kind], interpolation="nearest", aspect="auto")
             values = seen[key]
             rows.append({"stride": stride, "quantity": kind, "detector": name, "mean": float(values.mean()),

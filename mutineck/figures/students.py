@@ -11,7 +11,8 @@ from mutineck.figures.style import TWO_COLUMNS, Drawing, category_colours, hide_
 from mutineck.stage import Study
 from mutineck.storage import read_json
 
-COLUMNS = 3
+COLUMNS, MOST_COLUMNS = 3, 4
+"""Panels in a row: four if that is all of them, otherwise three."""
 
 
 def tightening(study: Study) -> Drawing:
@@ -21,7 +22,7 @@ def tightening(study: Study) -> Drawing:
     categories = read_json(study.need("dataset", "dataset.json"))["categories"]
     colours = category_colours(categories)
     names = list(table.index)
-    rows = -(-len(names) // COLUMNS)
+    rows = 1 if len(names) <= MOST_COLUMNS else -(-len(names) // COLUMNS)
     columns = -(-len(names) // rows)
     present = [name for name in categories if name in set(layout["category"])]
     across = max(1, int(TWO_COLUMNS / (0.35 + 0.065 * max(map(len, present)))))
@@ -37,8 +38,8 @@ def tightening(study: Study) -> Drawing:
         row = table.loc[name]
         axis.set_title(title_of(name, str(row["kind"])), fontsize=8)
         axis.set_xlabel(
-            f"to centroid: {row['distance']:.2f} sd, cosine {row['cosine']:+.2f}\n"
-            f"silhouette {row['silhouette']:+.2f}, between categories {row['between']:+.2f}".replace("-", "−"),
+            f"distance {row['distance']:.2f}, cosine {row['cosine']:+.2f}\n"
+            f"silhouette {row['silhouette']:+.2f}, between {row['between']:+.2f}".replace("-", "−"),
             fontsize=6.5,
         )
     handles = [Line2D([], [], marker="o", ls="", color=colours[name], label=name) for name in present]
@@ -53,8 +54,9 @@ def tightening(study: Study) -> Drawing:
         "How the student's clusters tighten",
         f"{int(table['instances'].iloc[0])} targets of the {study.experiment.evaluation.report} split as each detector "
         "pools them, all in one UMAP (cosine) with the teaching centroids. Each detector's vectors are standardised "
-        "and turned, not stretched, onto the teacher's, by maps fitted on other pictures; so distances (mean, in "
-        f"standard deviations a channel) and cosines compare.{story}",
+        "and turned, not stretched, onto the teacher's, by maps fitted on other pictures. Means over targets: distance "
+        "to the category's centroid (in standard deviations a channel) and cosine with it; silhouette of the "
+        f"categories; cosine between targets of different categories.{story}",
         f"Scatter plots of targets by category for {in_words(titles)}, with centroids.{story}",
     )
 

@@ -16,6 +16,7 @@ from mutineck.storage import read_json
 
 BACKGROUND, BOUNDARY, CENTRE = (0.93, 0.93, 0.93), (0.337, 0.706, 0.914), (0.835, 0.369, 0.0)
 SHOWN_LEVELS = 3
+OBSERVATION = "teaching.npz"
 
 
 def draw_teaching(study: Study, observed: Mapping[str, np.ndarray]) -> Drawing:
@@ -35,13 +36,15 @@ def draw_teaching(study: Study, observed: Mapping[str, np.ndarray]) -> Drawing:
     colours = dict(zip(teachers, distinct_colours(len(teachers)), strict=True))
     draw_proposals(grid[0][0], observed, teachers, colours)
     for axis, stride in zip(grid[0][1:], strides, strict=False):
-        axis.imshow(region_picture(observed, stride), interpolation="nearest")
+        axis.imshow(visible(region_picture(observed, stride), observed, stride), interpolation="nearest")
         axis.set_title(f"regions, stride {stride}")
     _draw_weights(grid[1][0], observed, teachers, colours, categories)
     # The finest level that everybody has, so that the maps can be compared.
     stride = min(s for s in strides if all(f"energy/{name}/{s}" in observed for name in sources))
     for axis, name in zip(grid[1][1:], sources, strict=False):
-        axis.imshow(observed[f"energy/{name}/{stride}"], cmap="viridis", interpolation="nearest")
+        axis.imshow(
+            visible(observed[f"energy/{name}/{stride}"], observed, stride), cmap="viridis", interpolation="nearest"
+        )
         axis.set_title(f"{name}, |F| at stride {stride}")
     for axis in grid.ravel():
         if axis is not grid[1][0]:
@@ -83,10 +86,23 @@ def weights_table(observed: Mapping[str, np.ndarray], categories: list[str]) -> 
     return pd.DataFrame(rows, columns=["target", "category", "teacher", "omega", "quality", "proposals"])
 
 
-def draw_teaching_of(study: Study, arm: str = "mutineck", seed: int | None = None) -> Drawing:
-    """Draw the stored observation of an arm (the first seed's, if none is named)."""
+def draw_teaching_of(study: Study, arm: str | None = None, seed: int | None = None) -> Drawing:
+    """Draw the stored observation of an arm (the first seed's, if none is named).
+
+    Args:
+        study: any stage of it.
+        arm: whose; `mutineck` if None, or in an experiment without it the last arm that stored one.
+        seed: which of its seeds.
+
+    Raises:
+        FileNotFoundError: it stored none; the message names the command that makes it.
+    """
     chosen = study.experiment.seeds[0] if seed is None else seed
-    path = study.need("distillation", slug(arm), f"seed{chosen}", "teaching.npz")
+    if arm is None:
+        arms = study.experiment.arms
+        there = [a for a in arms if study.path("distillation", slug(a), f"seed{chosen}", OBSERVATION).is_file()]
+        arm = "mutineck" if "mutineck" in arms or not there else there[-1]
+    path = study.need("distillation", slug(arm), f"seed{chosen}", OBSERVATION)
     with np.load(path, allow_pickle=False) as observed:
         return draw_teaching(study, dict(observed))
 
@@ -105,6 +121,12 @@ def draw_proposals(
     for x1, y1, x2, y2 in observed["boxes"]:
         axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, lw=0.9, ec="white", ls="--"))
     axis.set_title("stacked proposals")
+
+
+def visible(cells: np.ndarray, observed: Mapping[str, np.ndarray], stride: int) -> np.ndarray:
+    """Return the cells `(h, w, ...)` of a map that lie in the picture: maps cover the padding of a batch too."""
+    height, width = observed["picture"].shape[:2]
+    return cells[: -(-height // stride), : -(-width // stride)]
 
 
 def region_picture(observed: Mapping[str, np.ndarray], stride: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import nbformat
 import pytest
 
 from mutineck.figures import draw_all
-from mutineck.figures.report import LIMIT, duration, write_report
+from mutineck.figures.report import LIMIT, duration, render_notebooks, write_report
 from mutineck.stage import Study
 from tests.figures.tiny import make_experiment
 
@@ -92,6 +92,15 @@ def test_notebooks_become_pages_that_fetch_nothing(report: Path) -> None:
     assert "read me" in text
     assert all(source.startswith("data:") for source in Page(text).sources)
     assert "cdnjs" not in text
+
+
+def test_the_running_notebook_has_no_page(finished: Study, tmp_path: Path) -> None:
+    root = shutil.copytree(finished.root, tmp_path / "tiny")
+    for stage in ("figures", "ablations"):
+        (root / stage).mkdir(exist_ok=True)
+        nbformat.write(nbformat.v4.new_notebook(), root / stage / "notebook.ipynb")
+    links = render_notebooks(Study(finished.experiment, root, "figures"))
+    assert "ablations" in links and "figures" not in links
 
 
 def test_unfinished_study_is_reported_as_such(tmp_path: Path) -> None:
