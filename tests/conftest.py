@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+# Before any test module: whoever imports pip first keeps setuptools from standing in for distutils, and mmcv then
+# refuses to be imported.
+import setuptools  # noqa: F401
+
 from mutineck.stage import Study
 
 

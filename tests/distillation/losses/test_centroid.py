@@ -135,7 +135,7 @@ def test_centroids_enter_no_checkpoint(centroids):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param({"centroids": torch.zeros(0, 3)}, "at least one", id="none"),
+        pytest.param({"centroids": torch.zeros(0, 3)}, "at least 1", id="none"),
         pytest.param({"mean": torch.zeros(4)}, r"\(4,\)", id="mean of another length"),
         pytest.param({"std": torch.tensor([1.0, 0, 1])}, "in 1 of 3", id="zero deviation"),
     ],
