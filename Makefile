@@ -45,7 +45,7 @@ unit: env  ## the quick tests, on CORES processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n $(CORES) --dist worksteal
 
 slow: env  ## the tests that train or run notebooks
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow -n $(CORES) --dist loadfile
 
 doctor: env  ## what is wrong with this environment, and what to type
 	@$(BIN)/python -m mutineck.doctor
