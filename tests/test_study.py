@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import subprocess
 import sys
@@ -72,7 +73,7 @@ def test_the_report_is_one_file_with_its_figures(study: Path) -> None:
     page = (study / "report.html").read_text(encoding="utf-8")
     assert len(page) < 15e6
     for item in read_json(study / "figures" / "index.json"):
-        assert item["title"] in page
+        assert item["title"] in html.unescape(page)
     assert 'src="http' not in page and "url(http" not in page
 
 
