@@ -254,7 +254,7 @@ def test_a_notebooks_parameters(experiment, tmp_path):
         ("resources.threads=7", set()),
         ("description=other words", set()),
     ],
-    ids=str,
+    ids=["clusters", "teacher", "dataset", "arm", "threads", "words"],  # a set's own text differs between processes
 )
 def test_a_setting_concerns_only_the_jobs_that_depend_on_it(experiment, experiment_file, override, changed):
     other = load_experiment(experiment_file, [override])
