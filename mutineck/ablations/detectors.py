@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from mutineck.ablations.results import best_arm, collect, first_seed
+from mutineck.ablations.results import collect, first_seed, shown_arm
 from mutineck.experiment import INTERMEDIATE
 from mutineck.stage import Study
 
@@ -25,7 +25,7 @@ class Detectors(NamedTuple):
         teachers: all of them, as the experiment lists them.
         intermediate: `intermediate`, or None where no arm learns from it.
         alone: the student alone, `student/seedN`, or None.
-        taught: the best taught arm on the validation split, `ARM/seedN`, or None.
+        taught: the taught arm to show (`shown_arm`), `ARM/seedN`, or None.
     """
 
     teachers: tuple[str, ...]
@@ -52,7 +52,7 @@ def detectors(study: Study) -> Detectors:
     """
     frame = collect(study)
     found = set(frame["arm"].astype(str))
-    taught = best_arm(frame, watched_split(study))
+    taught = shown_arm(frame, watched_split(study))
     return Detectors(
         tuple(teacher.name for teacher in study.experiment.teachers),
         INTERMEDIATE if study.experiment.needs_intermediate else None,

@@ -26,7 +26,7 @@ FOLDS = 5
 
 
 def measure_vectors(study: Study, *, pictures: int = MOST_PICTURES) -> pd.DataFrame:
-    """Compare the vectors of teachers, student alone and best taught student on the reported split's targets.
+    """Compare the vectors of teachers, student alone and taught student on the reported split's targets.
 
     Every detector's vectors are standardised by their own balanced moments, then turned (rotated and mirrored, never
     stretched) onto the vectors of the teacher whose centroids teach. A target is turned by a map that was fitted on

@@ -22,7 +22,7 @@ SHOWN = 30
 
 
 def confusion(study: Study) -> Drawing:
-    """Draw the confusion matrices of the student alone and of the best taught student.
+    """Draw the confusion matrices of the student alone and of the taught student.
 
     Raises:
         FileNotFoundError: predictions of the student alone or of a taught arm are not there.

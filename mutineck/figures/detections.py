@@ -1,4 +1,4 @@
-"""Detections side by side: targets, student alone, best taught student, best teacher, from most improved to
+"""Detections side by side: targets, student alone, taught student, best teacher, from most improved to
 most harmed.
 """
 
@@ -22,7 +22,7 @@ LINES: dict[str, tuple[str, Any]] = {"matched": (MATCHED, "-"), "false": (FALSE,
 
 
 def detections(study: Study) -> Drawing:
-    """Draw the pictures that the best taught student improves most, leaves as they are, and worsens most.
+    """Draw the pictures that the taught student improves most, leaves as they are, and worsens most.
 
     Raises:
         FileNotFoundError: predictions of the student alone, a taught arm or a teacher are not there.

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mutineck.ablations.results import best_arm, best_teacher, collect, first_seed
+from mutineck.ablations.results import best_teacher, collect, first_seed, shown_arm
 from mutineck.experiment import slug
 from mutineck.figures.style import arm_colours
 from mutineck.seeding import derive_seed
@@ -150,17 +150,17 @@ class Protagonist:
 
 
 def protagonists(study: Study) -> tuple[Protagonist, Protagonist, Protagonist]:
-    """Return student alone, best taught arm and best teacher.
+    """Return student alone, taught arm (`shown_arm`) and best teacher.
 
-    Best by mAP on the validation split (on the reported one if that was not measured), so that the choice
-    does not look at what is shown.
+    Choices are made on the validation split (on the reported one if that was not measured), so that they do not
+    look at what is shown.
 
     Raises:
         FileNotFoundError: student alone, a taught arm or a teacher has no results yet.
     """
     frame = collect(study)
     split = "val" if (frame["split"] == "val").any() else study.experiment.evaluation.report
-    arm, teacher = best_arm(frame, split), best_teacher(frame, split)
+    arm, teacher = shown_arm(frame, split), best_teacher(frame, split)
     if arm is None or teacher is None:
         raise FileNotFoundError(
             f"{study.root}: no results of {'a taught arm' if arm is None else 'a teacher'}. "

@@ -14,7 +14,7 @@ import yaml
 from jinja2 import DictLoader, Environment, StrictUndefined
 from PIL import Image
 
-from mutineck.ablations.results import best_arm, collect, missing, scores
+from mutineck.ablations.results import collect, missing, scores, shown_arm
 from mutineck.ablations.statistics import mean_interval, paired_differences
 from mutineck.ablations.table import readable, summarise
 from mutineck.experiment import STAGES
@@ -184,7 +184,7 @@ def _results(study: Study) -> dict[str, Any] | None:
 
 def _headline(frame: pd.DataFrame, split: str) -> str:
     rows = scores(frame, split)
-    arm = best_arm(frame, "val" if (frame["split"] == "val").any() else split)
+    arm = shown_arm(frame, "val" if (frame["split"] == "val").any() else split)
     alone = mean_interval(rows.loc[rows["arm"] == "student", "value"].to_numpy(dtype=float))
     if arm is None or alone.n == 0:
         return "Not enough is finished yet to compare a taught student with the student alone."
