@@ -6,7 +6,7 @@ CORES      ?= 2
 BIN        := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock run status figures lab test lint unit slow doctor rebuild prune clean
+.PHONY: help env lock run status figures lab test lint unit slow bench doctor rebuild prune clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,8 +37,8 @@ lab: env  ## the notebooks in JupyterLab
 test: lint unit slow  ## lint, types, unit tests and the chained run of every notebook
 
 lint: env  ## ruff and mypy
-	$(BIN)/ruff check mutineck tests scripts
-	$(BIN)/mypy mutineck scripts
+	$(BIN)/ruff check mutineck tests scripts benchmarks
+	$(BIN)/mypy mutineck scripts benchmarks
 
 # One thread a process: the tests run side by side, and float sums do not depend on the number of cores.
 unit: env  ## the quick tests, on CORES processes
@@ -46,6 +46,9 @@ unit: env  ## the quick tests, on CORES processes
 
 slow: env  ## the tests that train or run notebooks
 	OMP_NUM_THREADS=1 PYTHONHASHSEED=0 $(BIN)/python -m pytest -q -m slow -n $(CORES) --dist loadfile
+
+bench: env  ## time and memory beside references, half an hour (ONLY=losses runs one)
+	@$(BIN)/python -m benchmarks $(ONLY)
 
 doctor: env  ## what is wrong with this environment, and what to type
 	@$(BIN)/python -m mutineck.doctor

@@ -1,0 +1,1 @@
+"""Time and memory, each measured beside a reference; `python -m benchmarks` (or `make bench`) prints the table."""
