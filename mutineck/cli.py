@@ -110,55 +110,71 @@ def _positive(text: str) -> int:
     return number
 
 
-def _last_study(given: argparse.Namespace) -> tuple[Experiment, Path]:
-    """Return the experiment (its file as it is now, the last run's `--set`) and the study's folder."""
+def _last_study(given: argparse.Namespace, file: str | Path | None = None) -> tuple[Experiment, Path]:
+    """Return an experiment (its file as it is now, the last run's `--set`) and the study's folder."""
     from mutineck.engine import LAST_RUN
     from mutineck.experiment import load_experiment
     from mutineck.status import last_overrides
 
-    experiment = load_experiment(given.experiment, given.overrides)
+    file = file or given.experiment
+    experiment = load_experiment(file, given.overrides)
     root = given.outputs / experiment.name
     if not given.overrides and (remembered := last_overrides(root / LAST_RUN)):
         print(f"with {' '.join(f'--set {shlex.quote(item)}' for item in remembered)}, as in the last run")
-        experiment = load_experiment(given.experiment, remembered)
+        experiment = load_experiment(file, remembered)
     return experiment, root
 
 
 def run(given: argparse.Namespace) -> int:
-    """Bring a study up to date."""
+    """Bring a study, or each of a series, up to date."""
     from mutineck import engine
-    from mutineck.experiment import load_experiment
+    from mutineck.experiment import load_series
 
-    experiment = load_experiment(given.experiment, given.overrides)
+    # All of a series are read before the first is run: a mistake in the last shows at once.
+    experiments = load_series(given.experiment, given.overrides)
     settings = [word for item in given.overrides for word in ("--set", item)]
     outputs = [] if given.outputs == Path("outputs") else ["--outputs", str(given.outputs)]
-    root = engine.run(
-        experiment,
-        given.outputs,
-        until=given.until,
-        cores=given.cores,
-        dry_run=given.dry_run,
-        force=given.force,
-        profile=given.profile,
-        overrides=given.overrides,
-        notebooks=given.notebooks,
-        again=shlex.join(["mutineck", "run", given.experiment, *settings, *outputs]),
-    )
-    if not given.dry_run:
-        report = root / "report.html"
-        print(f"results: {report if report.is_file() else root}")
+    failures = []
+    for experiment in experiments:
+        if len(experiments) > 1:
+            print(f"{experiment.name}:")
+        try:
+            root = engine.run(
+                experiment,
+                given.outputs,
+                until=given.until,
+                cores=given.cores,
+                dry_run=given.dry_run,
+                force=given.force,
+                profile=given.profile,
+                overrides=given.overrides,
+                notebooks=given.notebooks,
+                again=shlex.join(["mutineck", "run", given.experiment, *settings, *outputs]),
+            )
+        except engine.StudyFailed as failure:
+            failures.append(str(failure) if len(experiments) == 1 else f"{experiment.name}: {failure}")
+            continue
+        if not given.dry_run:
+            report = root / "report.html"
+            print(f"results: {report if report.is_file() else root}")
+    if failures:
+        raise engine.StudyFailed("\n\n".join(failures))
     return 0
 
 
 def status(given: argparse.Namespace) -> int:
     """Print how every job stands; 1 if anything is to be done."""
+    from mutineck.experiment_file import study_files
     from mutineck.status import inspect, table
 
-    experiment, root = _last_study(given)
-    states = inspect(experiment, root)
-    print(table(states))
-    waiting = sum(not state.done for state in states)
-    print(f"{root}: {len(states) - waiting} of {len(states)} jobs done")
+    waiting = 0
+    for file in study_files(given.experiment):
+        experiment, root = _last_study(given, file)
+        states = inspect(experiment, root)
+        print(table(states))
+        undone = sum(not state.done for state in states)
+        print(f"{root}: {len(states) - undone} of {len(states)} jobs done")
+        waiting += undone
     return int(waiting > 0)
 
 
@@ -193,11 +209,13 @@ def export(given: argparse.Namespace) -> int:
 
 def figures(given: argparse.Namespace) -> int:
     """Draw figures anew."""
+    from mutineck.experiment_file import study_files
     from mutineck.figures import draw
     from mutineck.stage import Study
 
-    experiment, root = _last_study(given)
-    draw(Study(experiment, root, "figures"), given.names or None)
+    for file in study_files(given.experiment):
+        experiment, root = _last_study(given, file)
+        draw(Study(experiment, root, "figures"), given.names or None)
     return 0
 
 

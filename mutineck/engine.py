@@ -17,7 +17,8 @@ from typing import Any, TextIO
 
 import yaml
 
-from mutineck.experiment import STAGES, Experiment, ExperimentError, repository, unknown
+from mutineck.experiment import STAGES, Experiment, ExperimentError, unknown
+from mutineck.experiment_file import repository
 from mutineck.processes import STOPPING, end_with_parent, exclusive, on_signals
 from mutineck.storage import write_json, write_text
 from mutineck.workflow import EXPERIMENT_FILE, Job, error_of, jobs, thread_environment, visible_gpus

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mutineck.arms import ArmSpec, resolve_arm
+from mutineck.experiment_file import (
+    STUDIES,
+    ExperimentError,
+    apply_override,
+    find_file,
+    read_fields,
+    study_files,
+    unknown,
+)
 
 FAMILIES = ("faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "fcos", "atss", "gfl")
 STAGES = ("dataset", "teachers", "features", "clusters", "distillation", "ablations", "figures")
 INTERMEDIATE = "intermediate"
-
-
-class ExperimentError(ValueError):
-    """An experiment that cannot be run; the message names file, field and remedy."""
 
 
 class Record(BaseModel):
@@ -376,38 +379,6 @@ def slug(arm: str) -> str:
     return arm.replace(":", "-")
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Return the message for a name that is not there, with near matches."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-    return f"unknown {kind} {name!r}{hint} (known: {', '.join(known) or 'none'})"
-
-
-def repository() -> Path:
-    """Return the folder that holds `experiments/` and `notebooks/`."""
-    return Path(__file__).resolve().parent.parent
-
-
-def find_file(path: str | Path) -> Path:
-    """Find a file given relative to the working directory or to the repository's root.
-
-    Raises:
-        ExperimentError: it is in neither place; the message lists the experiments that exist.
-    """
-    given = Path(path).expanduser()
-    candidates = (
-        given,
-        repository() / given,
-        repository() / "experiments" / f"{given.name.removesuffix('.yaml')}.yaml",
-    )
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate.resolve()
-    known = sorted(p.name for p in (repository() / "experiments").glob("*.yaml"))
-    raise ExperimentError(f"{path}: no such experiment; " + unknown("experiment", given.name, known))
-
-
 def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
     """Read and validate an experiment.
 
@@ -420,12 +391,9 @@ def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experime
         ExperimentError: unknown key, wrong type or unknown name; the message names file, field and near matches.
     """
     file = find_file(path)
-    try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ExperimentError(f"{file}: not valid YAML: {error}") from error
-    if not isinstance(data, dict):
-        raise ExperimentError(f"{file}: expected a mapping of fields, got {type(data).__name__}")
+    data = read_fields(file)
+    if STUDIES in data:
+        raise ExperimentError(f"{file}: this is a series of studies; name one of them: {data[STUDIES]}")
     for override in overrides:
         apply_override(data, override)
     try:
@@ -434,46 +402,18 @@ def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experime
         raise ExperimentError(f"{file}:\n" + "\n".join(explain_errors(error))) from error
 
 
-def apply_override(data: dict[str, Any], override: str) -> None:
-    """Set one `field.path=value` in a raw experiment, in place; the value is read as YAML.
+def load_series(path: str | Path, overrides: Iterable[str] = ()) -> list[Experiment]:
+    """Read the experiments of a series, each with the same overrides; a single experiment is a series of one.
 
     Raises:
-        ExperimentError: no `=`, a value that is no YAML, or a path through something that has no fields.
+        ExperimentError: as for `load_experiment`, or two of the same name: they would share a folder.
     """
-    path, separator, text = override.partition("=")
-    if not separator or not path.strip():
-        raise ExperimentError(f"--set {override!r}: expected field.path=value, e.g. dataset.root=PATH")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ExperimentError(f"--set {override!r}: the value is not valid YAML: {error}") from error
-    keys = [key.strip() for key in path.split(".")]
-    node: Any = data
-    for position, key in enumerate(keys):
-        last = position == len(keys) - 1
-        where = ".".join(keys[: position + 1])
-        if isinstance(node, list):
-            index = _list_index(node, key, where)
-            if last:
-                node[index] = value
-            node = node[index]
-        elif isinstance(node, dict):
-            if last:
-                node[key] = value
-            elif node.get(key) is None:
-                node[key] = {}
-            node = node[key]
-        else:
-            raise ExperimentError(f"--set {override!r}: {'.'.join(keys[:position])} is {node!r} and has no fields")
-
-
-def _list_index(node: list[Any], key: str, where: str) -> int:
-    names = [str(item.get("name")) for item in node if isinstance(item, dict)]
-    if key in names:
-        return names.index(key)
-    if key.isdigit() and int(key) < len(node):
-        return int(key)
-    raise ExperimentError(f"--set {where}: " + unknown("item", key, names))
+    overrides = list(overrides)
+    experiments = [load_experiment(file, overrides) for file in study_files(path)]
+    names = [experiment.name for experiment in experiments]
+    if len(set(names)) != len(names):
+        raise ExperimentError(f"{path}: the studies of a series need names of their own, got {names}")
+    return experiments
 
 
 def explain_errors(error: ValidationError) -> list[str]:

@@ -12,7 +12,7 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.paths import jupyter_runtime_dir
 from traitlets import default
 
-from mutineck.experiment import repository
+from mutineck.experiment_file import repository
 
 
 class ThisPythonSpecs(KernelSpecManager):

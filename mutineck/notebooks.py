@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import yaml
 
-from mutineck.experiment import ExperimentError, repository, unknown
+from mutineck.experiment import ExperimentError, unknown
+from mutineck.experiment_file import repository
 from mutineck.processes import end_with_parent
 
 if TYPE_CHECKING:

@@ -15,16 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mutineck.experiment import (
-    INTERMEDIATE,
-    STAGES,
-    Experiment,
-    ExperimentError,
-    load_experiment,
-    repository,
-    slug,
-    unknown,
-)
+from mutineck.experiment import INTERMEDIATE, STAGES, Experiment, ExperimentError, load_experiment, slug, unknown
+from mutineck.experiment_file import repository
 from mutineck.storage import read_json, sha256_file, sha256_json, write_json
 
 MANIFEST = "manifest.json"

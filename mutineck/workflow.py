@@ -16,16 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mutineck.experiment import (
-    INTERMEDIATE,
-    STAGES,
-    Experiment,
-    ExperimentError,
-    load_experiment,
-    repository,
-    slug,
-    unknown,
-)
+from mutineck.experiment import INTERMEDIATE, STAGES, Experiment, ExperimentError, load_experiment, slug, unknown
+from mutineck.experiment_file import repository
 from mutineck.notebooks import NotebookError, execute
 from mutineck.processes import end_with_parent
 from mutineck.stage import MANIFEST

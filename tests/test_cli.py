@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from mutineck import cli, engine
-from mutineck.experiment import load_experiment, repository
+from mutineck.experiment import load_experiment
+from mutineck.experiment_file import repository
 from mutineck.workflow import jobs
 
 HEAVY = ("torch", "mmdet", "mmcv", "matplotlib", "pandas", "numpy", "snakemake", "papermill", "pydantic")

@@ -5,16 +5,8 @@ import copy
 import pytest
 import yaml
 
-from mutineck.experiment import (
-    INTERMEDIATE,
-    STAGES,
-    ExperimentError,
-    apply_override,
-    load_experiment,
-    repository,
-    slug,
-    unknown,
-)
+from mutineck.experiment import INTERMEDIATE, STAGES, ExperimentError, apply_override, load_experiment, slug, unknown
+from mutineck.experiment_file import repository, study_files
 
 DETECTOR = {"family": "faster_rcnn"}
 EXPERIMENT = {
@@ -24,7 +16,8 @@ EXPERIMENT = {
     "student": {"detector": DETECTOR},
     "arms": {"student": None, "fgd:big": None},
 }
-EXPERIMENTS = sorted((repository() / "experiments").glob("*.yaml"))
+FILES = sorted((repository() / "experiments").glob("*.yaml"))
+EXPERIMENTS = [path for path in FILES if study_files(path) == [path]]
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_notebook
 
-from mutineck.experiment import STAGES, ExperimentError, repository
+from mutineck.experiment import STAGES, ExperimentError
+from mutineck.experiment_file import repository
 from mutineck.notebooks import NotebookError, Progress, declared_parameters, execute, main
 from mutineck.stage import PARAMETERS
 from mutineck.workflow import notebook_of

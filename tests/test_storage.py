@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from mutineck.experiment import repository
+from mutineck.experiment_file import repository
 from mutineck.storage import (
     atomic_path,
     read_json,

@@ -108,7 +108,7 @@ def data_root(study: Study) -> Path:
     Raises:
         DatasetError: no folder is named, or it is not there.
     """
-    from mutineck.experiment import repository
+    from mutineck.experiment_file import repository
 
     spec = study.experiment.dataset
     named = Path(spec.root or f"data/{spec.format}").expanduser()

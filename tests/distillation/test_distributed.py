@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mutineck.distillation.stage import distiller_config
-from mutineck.experiment import repository
+from mutineck.experiment_file import repository
 from mutineck.stage import Study
 from tests.detection.tiny import first_batch
 from tests.distillation.two_processes import IMAGES, gradients

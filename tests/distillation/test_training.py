@@ -17,7 +17,7 @@ from mutineck.detection.hooks import LATEST
 from mutineck.detection.training import IDENTITY
 from mutineck.distillation import distil, stage
 from mutineck.distillation.export import export_student
-from mutineck.experiment import repository
+from mutineck.experiment_file import repository
 from mutineck.stage import Study
 from mutineck.storage import read_json
 from tests.detection.tiny import SCHEDULE, derive
