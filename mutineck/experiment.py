@@ -124,6 +124,24 @@ class InputSpec(Record):
     to_rgb: bool = True
 
 
+class SeesSpec(Record):
+    """Which part of the training split a teacher is shown; it is measured on all pictures, like everybody.
+
+    The sides meet at the median over the training split, which belongs to the brighter and the larger.
+    """
+
+    brightness: Literal["dark", "bright"] | None = None
+    """Pictures, by the mean of their grey values."""
+    area: Literal["small", "large"] | None = None
+    """Objects, by their area in pixels of the picture."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> SeesSpec:
+        if self.brightness is None and self.area is None:
+            raise ValueError("say a part, e.g. {brightness: dark} or {area: large}, or leave `sees` out")
+        return self
+
+
 class TeacherSpec(Record):
     """A teacher: a zoo name, a config with a checkpoint, or a detector that the experiment trains."""
 
@@ -139,6 +157,8 @@ class TeacherSpec(Record):
     aliases: dict[str, str] = {}
     """Teacher's category -> the student's."""
     schedule: ScheduleSpec | None = None
+    sees: SeesSpec | None = None
+    """The part of the training split that a detector trained here is shown; all of it if null."""
     seed: int = 0
     floor: float = Field(0.0, ge=0, le=1)
     """Refused for teaching if its val bbox_mAP is below this."""
@@ -152,6 +172,8 @@ class TeacherSpec(Record):
             raise ValueError(f"teacher {self.name!r} has a config and no checkpoint: add `checkpoint: PATH`")
         if self.checkpoint and not self.config:
             raise ValueError(f"teacher {self.name!r} has a checkpoint and no config: add `config: PATH`")
+        if self.sees and not self.detector:
+            raise ValueError(f"teacher {self.name!r} is not trained here: `sees` needs a `detector`")
         if self.name == INTERMEDIATE or self.name in ("mean", "confidence", "sequential"):
             raise ValueError(f"teacher name {self.name!r} is reserved")
         return self
@@ -359,7 +381,10 @@ class Experiment(Record):
             parts["student"].pop("schedule")
             return common | parts | {"teachers": list(teachers), "regions": whole["distillation"]["regions"]}
         if stage == "teachers":
-            return common | {"teacher": teachers[self.teacher(item or "").name]}
+            teacher = teachers[self.teacher(item or "").name]
+            if teacher["sees"] is None:
+                del teacher["sees"]  # a teacher that sees all is the one that it was before there was this field
+            return common | {"teacher": teacher}
         if stage == "features":
             return {"features": whole["features"], "input": whole["input"], "teachers": list(teachers)}
         if stage == "clusters":

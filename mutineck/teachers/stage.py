@@ -25,6 +25,7 @@ from mutineck.experiment import DetectorSpec, ExperimentError, ScheduleSpec, Tea
 from mutineck.stage import Study
 from mutineck.storage import read_json, sha256_file, write_json
 from mutineck.teachers.frozen import input_normalisation, normalisation_of
+from mutineck.teachers.seen import training_annotations
 from mutineck.teachers.zoo import fetch_weights, find_in_zoo
 
 TRAINING_CONFIG = "training_config.py"
@@ -103,12 +104,19 @@ def teacher_categories(study: Study, spec: TeacherSpec) -> list[str]:
 
 
 def split_config(
-    study: Study, split: str, categories: Sequence[str], *, masks: bool, test: bool, seed: int = 0
+    study: Study,
+    split: str,
+    categories: Sequence[str],
+    *,
+    masks: bool,
+    test: bool,
+    seed: int = 0,
+    annotations: Path | None = None,
 ) -> dict[str, Any]:
-    """Return mmdet's data config of a split."""
+    """Return mmdet's data config of a split, or of other `annotations` on the same pictures."""
     train_pipeline, test_pipeline = pipelines(study.experiment.input, masks=masks)
     return dataset_config(
-        study.need("dataset", f"{split}.json").resolve(),
+        (annotations or study.need("dataset", f"{split}.json")).resolve(),
         picture_folder(study).resolve(),
         categories,
         test_pipeline if test else train_pipeline,
@@ -126,8 +134,12 @@ def detector_training(
     seed: int,
     masks: bool = False,
     hooks: Sequence[Mapping[str, Any]] = (),
+    annotations: Path | None = None,
 ) -> Any:
-    """Return the training config of a detector in `study.folder`, and write it there for `tools/train.py`."""
+    """Return the training config of a detector in `study.folder`, and write it there for `tools/train.py`.
+
+    It learns from the training split, or from other `annotations` on its pictures.
+    """
     if masks and (given := read_json(study.need("dataset", "dataset.json"))["masks"]) != "all":
         raise ExperimentError(
             f"{study.item}: a detector with a mask branch needs a mask for every box; here {given} have one. "
@@ -135,7 +147,7 @@ def detector_training(
         )
     config = training_config(
         model=dict(model),
-        train=split_config(study, "train", categories, masks=masks, test=False, seed=seed),
+        train=split_config(study, "train", categories, masks=masks, test=False, seed=seed, annotations=annotations),
         val=split_config(study, "val", categories, masks=masks, test=True),
         schedule=schedule,
         resources=study.experiment.resources,
@@ -155,8 +167,11 @@ def _train_teacher(
     """Train a teacher and store it; return it and its training config."""
     model_dict = model_config(detector, len(categories))
     schedule = spec.schedule or ScheduleSpec()
-    config = detector_training(study, model_dict, categories, schedule, seed=spec.seed, masks=has_masks(model_dict))
-    identity = {"train": sha256_file(study.need("dataset", "train.json"))}
+    annotations = training_annotations(study)
+    config = detector_training(
+        study, model_dict, categories, schedule, seed=spec.seed, masks=has_masks(model_dict), annotations=annotations
+    )
+    identity = {"train": sha256_file(annotations)}
     model = train(config, device=device_of(study.experiment.resources.device), identity=identity)
     save_detector(study.folder, model, model_dict, categories=categories, normalisation=input_normalisation(study))
     return model, config
