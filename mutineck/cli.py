@@ -80,6 +80,11 @@ def build_parser() -> argparse.ArgumentParser:
     _study_arguments(add)
     add.add_argument("names", nargs="*", metavar="NAME", help="figures to draw (default: all)")
 
+    add = command("compare", compare, "put studies side by side: every arm, paired by seed with the method")
+    add.add_argument("studies", nargs="+", metavar="STUDY", help="a study's folder, an experiment, or a series of them")
+    add.add_argument("--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="default: outputs")
+    add.add_argument("--to", type=Path, metavar="DIR", help="write comparison.{md,csv} and parts.csv there too")
+
     add = command("download", download, "fetch a published data set, verified; goes on where it was interrupted")
     add.add_argument("dataset", choices=("voc", "coco"))
     add.add_argument("--to", type=Path, required=True, metavar="PATH", help="folder to unpack into")
@@ -159,6 +164,8 @@ def run(given: argparse.Namespace) -> int:
             print(f"results: {report if report.is_file() else root}")
     if failures:
         raise engine.StudyFailed("\n\n".join(failures))
+    if len(experiments) > 1 and not given.dry_run and given.until is None:
+        _compare([given.outputs / e.name for e in experiments], given.outputs / Path(given.experiment).stem)
     return 0
 
 
@@ -217,6 +224,28 @@ def figures(given: argparse.Namespace) -> int:
         experiment, root = _last_study(given, file)
         draw(Study(experiment, root, "figures"), given.names or None)
     return 0
+
+
+def compare(given: argparse.Namespace) -> int:
+    """Put studies side by side."""
+    from mutineck.experiment import load_series
+
+    folders = []
+    for name in given.studies:
+        known = Path(name).is_dir()
+        folders += [Path(name)] if known else [given.outputs / study.name for study in load_series(name)]
+    _compare(folders, given.to)
+    return 0
+
+
+def _compare(folders: Sequence[Path], to: Path | None) -> None:
+    from mutineck.ablations.overview import overview, write_comparison
+    from mutineck.ablations.studies import read_study
+
+    studies = [read_study(folder) for folder in folders]
+    print(overview(studies), end="")
+    for path in write_comparison(studies, to) if to else ():
+        print(path)
 
 
 def download(given: argparse.Namespace) -> int:

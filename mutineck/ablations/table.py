@@ -63,13 +63,29 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     shown = pd.DataFrame({"arm": [_label(arm) for arm in table["arm"]]})
     for metric, title in METRICS.items():
         if table[metric].notna().any():
-            shown[title] = [_spread(*pair) for pair in zip(table[metric], table[f"{metric}_std"], strict=True)]
+            shown[title] = [with_spread(*pair) for pair in zip(table[metric], table[f"{metric}_std"], strict=True)]
     shown["n"] = [
         (DASH if n else "missing") if arm.startswith(TEACHER) else str(n) if n else "missing"
         for arm, n in zip(table["arm"], table["n"], strict=True)
     ]
-    shown["gain"] = [_gain(*row) for row in zip(table["gain"], table["gain_low"], table["gain_high"], strict=True)]
+    gains = zip(table["gain"], table["gain_low"], table["gain_high"], strict=True)
+    shown["gain"] = [with_interval(*row) for row in gains]
     return shown
+
+
+def with_spread(mean: float, std: float) -> str:
+    """Return ``mean ± std`` in percent; a dash for what is unknown, no spread where one seed has none."""
+    if math.isnan(mean):
+        return DASH
+    return f"{100 * mean:.1f}" if math.isnan(std) else f"{100 * mean:.1f} ± {100 * std:.1f}"
+
+
+def with_interval(difference: float, low: float, high: float) -> str:
+    """Return ``difference [low, high]`` in points of percent; a dash for what is unknown."""
+    if math.isnan(difference):
+        return DASH
+    interval = DASH if math.isnan(low) else f"{100 * low:+.1f}, {100 * high:+.1f}"
+    return f"{100 * difference:+.1f} [{interval}]"
 
 
 def to_markdown(shown: pd.DataFrame) -> str:
@@ -135,19 +151,6 @@ def read_inputs(study: Study) -> list[Path]:
 
 def _label(arm: str) -> str:
     return f"{arm.removeprefix(TEACHER)} (teacher)" if arm.startswith(TEACHER) else arm
-
-
-def _spread(mean: float, std: float) -> str:
-    if math.isnan(mean):
-        return DASH
-    return f"{100 * mean:.1f}" if math.isnan(std) else f"{100 * mean:.1f} ± {100 * std:.1f}"
-
-
-def _gain(mean: float, low: float, high: float) -> str:
-    if math.isnan(mean):
-        return DASH
-    interval = DASH if math.isnan(low) else f"{100 * low:+.1f}, {100 * high:+.1f}"
-    return f"{100 * mean:+.1f} [{interval}]"
 
 
 def _tex(text: str) -> str:

@@ -1,0 +1,115 @@
+"""Several studies in a few tables for people, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mutineck.ablations.results import TEACHER, scores
+from mutineck.ablations.studies import METHOD, StudyResults, additions, contrasts, parts, teachers_of
+from mutineck.ablations.table import DASH, to_markdown, with_interval, with_spread
+from mutineck.experiment import INTERMEDIATE
+from mutineck.storage import write_text
+
+BEST_SINGLE = "best single"
+COLUMNS = ("student", "student_long", BEST_SINGLE, "fgd:mean", "fgd:confidence", METHOD)
+"""What is shown of every study; `best single` is the one of its `fgd:TEACHER` with the highest mean."""
+
+
+def overview(studies: Sequence[StudyResults]) -> str:
+    """Return the tables: values, paired differences, parts, further teachers, minutes of a training."""
+    table = contrasts(studies)
+    sections = [
+        "mAP in percent, mean ± standard deviation over seeds:",
+        _arms(studies, table, _value, extra=_of_study),
+        f"`{METHOD}` less each of them, paired by seed, with 95 % t interval (bold where it lies above 0):",
+        _arms(studies, table, lambda row, _: _difference(row), without=METHOD),
+    ]
+    cost = parts(table)
+    if cost["studies"].any():
+        sections += [
+            "What taking out a part of the method costs, mean over studies with 95 % t interval over them:",
+            _markdown(
+                {"without": row["part"], "costs": _difference(row), "times": f"{row['costly']} of {row['studies']}"}
+                for row in cost.to_dict("records")
+            ),
+        ]
+    added = additions(studies)
+    if len(added):
+        sections += [
+            f"What further teachers change for `{METHOD}`, paired by seed with the study without them:",
+            _markdown(
+                {"study": row["study"], "without": row["without"], "more": row["teachers"], "change": _difference(row)}
+                for row in added.to_dict("records")
+            ),
+        ]
+    sections += ["Minutes of one training:", _arms(studies, table, lambda row, _: _minutes(row["seconds"]))]
+    return "\n\n".join(section.rstrip("\n") for section in sections) + "\n"
+
+
+def write_comparison(studies: Sequence[StudyResults], folder: Path) -> list[Path]:
+    """Write `comparison.md`, and the numbers behind it as `comparison.csv` and `parts.csv`; return their paths."""
+    table = contrasts(studies)
+    files = {
+        "comparison.md": overview(studies),
+        "comparison.csv": table.to_csv(index=False, lineterminator="\n"),
+        "parts.csv": parts(table).to_csv(index=False, lineterminator="\n"),
+    }
+    return [write_text(folder / name, content) for name, content in files.items()]
+
+
+def _arms(
+    studies: Sequence[StudyResults],
+    table: pd.DataFrame,
+    cell: Callable[[dict[str, Any], str], str],
+    *,
+    without: str = "",
+    extra: Callable[[StudyResults], dict[str, str]] = lambda _: {},
+) -> str:
+    """Return a table of studies by arms; `cell` writes an arm's row of `contrasts` under a column's title."""
+    lines = []
+    for study in studies:
+        rows = {row["arm"]: row for row in table[table["study"] == study.name].to_dict("records")}
+        shown = {column: rows[arm] for column, arm in _arms_of(study, rows).items() if column != without}
+        lines.append({"study": study.name} | {c: cell(row, c) for c, row in shown.items()} | extra(study))
+    known = [column for column in COLUMNS if any(column in line for line in lines)]
+    return _markdown(lines, ["study", *known, *(column for column in lines[0] if column not in ("study", *COLUMNS))])
+
+
+def _arms_of(study: StudyResults, rows: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Return the arm behind each column that a study has."""
+    singles = [arm for name in teachers_of(study) if (arm := f"fgd:{name}") in rows]
+    found = {column: column for column in COLUMNS if column in rows}
+    return found | ({BEST_SINGLE: max(singles, key=lambda arm: rows[arm]["mean"])} if singles else {})
+
+
+def _of_study(study: StudyResults) -> dict[str, str]:
+    rows = scores(study.frame, study.split)
+    merged = rows[rows["arm"] == TEACHER + INTERMEDIATE]["value"]
+    students = rows[~rows["arm"].str.startswith(TEACHER)]
+    return {
+        "intermediate teacher": DASH if merged.empty else with_spread(float(merged.iloc[0]), float("nan")),
+        "seeds": str(students["seed"].nunique()),
+    }
+
+
+def _value(row: dict[str, Any], column: str) -> str:
+    which = "" if row["arm"] == column else f" ({row['arm'].removeprefix('fgd:')})"
+    return with_spread(row["mean"], row["std"]) + which
+
+
+def _difference(row: dict[str, Any]) -> str:
+    text = with_interval(row["difference"], row["low"], row["high"])
+    return f"**{text}**" if row["low"] > 0 else text
+
+
+def _minutes(seconds: float) -> str:
+    return DASH if pd.isna(seconds) else f"{seconds / 60:.1f}"
+
+
+def _markdown(rows: Any, columns: Sequence[str] | None = None) -> str:
+    table = pd.DataFrame(list(rows))
+    return to_markdown(table.reindex(columns=columns or list(table.columns)).fillna(DASH))

@@ -1,0 +1,155 @@
+"""Several studies together: the method against every other arm, and what its parts and further teachers are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from mutineck.ablations.results import HEADLINE, TEACHER, collect, scores
+from mutineck.ablations.statistics import compare, mean_interval
+from mutineck.arms import PARTS
+from mutineck.experiment import INTERMEDIATE, load_experiment, slug
+from mutineck.stage import Study, read_manifest
+from mutineck.workflow import EXPERIMENT_FILE
+
+METHOD = "mutineck"
+DIFFERENCE = (
+    "pairs", "difference", "difference_std", "low", "high", "bootstrap_low", "bootstrap_high", "effect", "p"
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """What a study found, wherever it is kept.
+
+    Attributes:
+        name: the study's.
+        frame: tidy rows as `collect` returns them.
+        split: the one that it reports.
+        seconds: mean over seeds of each arm's training job, by arm.
+        data: a hash of its pictures and split; equal ones share students seed by seed. Empty if not known.
+    """
+
+    name: str
+    frame: pd.DataFrame
+    split: str
+    seconds: Mapping[str, float]
+    data: str = ""
+
+
+def read_study(root: Path) -> StudyResults:
+    """Read what a study's folder holds so far, finished or not.
+
+    Raises:
+        FileNotFoundError: no such study, or nothing in it has been measured yet.
+    """
+    if not (root / EXPERIMENT_FILE).is_file():
+        raise FileNotFoundError(f"{root}: there is no such study; make it with: mutineck run {root.name}")
+    experiment = load_experiment(root / EXPERIMENT_FILE)
+    seconds = {}
+    for arm in experiment.arms:
+        found = [read_manifest(root, "distillation", f"{slug(arm)}/seed{seed}") for seed in experiment.seeds]
+        times = [manifest["seconds"] for manifest in found if manifest is not None]
+        if times:
+            seconds[arm] = sum(times) / len(times)
+    frame = collect(Study(experiment, root, "ablations"))
+    return StudyResults(experiment.name, frame, experiment.evaluation.report, seconds, fingerprint(root))
+
+
+def fingerprint(root: Path) -> str:
+    """Return the hash of a study's reported truth and of the pictures that it trains on; empty if not made yet."""
+    manifest = read_manifest(root, "dataset")
+    writes = manifest["writes"] if manifest else {}
+    parts = [writes.get(f"dataset/{split}.json", "")[:16] for split in ("train", "val", "test")]
+    return "-".join(parts) if all(parts) else ""
+
+
+def contrasts(studies: Sequence[StudyResults], metric: str = HEADLINE) -> pd.DataFrame:
+    """Return one row a study and arm: its own values, and the method's paired difference to it.
+
+    Columns: study, arm, n (seeds), mean, std; then, method minus arm over the seeds that both have: pairs, difference,
+    difference_std, low, high (t interval, 95 %), bootstrap_low, bootstrap_high, effect (Cohen's d of paired samples),
+    p; and seconds of a training. In the metric's unit (0..1); NaN where one seed cannot say.
+    """
+    rows = []
+    for study in studies:
+        by_arm = _by_arm(study, metric)
+        for arm, values in by_arm.items():
+            own = mean_interval(values.to_numpy(dtype=float))
+            row = {"study": study.name, "arm": arm, "n": own.n, "mean": own.mean, "std": own.std}
+            if arm != METHOD and METHOD in by_arm and set(values.index) & set(by_arm[METHOD].index):
+                row |= _difference(by_arm[METHOD], values)
+            rows.append(row | {"seconds": study.seconds.get(arm, float("nan"))})
+    return pd.DataFrame(rows, columns=["study", "arm", "n", "mean", "std", *DIFFERENCE, "seconds"])
+
+
+def parts(table: pd.DataFrame) -> pd.DataFrame:
+    """Return what taking out each part of the method costs, on average over studies.
+
+    Args:
+        table: from `contrasts`.
+
+    Returns:
+        Columns part, studies, costly (in how many of them the mean cost is above 0), difference, low, high: the
+        method less itself without the part, mean over studies with its t interval over them; NaN for a part that no
+        study takes out.
+    """
+    rows = []
+    for part in PARTS:
+        found = table[(table["arm"] == f"{METHOD}-{part}") & table["difference"].notna()]["difference"]
+        interval = mean_interval(found.to_numpy(dtype=float))
+        rows.append(
+            {"part": part, "studies": interval.n, "costly": int((found > 0).sum()), "difference": interval.mean}
+            | {"low": interval.low, "high": interval.high}
+        )
+    return pd.DataFrame(rows)
+
+
+def additions(studies: Sequence[StudyResults], metric: str = HEADLINE) -> pd.DataFrame:
+    """Return what a study's further teachers change for the method, against a study of the same data without them.
+
+    Two studies are paired where one's teachers are the other's and more, and those that both have reach the same.
+
+    Returns:
+        Columns study, without (the other study), teachers (those added), and as for `contrasts` the difference of the
+        study's method to the other's.
+    """
+    rows = []
+    for more in studies:
+        for less in studies:
+            ours, theirs = teachers_of(more, metric), teachers_of(less, metric)
+            shared = {name: ours.get(name) for name in theirs}
+            if not more.data or more.data != less.data or not theirs or shared != theirs or len(ours) == len(theirs):
+                continue
+            here, there = _by_arm(more, metric).get(METHOD), _by_arm(less, metric).get(METHOD)
+            if here is None or there is None or not set(here.index) & set(there.index):
+                continue
+            added = ", ".join(name for name in ours if name not in theirs)
+            rows.append(
+                {"study": more.name, "without": less.name, "teachers": added} | _difference(here, there)
+            )
+    return pd.DataFrame(rows, columns=["study", "without", "teachers", *DIFFERENCE])
+
+
+def teachers_of(study: StudyResults, metric: str = HEADLINE) -> dict[str, float]:
+    """Return what each teacher reaches, the intermediate one left out."""
+    rows = scores(study.frame, study.split, metric)
+    rows = rows[rows["arm"].str.startswith(TEACHER) & (rows["arm"] != TEACHER + INTERMEDIATE)]
+    return {arm.removeprefix(TEACHER): float(value) for arm, value in zip(rows["arm"], rows["value"], strict=True)}
+
+
+def _by_arm(study: StudyResults, metric: str) -> dict[str, pd.Series]:
+    """Return each student arm's values by seed, those that there are."""
+    rows = scores(study.frame, study.split, metric).dropna(subset=["value"])
+    rows = rows[~rows["arm"].str.startswith(TEACHER)]
+    return {str(arm): group.set_index("seed")["value"] for arm, group in rows.groupby("arm", sort=False)}
+
+
+def _difference(method: pd.Series, other: pd.Series) -> dict[str, float]:
+    found = asdict(compare(method, other))
+    interval = found.pop("difference")
+    names = {"n": "pairs", "mean": "difference", "std": "difference_std"}
+    return {names.get(key, key): value for key, value in (interval | found).items()}
