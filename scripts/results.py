@@ -1,31 +1,37 @@
 """Keep a study's results beside its experiment, and write the README's table from all that are kept.
 
-    python scripts/results.py keep bccd        after `mutineck run experiments/bccd.yaml ...`
+    python scripts/results.py keep bccd        after `mutineck run experiments/bccd.yaml ...`; or a series
     python scripts/results.py table            rewrites the README between its two markers
 
 A kept study is two small files: `experiments/results/NAME.csv`, tidy rows (arm, seed, split, metric, category, value),
-and `NAME.json`, which says by which command, at which revision, when and in how many seconds they came about.
+and `NAME.json`, which says by which command, at which revision, when, on what and in how many seconds they came about.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import platform
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from mutineck.experiment import load_experiment
+from mutineck.ablations.overview import overview
+from mutineck.ablations.results import TEACHER, scores
+from mutineck.ablations.studies import StudyResults, fingerprint
+from mutineck.experiment import load_experiment, slug
+from mutineck.experiment_file import study_files
 from mutineck.stage import read_manifest
 from mutineck.storage import read_json, write_json, write_text
-from mutineck.workflow import jobs
+from mutineck.workflow import jobs, visible_gpus
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "experiments" / "results"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- results: written by scripts/results.py -->", "<!-- end of results -->"
-TEACHER = "teacher:"
 
 
 def keep(name: str, outputs: Path) -> None:
@@ -47,6 +53,8 @@ def keep(name: str, outputs: Path) -> None:
             "description": experiment.description,
             "seeds": list(experiment.seeds),
             "split": experiment.evaluation.report,
+            "data": fingerprint(root),
+            "machine": machine(experiment.resources.device),
             "revision": last["revision"],
             "versions": last["versions"],
             "finished": last["finished"],
@@ -57,31 +65,65 @@ def keep(name: str, outputs: Path) -> None:
     )
 
 
+def machine(device: str) -> str:
+    """Return this machine's class: what it computes on."""
+    gpus = [] if device == "cpu" else visible_gpus()
+    cores = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+    return f"{cores}, {len(gpus)} GPU" if gpus else f"{cores}, no GPU"
+
+
+def read_kept(path: Path) -> StudyResults:
+    """Read a kept study by the path of its JSON."""
+    about = read_json(path)
+    frame = pd.read_csv(
+        path.with_suffix(".csv"),
+        dtype={"seed": "Int64", "category": "string", "arm": "string"},
+        keep_default_na=False,
+        na_values={"seed": [""], "value": [""]},
+    )
+    seconds: dict[str, float] = {}
+    for arm in dict.fromkeys(frame["arm"]):
+        start = f"distillation/{slug(arm)}/seed"
+        found = [value for job, value in about["job_seconds"].items() if job.startswith(start)]
+        if found:
+            seconds[arm] = sum(found) / len(found)
+    return StudyResults(path.stem, frame, about["split"], seconds, about.get("data", ""))
+
+
 def table() -> str:
-    """Return the README's section of results as Markdown."""
-    parts = []
-    for path in sorted(KEPT.glob("*.json")):
-        about = read_json(path)
-        rows = pd.read_csv(path.with_suffix(".csv"), keep_default_na=False)
-        rows = rows[(rows.split == about["split"]) & (rows.metric == "bbox_mAP") & (rows.category == "")]
-        values = rows.assign(value=100 * rows.value.astype(float)).groupby("arm", sort=False).value
-        alone = values.get_group("student").mean()
-        seeds = len(about["seeds"])
-        core_minutes = sum(about["job_seconds"].values()) / 60
-        parts += [
-            f"**{path.stem}.** {about['description']} mAP on {about['split']}, {seeds} seed{'s' if seeds > 1 else ''}, "
-            f"{core_minutes:.0f} core-minutes in all: `{about['command']}`.",
-            "",
-            "| who | mAP, % | over the student alone |",
-            "|---|---|---|",
-        ]
-        for arm, group in values:
-            who = f"*teacher {arm.removeprefix(TEACHER)}*" if arm.startswith(TEACHER) else f"`{arm}`"
-            spread = f" ± {group.std(ddof=1):.1f}" if len(group) > 1 else ""
-            gain = "" if arm.startswith(TEACHER) or arm == "student" else f"{group.mean() - alone:+.1f}"
-            parts.append(f"| {who} | {group.mean():.1f}{spread} | {gain} |")
-        parts.append("")
+    """Return the README's section of results: studies of several seeds side by side, then each by itself."""
+    kept = {path: read_kept(path) for path in sorted(KEPT.glob("*.json"))}
+    several = [study for path, study in kept.items() if len(read_json(path)["seeds"]) > 1]
+    parts = [overview(several)] if several else []
+    for path, study in kept.items():
+        one = _one_study(study, read_json(path))
+        if study in several:  # the gist of it stands in the tables above
+            one = [f"<details><summary>{study.name}, arm by arm</summary>", "", *one, "</details>", ""]
+        parts += one
     return "\n".join(parts)
+
+
+def _one_study(study: StudyResults, about: dict[str, Any]) -> list[str]:
+    """Return the lines of a study's own table: every teacher and arm."""
+    rows = scores(study.frame, study.split)
+    values = rows.assign(value=100 * rows["value"]).groupby("arm", sort=False)["value"]
+    alone = values.get_group("student").mean()
+    seeds = len(about["seeds"])
+    core_minutes = sum(about["job_seconds"].values()) / 60
+    lines = [
+        f"**{study.name}.** {about['description']} mAP on {study.split}, {seeds} seed{'s' if seeds > 1 else ''}, "
+        f"{core_minutes:.0f} core-minutes in all: `{about['command']}`.",
+        "",
+        "| who | mAP, % | over the student alone |",
+        "|---|---|---|",
+    ]
+    for name, group in values:
+        arm = str(name)
+        who = f"*teacher {arm.removeprefix(TEACHER)}*" if arm.startswith(TEACHER) else f"`{arm}`"
+        spread = f" ± {group.std(ddof=1):.1f}" if len(group) > 1 else ""
+        gain = "" if arm.startswith(TEACHER) or arm == "student" else f"{group.mean() - alone:+.1f}"
+        lines.append(f"| {who} | {group.mean():.1f}{spread} | {gain} |")
+    return [*lines, ""]
 
 
 def with_table(readme: str) -> str:
@@ -99,7 +141,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--outputs", type=Path, default=ROOT / "outputs")
     given = parser.parse_args(arguments)
     for name in given.names if given.what == "keep" else ():
-        keep(name, given.outputs)
+        for study in study_files(name):
+            keep(study.stem, given.outputs)
     write_text(README, with_table(README.read_text(encoding="utf-8")))
     return 0
 

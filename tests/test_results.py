@@ -7,6 +7,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
+
+from mutineck.ablations.table import write_tables
+from mutineck.engine import write_experiment
+from mutineck.experiment import Experiment
+from mutineck.stage import Study
+from mutineck.storage import write_json
+from mutineck.workflow import jobs
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,6 +31,65 @@ def results() -> ModuleType:
 def test_the_readme_says_what_was_measured(results: ModuleType) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert results.with_table(readme) == readme, "run: python scripts/results.py table"
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """A study of two seeds that looks finished, its experiment's file, and a README to write into."""
+    detector = {"family": "faster_rcnn"}
+    fields = {
+        "name": "two_seeds",
+        "description": "Made up.",
+        "dataset": {"format": "shapes"},
+        "teachers": [{"name": "big", "detector": detector}],
+        "student": {"detector": detector},
+        "arms": {"student": None, "fgd:big": None, "mutineck": None},
+        "seeds": [0, 1],
+        "resources": {"device": "cpu"},
+    }
+    (tmp_path / "two_seeds.yaml").write_text(yaml.safe_dump(fields, sort_keys=False))
+    (tmp_path / "README.md").write_text("before\n<!-- results: written by scripts/results.py -->\n<!-- end of results -->\nafter\n")
+    experiment = Experiment.model_validate(fields)
+    root = tmp_path / "outputs" / "two_seeds"
+    write_experiment(experiment, root)
+    reached = {"teachers/big": 0.5, "teachers/intermediate": 0.55, "distillation/student": 0.2, "distillation/fgd-big": 0.3,
+               "distillation/mutineck": 0.35}
+    for number, job in enumerate(jobs(experiment)):
+        manifest = {"stage": job.stage, "item": job.item, "seconds": 60.0, "finished": f"2000-01-01T00:00:{number:02d}Z",
+                    "revision": {"git": "abc", "dirty": False}, "versions": {}, "writes": {}}
+        write_json(root / job.manifest, manifest)
+        value = reached.get(job.folder.split("/seed")[0])
+        if value is not None:
+            value += 0.01 * job.folder.endswith("seed1")
+            write_json(root / job.folder / "metrics.json", [{"split": "test", "metric": "bbox_mAP", "category": "", "value": value}])
+    write_tables(Study(experiment, root, "ablations"))
+    return tmp_path
+
+
+def test_a_study_of_several_seeds_is_kept_and_told(
+    results: ModuleType, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "KEPT", finished / "kept")
+    monkeypatch.setattr(results, "README", finished / "README.md")
+    results.main(["keep", str(finished / "two_seeds.yaml"), "--outputs", str(finished / "outputs")])
+    about = results.read_json(finished / "kept" / "two_seeds.json")
+    assert about["seeds"] == [0, 1] and about["machine"].endswith("cores, no GPU")
+    assert about["command"] == "mutineck run experiments/two_seeds.yaml"
+    readme = (finished / "README.md").read_text(encoding="utf-8")
+    assert readme.startswith("before\n") and readme.endswith("after\n")
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in readme.splitlines() if line.startswith("| ")]
+    assert ["two_seeds", "20.5 ± 0.7", "30.5 ± 0.7 (big)", "35.5 ± 0.7", "55.0", "2"] in cells
+    assert ["two_seeds", "1.0", "1.0", "1.0"] in cells
+    assert ["`mutineck`", "35.5 ± 0.7", "+15.0"] in cells
+    assert "2 seeds" in readme and "<details><summary>two_seeds" in readme
+
+
+def test_an_unfinished_study_is_not_kept(results: ModuleType, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "KEPT", finished / "kept")
+    (finished / "outputs" / "two_seeds" / "figures" / "manifest.json").unlink()
+    with pytest.raises(SystemExit, match="is not finished"):
+        results.main(["keep", str(finished / "two_seeds.yaml"), "--outputs", str(finished / "outputs")])
+    assert not (finished / "kept").exists()
 
 
 def test_every_kept_study_is_an_experiment_with_its_origin(results: ModuleType) -> None:
