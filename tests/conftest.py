@@ -7,8 +7,11 @@ import pytest
 # Before any test module: whoever imports pip first keeps setuptools from standing in for distutils, and mmcv then
 # refuses to be imported.
 import setuptools  # noqa: F401
+from hypothesis import settings
 
 from mutineck.stage import Study
+
+settings.register_profile("fuzz", max_examples=100_000)
 
 
 @pytest.fixture(scope="session")

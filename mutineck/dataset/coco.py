@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from mutineck.dataset.masks import check_segmentation
 from mutineck.dataset.records import LEFT_OUT, REPAIRED, CategoryNames, DatasetError, Defect, printable
 
 DUPLICATE_ID = "duplicate id"
+UNUSABLE_ID = "unusable id"
 MALFORMED = "malformed record"
 ORPHAN = "annotation of an unknown image"
 UNKNOWN_CATEGORY = "unknown category"
@@ -24,6 +26,8 @@ BAD_MASK = "unusable mask"
 OVERHANG = 1.0
 """Pixels that a box may reach over the border: COCO's own do by fractions, and are kept as they are."""
 MAX_SIDE = 1 << 20
+LARGEST_ID = (1 << 53) - 1
+"""Larger ones are not exact in doubles, which COCO's evaluation keeps ids in."""
 
 
 def read_coco(
@@ -75,7 +79,7 @@ class _Reader:
     kept_categories: list[dict[str, Any]] = field(default_factory=list)
 
     def _add(self, where: str, reason: str, action: Any, detail: str = "") -> None:
-        self.defects.append(Defect(self.file, where, reason, action, printable(detail)[:200]))
+        self.defects.append(Defect(self.file, where, reason, action, detail))
 
     def categories(self, rows: list[Any]) -> dict[int, int | None]:
         """Return category id in the file -> id kept, or None if dropped; fill `kept_categories` in order."""
@@ -87,7 +91,10 @@ class _Reader:
                 raise DatasetError(f"{self.file}: categories[{index}]: expected id and name, got {str(row)[:80]}")
             if number in given:
                 raise DatasetError(f"{self.file}: categories[{index}].id: {number} is the id of {given[number]!r} too")
-            given[number] = printable(" ".join(name.split()))
+            name = printable(" ".join(name.split()))
+            if name in given.values():
+                self._add(f"categories[{index}].name", DUPLICATE, REPAIRED, f"{name}: read as one category")
+            given[number] = name
         kept: dict[str, int] = {}
         ids: dict[int, int | None] = {}
         for number, name in given.items():
@@ -176,17 +183,19 @@ class _Reader:
             }
             if row.get("segmentation"):
                 item["segmentation"] = row["segmentation"]
-            if number is None or number in seen:
+            if number is None or number < 1 or number in seen:
+                # 0 is what COCO's evaluation writes for "not matched": a hit of that object would count as a miss.
                 renumber.append((where, item))
             else:
                 seen[number] = row
             kept.append(item)
-        free = max(seen, default=0)
+        free = (number for number in itertools.count(1) if number not in seen)
         for where, item in renumber:
-            free += 1
-            found = "no id" if item["id"] is None else f"{item['id']} is taken"
-            item["id"] = free
-            self._add(f"{where}.id", DUPLICATE_ID, REPAIRED, f"{found}, numbered {free}")
+            found, item["id"] = item["id"], next(free)
+            taken = found in seen
+            detail = f"{found} is taken" if taken else "no whole number from 1 on"
+            reason = DUPLICATE_ID if taken else UNUSABLE_ID
+            self._add(f"{where}.id", reason, REPAIRED, f"{detail}: numbered {item['id']}")
         return kept
 
 
@@ -238,10 +247,10 @@ def keep_images(document: dict[str, Any], keep: Callable[[dict[str, Any]], bool]
 
 
 def whole(value: Any) -> int | None:
-    """Return a JSON number as a whole number, or None if it is none (booleans and strings are not)."""
-    if type(value) is int:
-        return value
-    return int(value) if type(value) is float and value.is_integer() else None
+    """Return a JSON number as a whole number, or None if it is none (booleans and strings are not) or out of range."""
+    if type(value) not in (int, float) or not abs(value) <= LARGEST_ID:  # False for NaN too
+        return None
+    return int(value) if value == int(value) else None
 
 
 def finite_box(value: Any) -> list[float] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def _check_pictures(document: dict[str, Any], folder: Path, root: Path, file: st
         written = (image["width"], image["height"])
         image["file_name"] = relative
         image["width"] = image["height"] = 0
-        if not path.is_file():
+        if not os.path.isfile(path):  # unlike Path's, False also for a name longer than the system allows
             defects.append(Defect(relative, "file", MISSING, LEFT_OUT, f"image {image['id']} of {file}"))
             continue
         health = inspect_picture(path)

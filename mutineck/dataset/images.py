@@ -44,8 +44,8 @@ class PictureHealth:
 def inspect_picture(path: str | os.PathLike[str]) -> PictureHealth:
     """Return a picture's displayed size, or why it cannot be used.
 
-    An upright, complete JPEG is judged by its header and its end marker, which keeps COCO's 118 000 pictures
-    cheap; everything else is decoded whole.
+    Every picture is decoded: a training must not meet at night what could be said now. Upright JPEGs once and at an
+    eighth of their size (COCO has 118 000, at 2.5 ms each), everything else by the training's own reader too.
     """
     path = Path(path)
     try:
@@ -58,13 +58,14 @@ def inspect_picture(path: str | os.PathLike[str]) -> PictureHealth:
                 if width * height > MAX_PIXELS:
                     return PictureHealth(0, 0, problem=f"{width}x{height} is more than {MAX_PIXELS} pixels")
                 orientation = _orientation(picture)
-                sound = picture.format == "JPEG" and orientation == 1 and picture.mode in ("RGB", "L")
+                if picture.format == "JPEG" and orientation == 1 and picture.mode in ("RGB", "L"):
+                    picture.draft(None, (1, 1))
+                    picture.load()
+                    return PictureHealth(width, height)
     except Image.DecompressionBombError:
         return PictureHealth(0, 0, problem=f"more than {MAX_PIXELS} pixels")
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, EOFError) as error:
         return PictureHealth(0, 0, problem=_reason(error, path))
-    if sound and _ends_like_jpeg(path):
-        return PictureHealth(width, height)
     return _decode(path, orientation)
 
 
@@ -74,12 +75,6 @@ def _orientation(picture: Image.Image) -> int:
     except Exception:  # Broken EXIF raises whatever it likes; the picture itself may be sound.
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _ends_like_jpeg(path: Path) -> bool:
-    with open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - 64))
-        return file.read().rstrip(b"\0\r\n ").endswith(b"\xff\xd9")
 
 
 def _decode(path: Path, orientation: int) -> PictureHealth:
@@ -105,7 +100,7 @@ def _decode(path: Path, orientation: int) -> PictureHealth:
 def _reason(error: Exception, path: Path) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not a picture in a format that is known here"
-    return f"{type(error).__name__}: {error}".replace(str(path), path.name)[:200]
+    return f"{type(error).__name__}: {error}".replace(str(path), path.name)
 
 
 def upright_bbox(bbox: list[float], stored_size: tuple[int, int], orientation: int) -> list[float]:

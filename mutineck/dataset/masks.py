@@ -39,7 +39,7 @@ def read_object_masks(path: Path, size: tuple[int, int]) -> tuple[np.ndarray | N
                 return None, f"mode {picture.mode} instead of a palette of object numbers"
             numbers = np.asarray(picture)
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        return None, f"{type(error).__name__}: {error}".replace(str(path), path.name)[:200]
+        return None, f"{type(error).__name__}: {error}".replace(str(path), path.name)
     if numbers.shape[::-1] != size:
         return None, f"{numbers.shape[1]}x{numbers.shape[0]} instead of {size[0]}x{size[1]}"
     return numbers, ""

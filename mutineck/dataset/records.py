@@ -9,11 +9,14 @@ from typing import Any, Literal
 
 REPAIRED: Literal["repaired"] = "repaired"
 LEFT_OUT: Literal["left out"] = "left out"
+LONGEST_DETAIL = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Defect:
-    """One thing wrong with the data as it came, and what was done about it.
+    """One thing wrong with the data as it came, and what was done about it: one line of plain text.
+
+    What a line or UTF-8 cannot hold is written as escapes, and a long detail is cut.
 
     Attributes:
         file: file that holds it, relative to the data set's root.
@@ -29,9 +32,13 @@ class Defect:
     action: Literal["repaired", "left out"]
     detail: str = ""
 
+    def __post_init__(self) -> None:
+        for name, longest in (("file", None), ("field", None), ("detail", LONGEST_DETAIL)):
+            object.__setattr__(self, name, one_line(getattr(self, name))[:longest])
+
     def __str__(self) -> str:
         detail = f" ({self.detail})" if self.detail else ""
-        return printable(f"{self.file}: {self.field}: {self.reason}{detail}: {self.action}")
+        return f"{self.file}: {self.field}: {self.reason}{detail}: {self.action}"
 
 
 class DatasetError(ValueError):
@@ -124,10 +131,17 @@ class Source:
 
 
 def defect_rows(defects: Iterable[Defect]) -> list[dict[str, str]]:
-    """Return defects as JSON-able rows; what UTF-8 cannot write (odd file names) is escaped."""
-    return [{key: printable(value) for key, value in asdict(defect).items()} for defect in defects]
+    """Return defects as JSON-able rows."""
+    return [asdict(defect) for defect in defects]
 
 
 def printable(text: str) -> str:
     """Return text with lone surrogates, which UTF-8 cannot write, as escapes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def one_line(text: str) -> str:
+    """Return text whose control characters, line breaks and lone surrogates are escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -194,7 +194,7 @@ class VocFolder:
         """Return the picture's name: the annotation's own stem first, as VOC has it, then its `filename`."""
         parts = [part for part in re.split(r"[/\\]", record.filename) if part]
         if ".." in parts:
-            self._add(file, "filename", ELSEWHERE, LEFT_OUT, record.filename[:200])
+            self._add(file, "filename", ELSEWHERE, LEFT_OUT, record.filename)
             return None
         written = parts[-1] if parts else ""
         own = self.pictures.get(stem)
@@ -204,7 +204,7 @@ class VocFolder:
             self._add(file, "filename", MISSING, LEFT_OUT, f"neither {stem}.* nor {written[:100]!r} in JPEGImages/")
             return None
         if len(parts) > 1 or record.filename[:1] in ("/", "\\"):
-            self._add(file, "filename", ELSEWHERE, REPAIRED, f"{record.filename[:200]} read as JPEGImages/{name}")
+            self._add(file, "filename", ELSEWHERE, REPAIRED, f"read as JPEGImages/{name}: {record.filename}")
         elif own and exact and exact != own:
             self._add(
                 file,

@@ -108,7 +108,7 @@ def _parse(content: bytes, file: str) -> tuple[Element | None, list[Defect]]:
         detail = str(error)
     except (ValueError, LookupError, RecursionError, UnicodeError) as error:
         detail = f"{type(error).__name__}: {error}"
-    return None, [*defects, Defect(file, "file", UNREADABLE_XML, LEFT_OUT, detail[:200])]
+    return None, [*defects, Defect(file, "file", UNREADABLE_XML, LEFT_OUT, detail)]
 
 
 def _decode(content: bytes) -> tuple[str | None, str]:
@@ -168,7 +168,10 @@ def _text(element: Element, path: str) -> str:
 def _number(text: str) -> float | None:
     if text.lower().lstrip("+-") in ("nan", "inf", "infinity"):
         return math.nan
-    return float(text) if NUMBER.fullmatch(text) else None
+    if not NUMBER.fullmatch(text):
+        return None
+    value = float(text)
+    return value if math.isfinite(value) else math.nan  # 1e999
 
 
 def _whole(element: Element, path: str) -> int:

@@ -18,6 +18,7 @@ from mutineck.dataset.coco import (
     MALFORMED,
     ORPHAN,
     UNKNOWN_CATEGORY,
+    UNUSABLE_ID,
     fit_to_images,
     read_coco,
 )
@@ -126,7 +127,10 @@ def test_what_is_no_coco_document_is_refused_by_name(content, match):
             one(bbox=["1", 2, 3, 4]), "annotations[0].bbox", BAD_BOX, "left out", id="text in a box"
         ),
         pytest.param(one(id=7), "annotations[1].id", DUPLICATE_ID, "repaired", id="annotation id twice"),
-        pytest.param(one(id=None), "annotations[0].id", DUPLICATE_ID, "repaired", id="no annotation id"),
+        pytest.param(one(id=None), "annotations[0].id", UNUSABLE_ID, "repaired", id="no annotation id"),
+        pytest.param(one(id=0), "annotations[0].id", UNUSABLE_ID, "repaired", id="annotation id 0"),
+        pytest.param(one(id=1 << 60), "annotations[0].id", UNUSABLE_ID, "repaired", id="annotation id too large"),
+        pytest.param(one(image_id=1 << 70), "annotations[0].image_id", ORPHAN, "left out", id="image id too large"),
         pytest.param(
             one(iscrowd="yes"), "annotations[0].iscrowd", MALFORMED, "repaired", id="crowd is a word"
         ),
@@ -156,6 +160,7 @@ def test_broken_annotations(data, field, reason, action):
         pytest.param({"id": 3}, MALFORMED, id="no file name"),
         pytest.param({"file_name": "c.jpg"}, MALFORMED, id="no id"),
         pytest.param({"id": True, "file_name": "c.jpg"}, MALFORMED, id="id is a truth value"),
+        pytest.param({"id": 1 << 60, "file_name": "c.jpg"}, MALFORMED, id="id too large"),
         pytest.param("c.jpg", MALFORMED, id="a word"),
     ],
 )
@@ -173,6 +178,21 @@ def test_the_same_annotation_twice_counts_once():
     result, defects = read(data)
     assert [item["id"] for item in result["annotations"]] == [100, 7]
     assert [(item.reason, item.action) for item in defects] == [(DUPLICATE_ID, "left out")]
+
+
+def test_an_object_with_id_0_can_be_hit():
+    """COCO's evaluation takes a match with annotation 0 for none, which would cost the detector that object."""
+    result, _ = read(one(id=0))
+    assert [item["id"] for item in result["annotations"]] == [1, 7]
+
+
+def test_two_categories_of_one_name_are_one():
+    data = document()
+    data["categories"].append({"id": 91, "name": " dog"})
+    data["annotations"][1]["category_id"] = 91
+    result, defects = read(data)
+    assert [item["category_id"] for item in result["annotations"]] == [18, 18]
+    assert [(item.field, item.reason, item.action) for item in defects] == [("categories[2].name", DUPLICATE, "repaired")]
 
 
 def test_unknown_sizes_are_zero_until_the_picture_is_seen():

@@ -1,0 +1,137 @@
+"""Both readers on thousands of generated files, and on every file that has been found to break them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mmcv
+import pytest
+from hypothesis import given, note, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mutineck.dataset.coco_folder import read_coco_folder
+from mutineck.dataset.images import inspect_picture
+from mutineck.dataset.records import CategoryNames, DatasetError
+from mutineck.dataset.voc_folder import read_voc_folders
+from tests.dataset.contracts import check_coco, check_voc
+from tests.dataset.wild import Choices, coco_file, voc_file
+
+CASES = Path(__file__).parent / "cases"
+FILES = 3000
+"""Files of each kind in an ordinary run; `--hypothesis-profile fuzz` makes more."""
+
+seeds = st.binary(min_size=300, max_size=300)
+
+
+def generated(
+    build: Callable[[bytes], bytes],
+    check: Callable[[bytes], Any],
+    record_property: Callable[[str, Any], None],
+    files: int = FILES,
+) -> None:
+    """Check files that drawn bytes choose, and note how many there were."""
+    count = 0
+
+    @settings(max_examples=max(files, settings().max_examples), deadline=None)
+    @given(data=seeds)
+    def run(data: bytes) -> None:
+        nonlocal count
+        count += 1
+        content = build(data)
+        note(f"the file: {content!r}")
+        check(content)
+
+    run()
+    record_property("files", count)
+
+
+def test_generated_voc_files(record_property):
+    generated(voc_file, check_voc, record_property)
+
+
+def test_generated_coco_files(record_property):
+    generated(coco_file, check_coco, record_property)
+
+
+def check_picture(path: Path) -> None:
+    health = inspect_picture(path)
+    assert health.problem or mmcv.imread(str(path)).shape == (health.height, health.width, 3)
+
+
+@pytest.mark.parametrize("path", sorted(CASES.iterdir()), ids=lambda path: path.name)
+def test_what_once_broke_a_reader(path):
+    match path.suffix:
+        case ".xml":
+            check_voc(path.read_bytes())
+        case ".json":
+            check_coco(path.read_bytes())
+        case _:
+            check_picture(path)
+
+
+def test_generated_annotations_in_a_folder(voc_root, record_property):
+    """Wherever an annotation points, what is read lies in JPEGImages/; what is not read is named."""
+    for name in ("a.jpg", "b.jpg"):
+        voc_root.picture(name)
+    (voc_root.root.parent / "x.jpg").write_bytes((voc_root.root / "JPEGImages" / "a.jpg").read_bytes())
+    file = voc_root.annotation("0")
+
+    def check(content: bytes) -> None:
+        file.write_bytes(content)
+        pictures, defects, _ = read_voc_folders(voc_root.root, CategoryNames())
+        assert [picture.file_name for picture in pictures] in ([], ["JPEGImages/a.jpg"], ["JPEGImages/b.jpg"])
+        assert pictures or any(defect.file == "Annotations/0.xml" and defect.action == "left out" for defect in defects)
+
+    generated(voc_file, check, record_property, files=300)
+
+
+def test_generated_documents_in_a_folder(tmp_path, record_property):
+    """Whatever files a document names, nothing is raised but a refusal that names the document."""
+    (tmp_path / "annotations").mkdir()
+    for split in ("train", "val"):
+        (tmp_path / split / "x").mkdir(parents=True)
+        for name in ("0.jpg", "1.jpg", "x/c.jpg"):
+            Image.new("RGB", (40, 30)).save(tmp_path / split / name)
+    (tmp_path / "annotations" / "val.json").write_bytes(coco_file(b""))
+
+    def check(content: bytes) -> None:
+        (tmp_path / "annotations" / "train.json").write_bytes(content)
+        try:
+            documents, defects, _ = read_coco_folder(tmp_path, CategoryNames(("bird",)))
+        except DatasetError as error:
+            assert "annotations/train.json" in str(error)
+            return
+        names = {image["file_name"] for image in documents["train"]["images"]}
+        assert names <= {"train/0.jpg", "train/1.jpg", "train/x/c.jpg"}
+        assert all(defect.file.startswith(("annotations/", "train/")) for defect in defects)
+
+    generated(coco_file, check, record_property, files=300)
+
+
+def pictures() -> dict[str, bytes]:
+    """Return small pictures of each kind, as the bytes of their files."""
+    kinds = {"jpeg": ("RGB", "JPEG"), "grey": ("L", "JPEG"), "cmyk": ("CMYK", "JPEG"), "png": ("RGB", "PNG")}
+    kinds |= {"palette": ("P", "PNG"), "rgba": ("RGBA", "PNG"), "sixteen": ("I;16", "PNG"), "bmp": ("RGB", "BMP")}
+    kinds |= {"gif": ("P", "GIF"), "webp": ("RGB", "WEBP"), "tiff": ("RGB", "TIFF")}
+    files = {}
+    for name, (mode, kind) in kinds.items():
+        file = io.BytesIO()
+        Image.linear_gradient("L").resize((40, 30)).convert(mode).save(file, kind)
+        files[name] = file.getvalue()
+    return files
+
+
+@pytest.mark.parametrize("kind", sorted(pictures()))
+def test_a_picture_that_passes_is_read_by_the_training_at_that_size(kind, tmp_path, record_property):
+    whole = pictures()[kind]
+    path = tmp_path / "a.jpg"
+
+    def check(content: bytes) -> None:
+        path.write_bytes(content)
+        check_picture(path)
+
+    generated(lambda data: Choices(data).damage(whole), check, record_property, files=100)
