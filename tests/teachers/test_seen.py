@@ -9,11 +9,13 @@ import cv2
 import numpy as np
 import pytest
 
+from mutineck.detection.configs import read_config
 from mutineck.experiment import Experiment, ExperimentError
 from mutineck.stage import Study
 from mutineck.storage import read_json, write_json
 from mutineck.teachers import prepare
 from mutineck.teachers.seen import brightness, seen_part, training_annotations
+from mutineck.teachers.stage import TRAINING_CONFIG
 from tests.detection.tiny import SCHEDULE, detector, experiment_of
 
 GREYS = (40, 200, 80, 160, 120, 240)
@@ -100,9 +102,8 @@ def test_brightness_is_the_mean_grey(tmp_path):
 def test_it_trains_on_its_part_and_is_measured_on_all(root):
     study = teacher(root, area="small")
     rows = prepare(study)
-    config = (study.folder / "training_config.py").read_text()
-    assert f"ann_file='{study.folder / 'train.json'}'" in config
-    assert f"ann_file='{root / 'dataset' / 'val.json'}'" in config
+    data = read_config(study.folder / TRAINING_CONFIG).data
+    assert (data.train.ann_file, data.val.ann_file) == (str(study.folder / "train.json"), str(root / "dataset" / "val.json"))
     assert {row["split"] for row in rows} == {"val"}
 
 
