@@ -245,6 +245,20 @@ def test_annotations_are_fitted_to_their_image(changes, kept, found):
         assert ("segmentation" in first[0]) == (BAD_MASK not in {reason for reason, _ in found})
 
 
+@pytest.mark.slow
+def test_a_file_of_200_mb_is_read_whole():
+    """As many annotations as 200 MB hold, one of them broken: read in time and memory that grow with the file alone."""
+    count = 200_000
+    row = '{"id": %d, "image_id": 9, "category_id": 18, "bbox": [1, 2, 10, %s], "area": 90.5, "note": "' + "x" * 960 + '"}'
+    rows = ", ".join(row % (number, "NaN" if number == count else 12) for number in range(1, 1 + count))
+    content = json.dumps(document()).partition('"annotations": [')
+    content = f'{content[0]}"annotations": [{rows}], "categories": [{{"id": 18, "name": "dog"}}]}}'
+    assert len(content) > 200_000_000
+    result, defects = read_coco(content, "annotations/x.json")
+    assert len(result["annotations"]) == count - 1
+    assert [(item.field, item.reason) for item in defects] == [(f"annotations[{count - 1}].bbox", BAD_BOX)]
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 200) | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

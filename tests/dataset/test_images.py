@@ -50,6 +50,11 @@ def test_formats_and_modes_are_read_at_their_size(tmp_path, name, mode, options)
     assert (health.width, health.height, health.problem) == (40, 30, "")
 
 
+def test_sixteen_bits_a_colour(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), noise(40, 30).astype(np.uint16) * 257)
+    assert inspect_picture(tmp_path / "a.png").stored_size == (40, 30)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_rotated_picture_has_the_size_that_the_training_sees(tmp_path, orientation):
     exif = Image.Exif()
