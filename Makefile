@@ -42,10 +42,10 @@ lint: env  ## ruff and mypy
 
 # One thread a process: the tests run side by side, and float sums do not depend on the number of cores.
 unit: env  ## the quick tests, on CORES processes
-	OMP_NUM_THREADS=1 PYTHONHASHSEED=0 $(BIN)/python -m pytest -q -m "not slow" -n $(CORES) --dist worksteal
+	OMP_NUM_THREADS=1 PYTHONHASHSEED=0 $(BIN)/python -m pytest -q -m "not slow" -n $(CORES) --dist worksteal --durations 10
 
 slow: env  ## the tests that train or run notebooks
-	OMP_NUM_THREADS=1 PYTHONHASHSEED=0 $(BIN)/python -m pytest -q -m slow -n $(CORES) --dist loadfile
+	OMP_NUM_THREADS=1 PYTHONHASHSEED=0 $(BIN)/python -m pytest -q -m slow -n $(CORES) --dist loadfile --durations 15
 
 bench: env  ## time and memory beside references, half an hour (ONLY=losses runs one)
 	@$(BIN)/python -m benchmarks $(ONLY)
