@@ -6,7 +6,7 @@ CORES      ?= 2
 BIN        := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock run status figures lab test lint unit slow bench doctor rebuild prune clean
+.PHONY: help env lock run status figures lab test lint unit slow fuzz bench doctor rebuild prune clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ slow: env  ## the tests that train or run notebooks
 bench: env  ## time and memory beside references, half an hour (ONLY=losses runs one)
 	@$(BIN)/python -m benchmarks $(ONLY)
 
+fuzz: env  ## try to break the readers of annotations (MINUTES=10, SEEDS="FOLDER ..." with files to begin with)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.dataset.fuzz --minutes $(or $(MINUTES),10) --jobs $(CORES) --seeds $(SEEDS)
+
 doctor: env  ## what is wrong with this environment, and what to type
 	@$(BIN)/python -m mutineck.doctor
 
@@ -60,5 +63,5 @@ prune: env  ## remove environments of other locks from the cache, 6 GB each
 	@$(PYTHON) scripts/environment.py prune
 
 clean:  ## remove what the tools left in the clone; outputs/ and data/ stay
-	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .snakemake
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .fuzz .snakemake
 	find mutineck tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
