@@ -277,6 +277,16 @@ class ResourcesSpec(Record):
     workers: int = Field(0, ge=0)
     """Loader processes of a training."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    cache: Literal["off", "auto", "on"] = "auto"
+    """Keep what frozen teachers say of each picture on disk: `auto` where all of it fits into `cache_gib`."""
+    cache_gib: float = Field(4, gt=0)
+    """Bound of the teacher cache of a study, GiB."""
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _words_of_yaml(cls, value: Any) -> Any:
+        # To YAML, a plain on or off is a truth value.
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 class Experiment(Record):

@@ -13,10 +13,11 @@ from typing import Any
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it if the block succeeds and vanishes if it fails.
 
-    The parent folder is made. Readers see the old file or the whole new one, never a part.
+    The parent folder is made. Readers see the old file or the whole new one, never a part; without ``durable`` (and
+    without its wait for the disk) that holds unless the machine itself stops.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -26,8 +27,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
         temporary.chmod(0o644)
         os.replace(temporary, target)
     finally:

@@ -22,6 +22,7 @@ FAMILY_CONFIGS = {
 }
 PUBLISHED_ANCHOR_SCALE = 8.0
 GROUP_NORMALISED = ("FCOSHead", "ATSSHead", "GFLHead")
+PAD_DIVISOR = 32
 SMALL_PROPOSALS = 200
 SMALL_ROI_SAMPLES = 64
 SMALL_ROI_SAMPLING = 2
@@ -162,7 +163,7 @@ Pipeline = list[dict[str, Any]]
 def pipelines(spec: InputSpec, *, masks: bool = False) -> tuple[Pipeline, Pipeline]:
     """Return mmdet's training and test pipelines for an experiment's input."""
     normalise = {"type": "Normalize", "mean": list(spec.mean), "std": list(spec.std), "to_rgb": spec.to_rgb}
-    pad = {"type": "Pad", "size_divisor": 32}
+    pad = {"type": "Pad", "size_divisor": PAD_DIVISOR}
     targets = ["img", "gt_bboxes", "gt_labels", *(["gt_masks"] if masks else [])]
     train: Pipeline = [
         {"type": "LoadImageFromFile"},
@@ -189,6 +190,39 @@ def pipelines(spec: InputSpec, *, masks: bool = False) -> tuple[Pipeline, Pipeli
         {"type": "MultiScaleFlipAug", "img_scale": spec.scale, "flip": False, "transforms": inner},
     ]
     return train, test
+
+
+REPEATING = ("LoadImageFromFile", "LoadAnnotations", "Normalize", "Pad", "DefaultFormatBundle", "Collect")
+"""Steps of a pipeline that do the same to a picture each time."""
+
+
+def variants(pipeline: Pipeline) -> int | None:
+    """Return in how many ways a training pipeline can show a picture; None if it draws from no small set.
+
+    How a batch is padded is not counted.
+    """
+    count = 1
+    for step in pipeline:
+        kind = step["type"]
+        if kind == "RandomFlip" and isinstance(step.get("flip_ratio"), int | float):
+            count *= 1 if step["flip_ratio"] in (0, 1) else 2
+        elif kind == "Resize" and step.get("ratio_range") is None and _one_scale(step.get("img_scale")):
+            continue
+        elif kind not in REPEATING:
+            return None
+    return count
+
+
+def _one_scale(scale: Any) -> bool:
+    return isinstance(scale, list | tuple) and all(isinstance(side, int) for side in scale)
+
+
+def input_size(picture: tuple[int, int], spec: InputSpec) -> tuple[int, int]:
+    """Return width and height of the network's input for a picture alone in its batch, given its width and height."""
+    from mmcv import rescale_size
+
+    width, height = rescale_size(picture, tuple(spec.scale))
+    return -(-width // PAD_DIVISOR) * PAD_DIVISOR, -(-height // PAD_DIVISOR) * PAD_DIVISOR
 
 
 def dataset_config(

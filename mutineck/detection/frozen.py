@@ -17,6 +17,7 @@ from mutineck.experiment import ExperimentError, unknown
 TWO_STAGE_PROPOSALS = 300
 ONE_STAGE_PROPOSALS = 1000
 LEAST_SCORE = 0.05
+PROPOSAL_LIMITS = (TWO_STAGE_PROPOSALS, ONE_STAGE_PROPOSALS, LEAST_SCORE)
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class FrozenDetector:
         aliases: detector's category -> student's.
         normalisation: what the detector was trained with.
         student_normalisation: what its input here is normalised with.
+        identity: a hash of what its maps and proposals depend on beside the picture; empty if nobody keeps them.
 
     Raises:
         ExperimentError: the label sets have nothing in common.
@@ -86,8 +88,10 @@ class FrozenDetector:
         aliases: Mapping[str, str] | None = None,
         normalisation: Normalisation | None = None,
         student_normalisation: Normalisation | None = None,
+        identity: str = "",
     ) -> None:
         self.name = name
+        self.identity = identity
         self.model = model
         self.categories = tuple(categories)
         self.label_map = map_labels(name, categories, student_categories, aliases or {})

@@ -37,6 +37,7 @@ class Distiller(BaseDetector):
         intermediate: see `Guidance`.
         joint: see `Guidance`.
         centroids: see `Guidance`.
+        cache: see `Guidance`.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Distiller(BaseDetector):
         intermediate: str | None = None,
         joint: Mapping[str, Any] | None = None,
         centroids: Mapping[str, str] | None = None,
+        cache: Mapping[str, Any] | None = None,
         train_cfg: Any = None,
         test_cfg: Any = None,
         init_cfg: Any = None,
@@ -79,6 +81,7 @@ class Distiller(BaseDetector):
                     two_stage=hasattr(self.student, "roi_head"),
                     categories=categories,
                     normalisation=normalisation,
+                    cache=cache,
                 )
 
     def init_weights(self) -> None:

@@ -17,9 +17,11 @@ from mutineck.distillation.losses.centroid import CentroidWeights
 from mutineck.distillation.losses.confidence import ca_mkd_weights
 from mutineck.distillation.losses.fgd import FGDWeights
 from mutineck.experiment import DistillationSpec, ExperimentError
+from mutineck.teachers.cache import open_cache
 from mutineck.teachers.frozen import load_folder
 from mutineck.teachers.merge import MergedTeachers
 from mutineck.teachers.regions import Regions, RegionSettings, Targets, build_regions, match_batch
+from mutineck.teachers.view import by_image, view_of
 
 CENTROID_WARMUP_EPOCHS = 1.0
 
@@ -41,6 +43,7 @@ class Guidance(nn.Module):
         two_stage: whether the student is.
         categories: the student's.
         normalisation: of the student's input.
+        cache: fields of `TensorCache` for what frozen teachers say, or None.
     """
 
     def __init__(
@@ -57,9 +60,11 @@ class Guidance(nn.Module):
         two_stage: bool,
         categories: Sequence[str],
         normalisation: Mapping[str, Any],
+        cache: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.arm = arm
+        self.cache = open_cache(cache)
         self.weights = weights
         self.region_settings = RegionSettings(**weights.regions.model_dump())
         self.joint: Any = None
@@ -198,21 +203,19 @@ class Guidance(nn.Module):
     ) -> tuple[list[dict[int, Tensor]], list[list[Proposals]], dict[str, Any]]:
         """Return each guide's teaching maps, the teachers' proposals (none if not needed), and L_merge's terms."""
         wanted = self.arm.regions or self.arm.source in ("adapters", "confidence")
+        view = view_of(image, metas, self.cache)
         merged = self._merged()
-        if merged is None:
-            maps = [teacher.maps(image) for teacher in self.teachers]
-            found = [t.proposals(m, metas) for t, m in zip(self.teachers, maps, strict=True)] if wanted else []
-            return maps, [list(row) for row in zip(*found, strict=True)], {}
+        teachers = merged.teachers if merged is not None else self.teachers
+        proposals = by_image([view.proposals(teacher) for teacher in teachers]) if wanted else []
         if self.intermediate is not None:
-            self.intermediate.to(image.device)
+            return [view.merged(self.intermediate)], proposals, {}
+        if merged is None:
+            return [view.maps(teacher) for teacher in teachers], proposals, {}
+        with merged.seeing(view):
+            terms = self.joint.forward_train(image, metas, list(boxes), list(labels))
         with torch.no_grad():
-            look = merged.look(image, metas, proposals=wanted)
-        losses = {}
-        if self.joint is not None:
-            with merged.reusing(look):
-                terms = self.joint.forward_train(image, metas, list(boxes), list(labels))
-            losses = {f"merge.{name}": value for name, value in terms.items()}
-        return [{s: m.detach() for s, m in look.merged.items()}], look.proposals, losses
+            maps = merged.neck([view.maps(teacher) for teacher in teachers])
+        return [maps], proposals, {f"merge.{name}": value for name, value in terms.items()}
 
     def _regions(self, targets: Targets, student: Mapping[int, Tensor]) -> dict[int, Regions]:
         # By the student's maps: it has every level that any guide compares, which no single teacher need have.

@@ -14,6 +14,7 @@ from mutineck.detection.training import finish_training, save_detector, train
 from mutineck.experiment import INTERMEDIATE, DistillationSpec
 from mutineck.stage import Study
 from mutineck.storage import sha256_file
+from mutineck.teachers.cache import cache_settings
 from mutineck.teachers.frozen import input_normalisation
 from mutineck.teachers.intermediate import START
 from mutineck.teachers.stage import dataset_categories, detector_training, measure_detector
@@ -96,6 +97,7 @@ def distiller_config(study: Study) -> dict[str, Any]:
             source: str(study.need("clusters", "centroids", f"{source}.safetensors").resolve())
             for source in (centroid_sources(study, arm) if arm.centroids else ())
         },
+        "cache": cache_settings(study) if arm.feature != "none" else None,
     }
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from mutineck.detection.configs import read_config
-from mutineck.detection.frozen import FrozenDetector, Normalisation, build_model
+from mutineck.detection.frozen import PROPOSAL_LIMITS, FrozenDetector, Normalisation, build_model
 from mutineck.detection.loading import load_strictly
 from mutineck.experiment import INTERMEDIATE, slug
 from mutineck.stage import Study
-from mutineck.storage import read_json
+from mutineck.storage import read_json, sha256_file, sha256_json
 
 WEIGHTS = ("checkpoint.pth", "student.pth")
 
@@ -23,14 +23,23 @@ def load_model(folder: Path) -> tuple[Any, Any]:
         FileNotFoundError: the folder lacks config or weights.
         CheckpointError: the weights do not fit.
     """
-    config_file = folder / "config.py"
-    weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
-    if weights is None or not config_file.is_file():
-        raise FileNotFoundError(f"{folder}: no detector here (expected config.py and {' or '.join(WEIGHTS)})")
-    config = read_config(config_file)
+    weights = weights_of(folder)
+    config = read_config(folder / "config.py")
     model = build_model(config)
     load_strictly(model, weights)
     return model, config
+
+
+def weights_of(folder: Path) -> Path:
+    """Return the file of the weights of a detector's folder.
+
+    Raises:
+        FileNotFoundError: the folder lacks config or weights.
+    """
+    weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if weights is None or not (folder / "config.py").is_file():
+        raise FileNotFoundError(f"{folder}: no detector here (expected config.py and {' or '.join(WEIGHTS)})")
+    return weights
 
 
 def load_folder(
@@ -43,16 +52,35 @@ def load_folder(
 ) -> FrozenDetector:
     """Return the frozen detector of a folder that a stage wrote."""
     model, config = load_model(folder)
+    # The intermediate teacher's inner detector is a stock one: backbone (all teachers), then heads.
+    detector = getattr(model, "detector", model)
+    members = [teacher.identity for teacher in getattr(detector.backbone, "teachers", ())]
+    given = {
+        "categories": list(config.categories),
+        "student_categories": list(student_categories),
+        "aliases": dict(aliases or {}),
+        "normalisation": dict(config.normalisation),
+        "student_normalisation": dict(student_normalisation),
+    }
     return FrozenDetector(
         name,
-        # The intermediate teacher's inner detector is a stock one: backbone (all teachers), then heads.
-        getattr(model, "detector", model),
+        detector,
         categories=config.categories,
         student_categories=student_categories,
         aliases=aliases,
         normalisation=normalisation_of(config.normalisation),
         student_normalisation=normalisation_of(student_normalisation),
+        identity=sha256_json(
+            [sha256_file(weights_of(folder)), _without_folders(config.model.to_dict()), PROPOSAL_LIMITS, members, given]
+        ),
     )
+
+
+def _without_folders(node: Any) -> Any:
+    """Return a config without the places of other teachers: what they are is in their own identities."""
+    if isinstance(node, Mapping):
+        return {key: _without_folders(value) for key, value in node.items() if key != "folder"}
+    return [_without_folders(value) for value in node] if isinstance(node, list | tuple) else node
 
 
 def normalisation_of(fields: Mapping[str, Any]) -> Normalisation:

@@ -15,6 +15,7 @@ from mutineck.seeding import derive_seed, seeded
 from mutineck.stage import Study
 from mutineck.storage import atomic_path, read_json, sha256_file, write_json
 from mutineck.teachers.alignment import RidgeRegression
+from mutineck.teachers.cache import cache_settings
 from mutineck.teachers.frozen import input_normalisation, load_frozen
 from mutineck.teachers.merge import IntermediateTeacher, MergedTeachers
 from mutineck.teachers.stage import dataset_categories, detector_training, measure_detector, value_of
@@ -60,7 +61,9 @@ def prepare_intermediate(study: Study) -> list[dict[str, Any]]:
         torch.save({"state_dict": model.detector.state_dict()}, temporary)
     config = None
     if spec.mode == "staged" and not _is_identity(study):
-        trained_dict = {**model_dict, "start": str((study.folder / START).resolve())}
+        # The cache is of the training and not of the teacher, whose config outlives it.
+        backbone = {**model_dict["backbone"], "cache": cache_settings(study)}
+        trained_dict = {**model_dict, "backbone": backbone, "start": str((study.folder / START).resolve())}
         config = detector_training(study, trained_dict, categories, spec.schedule, seed=spec.seed)
         model = train(config, device=device_of(study.experiment.resources.device), identity=_identity(study))
     save_detector(

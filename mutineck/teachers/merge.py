@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,11 @@ from mmdet.models import BACKBONES, DETECTORS, BaseDetector, build_detector
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mutineck.detection.frozen import FrozenDetector, Proposals
+from mutineck.detection.frozen import FrozenDetector
+from mutineck.teachers.cache import open_cache
 from mutineck.teachers.frozen import load_folder
 from mutineck.teachers.regions import RegionSettings, Targets, build_regions, match_batch, quality_prior
+from mutineck.teachers.view import View, by_image, view_of
 
 REDUCTION = 4
 """Squeeze of the channel gates."""
@@ -145,21 +146,6 @@ def shared_levels(strides: Sequence[Sequence[int]], wanted: Sequence[int] | None
     return {stride: teachers for stride, teachers in levels.items() if teachers}
 
 
-@dataclass(frozen=True)
-class Look:
-    """What one pass of all teachers over a batch saw.
-
-    Attributes:
-        maps: each teacher's, stride to `(N, C_n, H, W)`.
-        proposals: for each image, for each teacher.
-        merged: stride to `(N, C, H, W)`.
-    """
-
-    maps: list[dict[int, Tensor]]
-    proposals: list[list[Proposals]]
-    merged: dict[int, Tensor]
-
-
 @BACKBONES.register_module()
 class MergedTeachers(BaseModule):
     """A backbone that is several frozen detectors and a merge neck.
@@ -171,6 +157,7 @@ class MergedTeachers(BaseModule):
         out_strides: strides of the merged maps, in the order in which they come out; rising.
         gates: see `MergeNeck`.
         regions: fields of `RegionSettings`, for the prior.
+        cache: fields of `TensorCache` for what the teachers say in training, or None.
     """
 
     def __init__(
@@ -181,6 +168,7 @@ class MergedTeachers(BaseModule):
         out_strides: Sequence[int],
         gates: bool = True,
         regions: Mapping[str, Any] | None = None,
+        cache: Mapping[str, Any] | None = None,
         init_cfg: Any = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -200,8 +188,9 @@ class MergedTeachers(BaseModule):
         self.out_channels = self.teachers[0].channels
         self.neck = MergeNeck([t.channels for t in self.teachers], levels, self.out_channels, gates=gates)
         self.settings = RegionSettings(**(regions or {}))
+        self.cache = open_cache(cache)
         self._context: tuple[Any, Any, Any] | None = None
-        self._seen: Look | None = None
+        self._view: View | None = None
 
     def init_weights(self) -> None:
         """Keep the starts that the merge neck gave itself."""
@@ -209,19 +198,15 @@ class MergedTeachers(BaseModule):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return merged maps by stride; with the prior inside `targets`."""
-        seen = self._seen
-        maps = seen.maps if seen else [teacher.maps(image) for teacher in self.teachers]
+        metas = self._context[0] if self._context else None
+        view = self._view or view_of(image, metas, self.cache if self.training else None)
+        maps = [view.maps(teacher) for teacher in self.teachers]
         prior = None
         if self._context is not None:
-            metas, boxes, labels = self._context
-            proposals = seen.proposals if seen and seen.proposals else self._proposals(maps, metas)
+            _, boxes, labels = self._context
+            proposals = by_image([view.proposals(teacher) for teacher in self.teachers])
             prior = self.prior(match_batch(proposals, boxes, labels, self.settings), maps)
         return tuple(self.neck(maps, prior).values())
-
-    def _proposals(self, maps: Sequence[Mapping[int, Tensor]], metas: list[dict[str, Any]]) -> list[list[Proposals]]:
-        """Return for each image every teacher's proposals."""
-        found = [teacher.proposals(own, metas) for teacher, own in zip(self.teachers, maps, strict=True)]
-        return [list(row) for row in zip(*found, strict=True)]
 
     def prior(self, targets: Targets, maps: Sequence[Mapping[int, Tensor]]) -> dict[int, Tensor]:
         """Return Q of every level, stride to `(N, n, H, W)`."""
@@ -241,19 +226,14 @@ class MergedTeachers(BaseModule):
         finally:
             self._context = None
 
-    def look(self, image: Tensor, metas: list[dict[str, Any]], *, proposals: bool = True) -> Look:
-        """Return maps, proposals and merged maps of one forward pass of each teacher (no prior)."""
-        maps = [teacher.maps(image) for teacher in self.teachers]
-        return Look(maps, self._proposals(maps, metas) if proposals else [], self.neck(maps))
-
     @contextlib.contextmanager
-    def reusing(self, look: Look) -> Iterator[None]:
-        """Within the block, maps and proposals come from an earlier look at the batch: teachers do not run again."""
-        self._seen = look
+    def seeing(self, view: View) -> Iterator[None]:
+        """Within the block, what teachers say of the batch is taken from a view of it: they do not run again."""
+        self._view = view
         try:
             yield
         finally:
-            self._seen = None
+            self._view = None
 
 
 @DETECTORS.register_module()
