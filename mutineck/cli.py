@@ -85,6 +85,15 @@ def build_parser() -> argparse.ArgumentParser:
     add.add_argument("--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="default: outputs")
     add.add_argument("--to", type=Path, metavar="DIR", help="write comparison.{md,csv} and parts.csv there too")
 
+    add = command("search", search, "search settings on the validation split, with the teachers of finished studies")
+    add.add_argument("studies", nargs="+", metavar="STUDY", help="a study's folder, an experiment, or a series of them")
+    add.add_argument("--space", default="weights", help="YAML file or name in experiments/searches/ (default: weights)")
+    add.add_argument("--trials", type=_positive, required=True, metavar="N", help="how many there shall be in all")
+    add.add_argument("--name", help="of the folder in outputs/searches/ (default: that of the space)")
+    add.add_argument("--cores", type=_positive, metavar="N", help="CPU cores to use (default: all)")
+    add.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="overrides", help="as for run")
+    add.add_argument("--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="default: outputs")
+
     add = command("download", download, "fetch a published data set, verified; goes on where it was interrupted")
     add.add_argument("dataset", choices=("voc", "coco"))
     add.add_argument("--to", type=Path, required=True, metavar="PATH", help="folder to unpack into")
@@ -228,14 +237,19 @@ def figures(given: argparse.Namespace) -> int:
 
 def compare(given: argparse.Namespace) -> int:
     """Put studies side by side."""
+    _compare(_folders(given), given.to)
+    return 0
+
+
+def _folders(given: argparse.Namespace) -> list[Path]:
+    """Return the folders of studies that are named by folder, experiment or series."""
     from mutineck.experiment import load_series
 
-    folders = []
+    found = []
     for name in given.studies:
         known = Path(name).is_dir()
-        folders += [Path(name)] if known else [given.outputs / study.name for study in load_series(name)]
-    _compare(folders, given.to)
-    return 0
+        found += [Path(name)] if known else [given.outputs / study.name for study in load_series(name)]
+    return found
 
 
 def _compare(folders: Sequence[Path], to: Path | None) -> None:
@@ -246,6 +260,21 @@ def _compare(folders: Sequence[Path], to: Path | None) -> None:
     print(overview(studies), end="")
     for path in write_comparison(studies, to) if to else ():
         print(path)
+
+
+def search(given: argparse.Namespace) -> int:
+    """Search settings on the validation split."""
+    from mutineck.search import SEARCHES, TRIALS, Search, best_settings, open_base
+    from mutineck.search_space import load_space
+
+    space = load_space(given.space)
+    bases = [open_base(folder, given.overrides) for folder in _folders(given)]
+    folder = given.outputs / SEARCHES / (given.name or Path(given.space).stem)
+    table = Search(bases, space, folder).run(given.trials, cores=given.cores)
+    print(f"{folder / TRIALS}: {len(table)} trials")
+    if best := best_settings(table, bases[0], space):
+        print(f"best mAP {100 * table['value'].max():.2f}: {' '.join(f'--set {item}' for item in best)}")
+    return 0
 
 
 def download(given: argparse.Namespace) -> int:

@@ -451,14 +451,14 @@ def load_series(path: str | Path, overrides: Iterable[str] = ()) -> list[Experim
     return experiments
 
 
-def explain_errors(error: ValidationError) -> list[str]:
-    """Turn pydantic's errors into lines that name the field's path, what came and near matches."""
+def explain_errors(error: ValidationError, record: type[Record] = Experiment) -> list[str]:
+    """Turn pydantic's errors about a record into lines that name the field's path, what came and near matches."""
     lines = []
     for item in error.errors():
         location = item["loc"]
-        path = ".".join(str(part) for part in location) or "experiment"
+        path = ".".join(str(part) for part in location) or record.__name__.lower()
         if item["type"] == "extra_forbidden":
-            known = sorted(_fields_at(Experiment, location[:-1]))
+            known = sorted(_fields_at(record, location[:-1]))
             lines.append(f"  {path}: " + unknown("key", str(location[-1]), known))
         elif item["type"] == "missing":
             lines.append(f"  {path}: this field is required")

@@ -141,6 +141,18 @@ def apply_override(data: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ExperimentError(f"--set {override!r}: the value is not valid YAML: {error}") from error
+    try:
+        set_field(data, path, value)
+    except ExperimentError as error:
+        raise ExperimentError(f"--set {override!r}: {error}") from None
+
+
+def set_field(data: dict[str, Any], path: str, value: Any) -> None:
+    """Set the field at `field.path` in a raw experiment, in place; records on the way that are not there are made.
+
+    Raises:
+        ExperimentError: a path through something that has no fields, or to a list's item that is not there.
+    """
     keys = [key.strip() for key in path.split(".")]
     node: Any = data
     for position, key in enumerate(keys):
@@ -158,7 +170,24 @@ def apply_override(data: dict[str, Any], override: str) -> None:
                 node[key] = {}
             node = node[key]
         else:
-            raise ExperimentError(f"--set {override!r}: {'.'.join(keys[:position])} is {node!r} and has no fields")
+            raise ExperimentError(f"{path}: {'.'.join(keys[:position])} is {node!r} and has no fields")
+
+
+def get_field(data: dict[str, Any], path: str) -> Any:
+    """Return the field at `field.path` of an experiment with all its fields.
+
+    Raises:
+        ExperimentError: there is no such field; the message has near matches.
+    """
+    node: Any = data
+    for key in path.split("."):
+        if isinstance(node, list):
+            node = node[_list_index(node, key, path)]
+        elif isinstance(node, dict) and key in node:
+            node = node[key]
+        else:
+            raise ExperimentError(f"{path}: " + unknown("field", key, node if isinstance(node, dict) else ()))
+    return node
 
 
 def _list_index(node: list[Any], key: str, where: str) -> int:
@@ -167,4 +196,4 @@ def _list_index(node: list[Any], key: str, where: str) -> int:
         return names.index(key)
     if key.isdigit() and int(key) < len(node):
         return int(key)
-    raise ExperimentError(f"--set {where}: " + unknown("item", key, names))
+    raise ExperimentError(f"{where}: " + unknown("item", key, names))

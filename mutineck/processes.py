@@ -77,10 +77,15 @@ def on_signals(action: Callable[[int], None]) -> None:
 
 def end(number: int) -> None:
     """Kill every descendant of this process, and leave at once with the exit status of that signal."""
+    end_children()
+    sys.stdout.flush()
+    os._exit(128 + number)
+
+
+def end_children() -> None:
+    """Kill every descendant of this process."""
     import psutil
 
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    sys.stdout.flush()
-    os._exit(128 + number)

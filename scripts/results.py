@@ -2,6 +2,7 @@
 
     python scripts/results.py keep bccd        after `mutineck run experiments/bccd.yaml ...`; or a series
     python scripts/results.py table            rewrites the README between its two markers
+    python scripts/results.py search weights   keeps the trials of `mutineck search ... --space weights`
 
 A kept study is two small files: `experiments/results/NAME.csv`, tidy rows (arm, seed, split, metric, category, value),
 and `NAME.json`, which says by which command, at which revision, when, on what and in how many seconds they came about.
@@ -24,12 +25,13 @@ from mutineck.ablations.results import TEACHER, scores
 from mutineck.ablations.studies import StudyResults, fingerprint
 from mutineck.experiment import load_experiment, slug
 from mutineck.experiment_file import study_files
-from mutineck.stage import read_manifest
+from mutineck.stage import read_manifest, revision
 from mutineck.storage import read_json, write_json, write_text
 from mutineck.workflow import jobs, visible_gpus
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "experiments" / "results"
+SEARCHES = ROOT / "experiments" / "searches"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- results: written by scripts/results.py -->", "<!-- end of results -->"
 
@@ -63,6 +65,14 @@ def keep(name: str, outputs: Path) -> None:
             },
         },
     )
+
+
+def keep_search(name: str, outputs: Path) -> None:
+    """Copy a search's trials, and what was searched, to `experiments/searches/`."""
+    root = outputs / "searches" / name
+    shutil.copyfile(root / "trials.csv", SEARCHES / f"{name}.csv")
+    about = read_json(root / "about.json")
+    write_json(SEARCHES / f"{name}.json", about | {"revision": revision(), "machine": machine("auto")})
 
 
 def machine(device: str) -> str:
@@ -134,15 +144,17 @@ def with_table(readme: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Keep results or write the table."""
+    """Keep the results of studies or searches, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("keep", "table"))
-    parser.add_argument("names", nargs="*", help="studies to keep")
+    parser.add_argument("what", choices=("keep", "table", "search"))
+    parser.add_argument("names", nargs="*", help="studies, or searches, to keep")
     parser.add_argument("--outputs", type=Path, default=ROOT / "outputs")
     given = parser.parse_args(arguments)
     for name in given.names if given.what == "keep" else ():
         for study in study_files(name):
             keep(study.stem, given.outputs)
+    for name in given.names if given.what == "search" else ():
+        keep_search(name, given.outputs)
     write_text(README, with_table(README.read_text(encoding="utf-8")))
     return 0
 

@@ -92,6 +92,18 @@ def test_an_unfinished_study_is_not_kept(results: ModuleType, finished: Path, mo
     assert not (finished / "kept").exists()
 
 
+def test_a_search_is_kept(results: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "outputs" / "searches" / "mine"
+    write_json(root / "about.json", {"space": {"arm": "mutineck"}})
+    (root / "trials.csv").write_text("trial,value\n0,0.5\n")
+    monkeypatch.setattr(results, "SEARCHES", tmp_path)
+    monkeypatch.setattr(results, "README", tmp_path / "README.md")
+    (tmp_path / "README.md").write_text("<!-- results: written by scripts/results.py -->\n<!-- end of results -->")
+    results.main(["search", "mine", "--outputs", str(tmp_path / "outputs")])
+    assert (tmp_path / "mine.csv").read_text() == "trial,value\n0,0.5\n"
+    assert set(results.read_json(tmp_path / "mine.json")) == {"space", "revision", "machine"}
+
+
 def test_every_kept_study_is_an_experiment_with_its_origin(results: ModuleType) -> None:
     kept = sorted(results.KEPT.glob("*.csv"))
     assert kept
