@@ -29,8 +29,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.debug:
             raise
         print(f"mutineck: {error}", file=sys.stderr)
+        if isinstance(error, OSError) and (advice := _remedy(error, given)):
+            print(advice, file=sys.stderr)
         number = getattr(error, "number", None)
         return MISTAKE if number is None else 128 + number
+
+
+def _remedy(error: OSError, given: argparse.Namespace) -> str:
+    from mutineck.remedies import remedy
+
+    return remedy(str(error), error.filename or getattr(given, "outputs", "."))
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -20,6 +20,7 @@ import yaml
 from mutineck.experiment import STAGES, Experiment, ExperimentError, unknown
 from mutineck.experiment_file import repository
 from mutineck.processes import STOPPING, end_with_parent, exclusive, on_signals
+from mutineck.remedies import remedy
 from mutineck.storage import write_json, write_text
 from mutineck.workflow import EXPERIMENT_FILE, Job, error_of, jobs, thread_environment, visible_gpus
 
@@ -203,11 +204,13 @@ def _explain_failure(root: Path, wanted: Sequence[Job], log: Path) -> str:
     for job in wanted:
         path = root / error_of(job)
         if path.is_file() and not (root / job.manifest).is_file():
-            failed.append(f"{job} stopped: {path.read_text(encoding='utf-8').strip()}")
-    if failed:
-        return "\n\n".join(failed)
+            # On a full disk a job may get as far as opening this file.
+            text = path.read_text(encoding="utf-8").strip() or f"it could not even write {path}"
+            failed.append(f"{job} stopped: {text}")
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return "\n".join([f"the workflow failed; {log} ends with", *lines[-20:]])
+    text = "\n\n".join(failed) or "\n".join([f"the workflow failed; {log} ends with", *lines[-20:]])
+    advice = remedy("" if failed else text, root)
+    return text if advice in text else f"{text}\n\n{advice}"
 
 
 class ProgressHandler(logging.Handler):

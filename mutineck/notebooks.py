@@ -17,6 +17,7 @@ import yaml
 from mutineck.experiment import ExperimentError, unknown
 from mutineck.experiment_file import repository
 from mutineck.processes import end_with_parent
+from mutineck.remedies import remedy
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -96,9 +97,10 @@ def execute(
         # DeadKernelError is one; a kernel that does not start is reported by bare ones.
         if running.exists():
             os.replace(running, failed)
+        last = _last_words(log)
+        advice = remedy(last, output.parent) or remedy("out of memory", output.parent)
         raise NotebookError(
-            f"the kernel of {notebook.name} did not survive ({error}), most often for want of memory: "
-            f"give the stage a smaller batch, or run fewer jobs at once (--cores).{_last_words(log)}"
+            f"the kernel of {notebook.name} did not survive ({error}), most often for want of memory. {advice}{last}"
             f"\nThe notebook as far as it came: {failed}"
         ) from error
     finally:
@@ -212,7 +214,8 @@ def _explain(error: Any, notebook: Path, failed: Path) -> str:
     # A refusal explains itself; where it was raised would only distract.
     at = f", at {inside[-1]}" if inside and error.ename not in ("ExperimentError", "FileNotFoundError") else ""
     cell = f"cell [{error.exec_count}] of {notebook.name}{at}"
-    return f"{raised}\nraised by {cell}; the notebook as far as it came: {failed}"
+    advice = remedy(raised, failed.parent)
+    return f"{raised}\n{advice}{' ' if advice else ''}raised by {cell}; the notebook as far as it came: {failed}"
 
 
 def _last_words(log: str | os.PathLike[str] | None) -> str:

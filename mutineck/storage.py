@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mutineck.remedies import NO_ROOM, is_full
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Path]:
@@ -18,6 +21,10 @@ def atomic_path(path: str | os.PathLike[str], *, durable: bool = True) -> Iterat
 
     The parent folder is made. Readers see the old file or the whole new one, never a part; without ``durable`` (and
     without its wait for the disk) that holds unless the machine itself stops.
+
+    Raises:
+        OSError: it could not be written; unlike those of writers that only saw the temporary file, or torch's, it
+            names ``path``.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -32,6 +39,11 @@ def atomic_path(path: str | os.PathLike[str], *, durable: bool = True) -> Iterat
                 os.fsync(file.fileno())
         temporary.chmod(0o644)
         os.replace(temporary, target)
+    except (OSError, RuntimeError) as error:
+        number = getattr(error, "errno", None) or (errno.ENOSPC if is_full(target.parent) else None)
+        if number in NO_ROOM:
+            raise OSError(number, os.strerror(number), str(target)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

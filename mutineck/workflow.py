@@ -20,6 +20,7 @@ from mutineck.experiment import INTERMEDIATE, STAGES, Experiment, ExperimentErro
 from mutineck.experiment_file import repository
 from mutineck.notebooks import NotebookError, execute
 from mutineck.processes import end_with_parent
+from mutineck.remedies import remedy
 from mutineck.stage import MANIFEST
 
 EXPERIMENT_FILE = "experiment.yaml"
@@ -252,9 +253,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run_job(job, root, notebooks=given.notebooks, kernel_cwd=given.cwd)
     except (ExperimentError, NotebookError, OSError) as error:
+        # A notebook's error says itself what to do.
+        advice = remedy(str(error), root / job.folder) if isinstance(error, OSError) else ""
+        text = f"{error}\n{advice}".strip()
         with contextlib.suppress(OSError):
-            (root / error_of(job)).write_text(f"{error}\n", encoding="utf-8")
-        print(f"{job} stopped: {error}", file=sys.stderr, flush=True)
+            (root / error_of(job)).write_text(f"{text}\n", encoding="utf-8")
+        print(f"{job} stopped: {text}", file=sys.stderr, flush=True)
         return 1
     return 0
 

@@ -11,10 +11,9 @@ import nbformat
 import psutil
 import pytest
 import yaml
-from nbformat.v4 import new_code_cell, new_notebook
 
 from mutineck import engine, status
-from mutineck.experiment import STAGES, ExperimentError, load_experiment
+from mutineck.experiment import ExperimentError, load_experiment
 from mutineck.processes import BusyError, exclusive
 from mutineck.stage import PARAMETERS
 from mutineck.workflow import (
@@ -22,39 +21,12 @@ from mutineck.workflow import (
     items,
     jobs,
     needs,
-    notebook_of,
     own_gpu,
     parameters,
     settings_text,
     visible_gpus,
 )
-
-DETECTOR = {"family": "faster_rcnn"}
-EXPERIMENT = {
-    "name": "tiny",
-    "dataset": {"format": "shapes"},
-    "teachers": [{"name": "a", "detector": DETECTOR}, {"name": "b", "detector": DETECTOR}],
-    "student": {"detector": DETECTOR, "inherit": True},
-    "arms": {
-        "student": None,
-        "fgd:b": None,
-        "fgd:mean": None,
-        "mutineck": None,
-        "mutineck-intermediate": None,
-    },
-    "seeds": [0, 1],
-}
-# Stands for a stage's work: it notes that it ran, waits or fails as the test wants, and finishes.
-WORK = """
-import time
-outputs = study.root.parent
-with open(outputs / "ran", "a") as file:
-    print(study.stage, study.item, file=file)
-if (outputs / "fail").exists() and (outputs / "fail").read_text() == str(study.item):
-    raise ValueError("the picture 7.jpg is empty")
-if (outputs / "nap").exists():
-    time.sleep(float((outputs / "nap").read_text()))
-"""
+from tests.stand_ins import EXPERIMENT, write_notebooks
 
 
 @pytest.fixture(scope="module")
@@ -71,20 +43,7 @@ def experiment(experiment_file):
 
 @pytest.fixture(scope="module")
 def notebooks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("notebooks")
-    for stage in STAGES:
-        names = "\n".join(
-            f"{name} = {[] if name == 'overrides' else 0 if name == 'seed' else ''!r}"
-            for name in PARAMETERS[stage]
-        )
-        cells = [
-            new_code_cell(names, metadata={"tags": ["parameters"]}),
-            new_code_cell(f"from mutineck.stage import begin\nstudy = begin({stage!r}, globals())"),
-            new_code_cell(WORK),
-            new_code_cell("manifest = study.finish()"),
-        ]
-        nbformat.write(new_notebook(cells=cells), folder / notebook_of(stage))
-    return folder
+    return write_notebooks(tmp_path_factory.mktemp("notebooks"))
 
 
 class Runner:
