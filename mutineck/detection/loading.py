@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mutineck.detection.compat import prepare
-
-SHOWN = 5
+from mutineck.detection.layouts import find_detector, some, split_foreign
 
 
 class CheckpointError(RuntimeError):
@@ -30,6 +29,7 @@ class LoadReport:
         missing: names that the model has and the checkpoint lacks.
         unexpected: names that the checkpoint has and the model lacks.
         mismatched: names with the two shapes, where they differ.
+        layout: where in the file the weights were found, if they are not all there is.
     """
 
     source: str
@@ -37,6 +37,7 @@ class LoadReport:
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    layout: str = ""
 
     @property
     def complete(self) -> bool:
@@ -48,17 +49,12 @@ class LoadReport:
             f"{self.source}: {len(self.matched)} matched, {len(self.missing)} missing, "
             f"{len(self.unexpected)} unexpected, {len(self.mismatched)} of another shape"
         ]
+        lines += [f"  read as: {self.layout}"] if self.layout else []
         for title, names in (("missing", self.missing), ("unexpected", self.unexpected)):
-            lines += [f"  {title}: {_some(names)}"] if names else []
+            lines += [f"  {title}: {some(names)}"] if names else []
         shapes = [f"{name} (checkpoint {a}, model {b})" for name, (a, b) in self.mismatched.items()]
-        lines += [f"  another shape: {_some(shapes)}"] if shapes else []
+        lines += [f"  another shape: {some(shapes)}"] if shapes else []
         return "\n".join(lines)
-
-
-def _some(names: Any) -> str:
-    names = list(names)
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -80,6 +76,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             "Nothing of it was executed. Save its state_dict alone: torch.save(model.state_dict(), PATH)"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
+        if "maximum supported version" in str(error):
+            raise CheckpointError(
+                f"{path}: written by a newer torch, which this {torch.__version__} cannot read. There, write its "
+                "weights anew: torch.save(state_dict, PATH, _use_new_zipfile_serialization=False)"
+            ) from error
         size = path.stat().st_size
         raise CheckpointError(
             f"{path}: damaged or truncated ({size} bytes): {error}. Fetch or write it again"
@@ -90,31 +91,23 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Return the weights in a checkpoint, named as mmdet names them.
-
-    Recognised: a bare state dict, mmcv's `state_dict`, a `module.` prefix from data parallel training, and the
-    `student.` part of a distiller's checkpoint (of this project's and of FGD's).
+    """Return the weights of the detector in a checkpoint, named as mmdet names them (see `find_detector`).
 
     Raises:
-        CheckpointError: no weights, or non-finite ones; names them.
+        CheckpointError: no weights, those of several detectors, or non-finite ones; names them.
     """
-    content = read_checkpoint(path)
-    state = content.get("state_dict", content.get("model", content))
-    weights = (
-        {name: value for name, value in state.items() if isinstance(value, Tensor)}
-        if isinstance(state, Mapping)
-        else {}
-    )
-    if not weights:
-        raise CheckpointError(f"{path}: holds no weights (keys: {_some(map(str, content))})")
-    if all(name.startswith("module.") for name in weights):
-        weights = {name.removeprefix("module."): value for name, value in weights.items()}
-    if any(name.startswith("student.") for name in weights):
-        weights = {n.removeprefix("student."): v for n, v in weights.items() if n.startswith("student.")}
+    return _read_detector(path)[0]
+
+
+def _read_detector(path: str | Path) -> tuple[dict[str, Tensor], str]:
+    try:
+        weights, layout = find_detector(read_checkpoint(path))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     broken = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
-        raise CheckpointError(f"{path}: non-finite weights in {len(broken)} tensors: {_some(broken)}")
-    return weights
+        raise CheckpointError(f"{path}: non-finite weights in {len(broken)} tensors: {some(broken)}")
+    return weights, layout
 
 
 def match_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> LoadReport:
@@ -145,9 +138,13 @@ def load_strictly(model: nn.Module, path: str | Path) -> LoadReport:
 
     Raises:
         CheckpointError: any weight is missing, left over or of another shape; the message counts and names them.
+            What no detector has, as adapters that a student was trained with, is left aside and reported.
     """
-    weights = read_weights(path)
-    report = match_weights(model, weights, str(path))
+    weights, layout = _read_detector(path)
+    report = replace(match_weights(model, weights, str(path)), layout=layout)
+    if not report.missing and not report.mismatched:
+        unexpected, aside = split_foreign(report.unexpected)
+        report = replace(report, unexpected=unexpected, layout=", ".join(filter(None, (layout, aside))))
     if not report.complete:
         raise CheckpointError(
             f"{report}\nThe checkpoint does not fit this {type(model).__name__}; nothing was loaded. Check that "

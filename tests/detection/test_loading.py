@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,22 @@ class Payload:
 
     def __reduce__(self) -> Any:
         return os.mkdir, (str(self.target),)
+
+
+def test_a_file_of_a_newer_torch_is_said_to_be_one(model: nn.Module, tmp_path: Path) -> None:
+    path, newer = saved(tmp_path / "now.pth", model.state_dict()), tmp_path / "newer.pth"
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(newer, "w", zipfile.ZIP_STORED) as new:
+        for item in old.infolist():
+            new.writestr(item.filename, b"99\n" if item.filename.endswith("/version") else old.read(item))
+    with pytest.raises(CheckpointError, match=r"newer\.pth: written by a newer torch, which this 2\..* cannot read"):
+        load_strictly(model, newer)
+
+
+def test_a_config_inside_a_checkpoint_is_text_and_nothing_else(model: nn.Module, tmp_path: Path) -> None:
+    target = tmp_path / "owned"
+    meta = {"config": f"import os\nos.mkdir({str(target)!r})"}
+    assert load_strictly(model, saved(tmp_path / "a.pth", {"state_dict": model.state_dict(), "meta": meta})).complete
+    assert not target.exists()
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
