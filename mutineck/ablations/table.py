@@ -22,6 +22,7 @@ METRICS = {
     "bbox_mAP_s": "AP small",
     "bbox_mAP_m": "AP medium",
     "bbox_mAP_l": "AP large",
+    "segm_mAP": "mask mAP",
 }
 DASH = "–"
 

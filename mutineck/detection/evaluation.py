@@ -20,7 +20,8 @@ from mutineck.experiment import InputSpec
 from mutineck.stage import Study
 from mutineck.storage import read_json
 
-SUMMARY = ("bbox_mAP", "bbox_mAP_50", "bbox_mAP_75", "bbox_mAP_s", "bbox_mAP_m", "bbox_mAP_l")
+SUMMARY = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
+"""COCO's first six numbers, for boxes and for masks."""
 MOST_DETECTIONS = 100
 
 
@@ -181,7 +182,7 @@ def predict(
 
     Returns:
         COCO results: `image_id`, `category_id`, `bbox` as `(x, y, width, height)` in pixels of the original picture,
-        `score`.
+        `score`; of a detector with a mask branch also `segmentation`, run-length encoded.
     """
     training = model.training
     model.to(device).eval()
@@ -190,20 +191,33 @@ def predict(
         image = batch.image.to(device)
         results = model.simple_test(prepare_image(image) if prepare_image else image, batch.metas, rescale=True)
         for image_id, result in zip(batch.image_ids, results, strict=True):
-            rows += _result_rows(image_id, result[0] if isinstance(result, tuple) else result, category_ids)
+            boxes, masks = result if isinstance(result, tuple) else (result, None)
+            rows += _result_rows(image_id, boxes, masks, category_ids)
     model.train(training)
     return rows
 
 
 def _result_rows(
-    image_id: int, boxes: Sequence[np.ndarray], category_ids: Sequence[int | None]
+    image_id: int,
+    boxes: Sequence[np.ndarray],
+    masks: Sequence[Sequence[np.ndarray]] | None,
+    category_ids: Sequence[int | None],
 ) -> Iterator[dict[str, Any]]:
-    for category_id, found in zip(category_ids, boxes, strict=True):
+    for label, category_id in enumerate(category_ids):
         if category_id is None:
             continue
-        for x_min, y_min, x_max, y_max, score in found.astype(float).tolist():
+        for index, (x_min, y_min, x_max, y_max, score) in enumerate(boxes[label].astype(float).tolist()):
             box = [round(value, 2) for value in (x_min, y_min, x_max - x_min, y_max - y_min)]
-            yield {"image_id": image_id, "category_id": category_id, "bbox": box, "score": round(score, 5)}
+            row = {"image_id": image_id, "category_id": category_id, "bbox": box, "score": round(score, 5)}
+            yield row if masks is None else row | {"segmentation": _run_lengths(masks[label][index])}
+
+
+def _run_lengths(mask: np.ndarray) -> dict[str, Any]:
+    """Return a mask `(height, width)` as COCO's compressed run-length encoding, JSON-able."""
+    from pycocotools import mask as coder
+
+    found = coder.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": list(found["size"]), "counts": found["counts"].decode("ascii")}
 
 
 def measure(
@@ -217,11 +231,11 @@ def measure(
         categories: names to measure on; all of the file's if None.
 
     Returns:
-        Rows `metric`, `category` (empty for a mean over categories), `value` in [0, 1]; a mean over nothing (for
+        Rows `metric` (`bbox_mAP` and so on, `segm_mAP` and so on where predictions and annotations have masks, `AP` of
+        boxes by category), `category` (empty for a mean over categories), `value` in [0, 1]; a mean over nothing (for
         instance large boxes where there are none) is left out.
     """
     from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(annotations))
@@ -231,19 +245,37 @@ def measure(
             # pycocotools cannot load an empty list of results.
             there = {a["category_id"] for a in truth.anns.values() if not a["iscrowd"]}
             return [_row("bbox_mAP", "", 0.0), *(_row("AP", c["name"], 0.0) for c in chosen if c["id"] in there)]
-        evaluation = COCOeval(truth, truth.loadRes(predictions), "bbox")
-        evaluation.params.catIds = ids
-        evaluation.params.maxDets = [1, 10, MOST_DETECTIONS]
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    rows = [_row(name, "", value) for name, value in zip(SUMMARY, evaluation.stats[:6], strict=True) if value > -1]
-    precision = evaluation.eval["precision"]  # (IoU, recall, category, area, detections)
+        boxes = _evaluated(truth, predictions, ids, "bbox")
+        rows = _summary(boxes, "bbox")
+        if "segmentation" in predictions[0] and all(a.get("segmentation") for a in truth.anns.values()):
+            rows += _summary(_evaluated(truth, predictions, ids, "segm"), "segm")
+    precision = boxes.eval["precision"]  # (IoU, recall, category, area, detections)
     for index, category in enumerate(chosen):
         values = precision[:, :, index, 0, -1]
         if (values > -1).any():
             rows.append(_row("AP", category["name"], values[values > -1].mean()))
     return rows
+
+
+def _evaluated(truth: Any, predictions: list[dict[str, Any]], ids: list[int], kind: str) -> Any:
+    from pycocotools.cocoeval import COCOeval
+
+    # Copies, since pycocotools writes into what it is given; and without what is not measured: given both, it takes an
+    # object for small or large by its box where masks are measured.
+    unmeasured = "segmentation" if kind == "bbox" else "bbox"
+    results = [{key: value for key, value in row.items() if key != unmeasured} for row in predictions]
+    evaluation = COCOeval(truth, truth.loadRes(results), kind)
+    evaluation.params.catIds = ids
+    evaluation.params.maxDets = [1, 10, MOST_DETECTIONS]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return evaluation
+
+
+def _summary(evaluation: Any, kind: str) -> list[dict[str, Any]]:
+    named = zip(SUMMARY, evaluation.stats[:6], strict=True)
+    return [_row(f"{kind}_{name}", "", value) for name, value in named if value > -1]
 
 
 def _row(metric: str, category: str, value: float) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mutineck.detection.evaluation import category_ids, evaluation_loader, measure, predict
+from mutineck.detection.evaluation import _run_lengths, category_ids, evaluation_loader, measure, predict
 from mutineck.stage import Study
 from mutineck.storage import read_json, write_json
 from mutineck.teachers.frozen import load_model
@@ -100,6 +100,43 @@ def test_nothing_found_is_worth_nothing(tmp_path: Path) -> None:
     assert set(nothing.values()) == {0.0}
     assert nothing["bbox_mAP", ""] == wrong["bbox_mAP", ""] == 0.0
     assert {key for key in nothing if key[0] == "AP"} == {key for key in wrong if key[0] == "AP"}
+
+
+def test_masks_are_measured_beside_boxes_and_by_themselves(tmp_path: Path) -> None:
+    """The upper left triangle of a box is half of it: IoU 1 of boxes, 0.5 of masks with the whole box."""
+    path = truth(tmp_path / "truth.json")
+    content = read_json(path)
+    for a in content["annotations"]:
+        x, y, w, h = a["bbox"]
+        a |= {"segmentation": [[x, y, x + w, y, x, y + h]], "area": w * h / 2}
+    write_json(path, content)
+    boxes = [found(a["image_id"], "cat", a["bbox"], 1.0) for a in content["annotations"] if a["category_id"] == IDS["cat"]]
+
+    def masked(rows: list[dict[str, Any]], *, whole: bool) -> list[dict[str, Any]]:
+        drawn = []
+        for row in rows:
+            x, y, w, h = map(int, row["bbox"])
+            mask = np.zeros((128, 128), bool)
+            for line in range(h):
+                mask[y + line, x : x + (w if whole else round(w * (1 - (line + 0.5) / h)))] = True
+            drawn.append(row | {"segmentation": _run_lengths(mask)})
+        return drawn
+
+    right, wrong = (by_name(measure(path, masked(boxes, whole=whole), ("cat",))) for whole in (False, True))
+    assert right["bbox_mAP", ""] == wrong["bbox_mAP", ""] == 1.0
+    assert right["segm_mAP", ""] > 0.9 and wrong["segm_mAP_75", ""] == 0.0
+    assert ("segm_mAP", "") not in by_name(measure(path, boxes, ("cat",))), "boxes say nothing of masks"
+    assert "segmentation" not in boxes[0], "what was given is left as it was"
+    assert ("segm_mAP", "") not in by_name(measure(truth(tmp_path / "boxes.json"), masked(boxes, whole=True)))
+
+
+def test_a_mask_branch_predicts_masks_of_the_pictures_size(tiny: Study) -> None:
+    model = load_model(tiny.path("teachers", "mask_rcnn"))[0]
+    ids = category_ids(tiny.path("dataset", "val.json"), read_json(tiny.path("dataset", "dataset.json"))["categories"])
+    rows = predict(model, evaluation_loader(tiny, "val"), ids, device=torch.device("cpu"))
+    sizes = {i["id"]: [i["height"], i["width"]] for i in read_json(tiny.path("dataset", "val.json"))["images"]}
+    assert rows and all(row["segmentation"]["size"] == sizes[row["image_id"]] for row in rows)
+    assert ("segm_mAP", "") in by_name(measure(tiny.path("dataset", "val.json"), rows))
 
 
 def test_labels_meet_ids_by_name(tmp_path: Path) -> None:
