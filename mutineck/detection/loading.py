@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -99,11 +99,17 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return _read_detector(path)[0]
 
 
-def _read_detector(path: str | Path) -> tuple[dict[str, Tensor], str]:
-    try:
-        weights, layout = find_detector(read_checkpoint(path))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+def _read_detector(path: str | Path, names: Iterable[str] | None = None) -> tuple[dict[str, Tensor], str]:
+    """Return a checkpoint's weights and where they were; those that have just these names are taken as they are."""
+    content = read_checkpoint(path)
+    stored = content.get("state_dict", content)
+    weights, layout = stored, ""
+    # An intermediate teacher is no detector but holds one: what fits as it stands is not looked into.
+    if names is None or not isinstance(stored, dict) or _needed(stored) != _needed(names):
+        try:
+            weights, layout = find_detector(content)
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}") from error
     broken = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         raise CheckpointError(f"{path}: non-finite weights in {len(broken)} tensors: {some(broken)}")
@@ -119,8 +125,7 @@ def match_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) 
         for name in sorted(shared)
         if weights[name].shape != own[name].shape
     }
-    # BatchNorm's step counter is absent from checkpoints of old torch versions, and no output depends on it.
-    missing = sorted(n for n in own.keys() - weights.keys() if not n.endswith("num_batches_tracked"))
+    missing = sorted(_needed(own) - weights.keys())
     return LoadReport(
         source=source,
         matched=tuple(sorted(shared - mismatched.keys())),
@@ -128,6 +133,11 @@ def match_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) 
         unexpected=tuple(sorted(weights.keys() - own.keys())),
         mismatched=mismatched,
     )
+
+
+def _needed(names: Iterable[str]) -> set[str]:
+    # BatchNorm's step counter is absent from checkpoints of old torch versions, and no output depends on it.
+    return {name for name in names if not name.endswith("num_batches_tracked")}
 
 
 def load_strictly(model: nn.Module, path: str | Path) -> LoadReport:
@@ -140,7 +150,7 @@ def load_strictly(model: nn.Module, path: str | Path) -> LoadReport:
         CheckpointError: any weight is missing, left over or of another shape; the message counts and names them.
             What no detector has, as adapters that a student was trained with, is left aside and reported.
     """
-    weights, layout = _read_detector(path)
+    weights, layout = _read_detector(path, model.state_dict())
     report = replace(match_weights(model, weights, str(path)), layout=layout)
     if not report.missing and not report.mismatched:
         unexpected, aside = split_foreign(report.unexpected)

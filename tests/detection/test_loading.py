@@ -60,6 +60,17 @@ def test_every_layout_of_a_checkpoint_loads_whole(model: nn.Module, tmp_path: Pa
             assert torch.equal(value, state[name]), name
 
 
+def test_what_holds_a_detector_is_loaded_as_it_stands(model: nn.Module, tmp_path: Path) -> None:
+    def around() -> nn.Module:
+        return nn.ModuleDict({"detector": random_detector("faster_rcnn", 3)[0], "gate": nn.Linear(2, 2)})
+
+    first, second = around(), around()
+    first.load_state_dict({name: value + 1 for name, value in first.state_dict().items()})
+    report = load_strictly(second, saved(tmp_path / "around.pth", {"state_dict": first.state_dict()}))
+    assert report.complete
+    assert all(torch.equal(value, first.state_dict()[name]) for name, value in second.state_dict().items())
+
+
 def test_one_altered_prefix_is_refused_with_counts_and_nothing_is_loaded(model: nn.Module, tmp_path: Path) -> None:
     state = spoilt(model)
     neck = [name for name in state if name.startswith("neck.")]
