@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -19,7 +19,7 @@ _PART = re.compile(r"(backbone|neck|\w*head)\b")
 """What an mmdet detector is made of."""
 
 
-def find_detector(content: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
+def find_detector(content: Mapping[str, Any], wanted: Collection[str] = ()) -> tuple[dict[str, Tensor], str]:
     """Find the weights of the detector in whatever a checkpoint holds.
 
     Recognised: a bare state dict, or one in a container (`state_dict`, `model`, ...); any prefix (`module.`, `model.`,
@@ -29,6 +29,7 @@ def find_detector(content: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
 
     Args:
         content: a checkpoint as it was read.
+        wanted: names of the model's weights; a state that has them all as they are is its own, whatever its prefixes.
 
     Returns:
         The weights under mmdet's own names; and in words where they were, empty if they are all that there is.
@@ -57,6 +58,8 @@ def find_detector(content: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
     }
     flat = {f"ema_{name.replace('.', '_')}" for name in chosen} | {"n_averaged"}
     chosen = {name: value for name, value in chosen.items() if name not in flat}
+    if not chosen.keys() >= set(wanted) and weights.keys() >= set(wanted):
+        return weights, ", ".join(words)
     words += [f"the part {prefix!r}"] if prefix else []
     aside = weights.keys() - {prefix + name for name in chosen}
     if aside:

@@ -99,17 +99,12 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return _read_detector(path)[0]
 
 
-def _read_detector(path: str | Path, names: Iterable[str] | None = None) -> tuple[dict[str, Tensor], str]:
-    """Return a checkpoint's weights and where they were; those that have just these names are taken as they are."""
-    content = read_checkpoint(path)
-    stored = content.get("state_dict", content)
-    weights, layout = stored, ""
-    # An intermediate teacher is no detector but holds one: what fits as it stands is not looked into.
-    if names is None or not isinstance(stored, dict) or _needed(stored) != _needed(names):
-        try:
-            weights, layout = find_detector(content)
-        except ValueError as error:
-            raise CheckpointError(f"{path}: {error}") from error
+def _read_detector(path: str | Path, wanted: Iterable[str] = ()) -> tuple[dict[str, Tensor], str]:
+    """Return the weights that a model of the ``wanted`` names can use, and where they were."""
+    try:
+        weights, layout = find_detector(read_checkpoint(path), _needed(wanted))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     broken = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         raise CheckpointError(f"{path}: non-finite weights in {len(broken)} tensors: {some(broken)}")

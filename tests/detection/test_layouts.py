@@ -100,6 +100,12 @@ def test_what_is_not_certain_is_refused(build: Any, message: str, model: nn.Modu
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+def test_a_model_that_holds_a_detector_reads_its_own_state(model: nn.Module, tmp_path: Path) -> None:
+    holder = nn.ModuleDict({"detector": model, "gate": nn.Linear(1, 1)})
+    torch.save({"state_dict": holder.state_dict()}, tmp_path / "own.pth")
+    assert load_strictly(holder, tmp_path / "own.pth").complete
+
+
 def test_a_state_that_is_no_detector_is_left_as_it_is() -> None:
     state = {"layer.weight": torch.ones(1), "bias": torch.ones(1)}
     assert find_detector({"state_dict": state}) == (state, "")
