@@ -28,7 +28,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from mutineck.engine import write_experiment
-from mutineck.experiment import EvaluationSpec, Experiment, ExperimentError, load_experiment, slug
+from mutineck.experiment import EvaluationSpec, Experiment, ExperimentError, load_experiment
 from mutineck.processes import end_children, end_with_parent, exclusive
 from mutineck.search_space import ParameterSpec, SearchSpec, Value
 from mutineck.seeding import derive_seed
@@ -155,7 +155,7 @@ class Search:
         for experiment, root in self.bases:
             read = {str(job): read_manifest(root, *job) or {} for job in self.space.needed(experiment)}
             identity[experiment.name] = {
-                "settings": experiment.settings_for("distillation", self._items[0]),
+                "settings": experiment.settings_for("distillation", self.space.items(experiment)[0]),
                 "reads": {job: sha256_json(manifest.get("writes")) for job, manifest in read.items()},
             }
         about = self.folder / ABOUT
@@ -198,7 +198,7 @@ class Search:
         jobs = {
             f"{base.experiment.name}/seed{seed}": (str(self._trial_root(base, number, values)), item)
             for base in self.bases
-            for seed, item in zip(self.space.seeds, self._items, strict=True)
+            for seed, item in zip(self.space.seeds, self.space.items(base.experiment), strict=True)
         }
         done = list(pool.map(train_student, *zip(*jobs.values(), strict=True)))
         reached = {name: found["mAP"] for name, found in zip(jobs, done, strict=True)}
@@ -220,10 +220,6 @@ class Search:
         on_val = EvaluationSpec(splits=("val",), report="val", batch=experiment.evaluation.batch)
         write_experiment(experiment.model_copy(update={"evaluation": on_val}), root)
         return root
-
-    @property
-    def _items(self) -> list[str]:
-        return [f"{slug(self.space.arm)}/seed{seed}" for seed in self.space.seeds]
 
     def _result_file(self, number: int) -> Path:
         return self.folder / "results" / f"trial{number:04d}.json"

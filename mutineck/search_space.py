@@ -100,16 +100,18 @@ class SearchSpec(Record):
         return {path: number * value for path, number in before.items()}  # type: ignore[operator]
 
     def check(self, experiment: Experiment) -> None:
-        """Refuse what would make a trial depend on more than the training of one student.
+        """Refuse what would make a trial depend on more, or on nothing of, the training of one student.
 
         Raises:
-            ExperimentError: no such arm or field, an end of a range that the field cannot have, or a field that
-                teachers, centroids or the data set depend on.
+            ExperimentError: no such arm or field, an end of a range that the field cannot have, a field that teachers,
+                centroids or the data set depend on, or one that the arm does not.
         """
-        experiment.arm(self.arm)
+        student = "distillation", self.items(experiment)[0]
         for name, parameter in self.parameters.items():
+            moved = False
             for value in parameter.ends:
                 changed = self.apply(experiment, {name: value})
+                moved |= changed.settings_for(*student) != experiment.settings_for(*student)
                 for job in self.needed(experiment):
                     if changed.settings_for(*job) != experiment.settings_for(*job):
                         fields = ", ".join(self.settings(experiment, name, value))
@@ -117,11 +119,25 @@ class SearchSpec(Record):
                             f"{name}: the job `{job}` depends on {fields} too; a search trains students alone, with "
                             "what is finished. Give such variants experiments of their own"
                         )
+            if not moved:
+                raise ExperimentError(f"{name}: the arm {self.arm!r} does not depend on it")
+
+    def items(self, experiment: Experiment) -> list[str]:
+        """Return the distillation stage's items that a trial trains, `ARM/seedN`."""
+        experiment.arm(self.arm)
+        return [f"{slug(self.arm)}/seed{seed}" for seed in self.seeds]
 
     def needed(self, experiment: Experiment) -> list[Job]:
-        """Return the jobs whose results the arm's training reads."""
+        """Return the jobs whose results the arm's training reads, directly or not."""
         item = f"{slug(self.arm)}/seed{experiment.seeds[0]}"
-        return needs(experiment, "distillation", item)
+        found: dict[Job, None] = {}
+        waiting = needs(experiment, "distillation", item)
+        while waiting:
+            job = waiting.pop()
+            if job not in found:
+                found[job] = None
+                waiting += needs(experiment, *job)
+        return list(found)
 
 
 def load_space(path: str | Path) -> SearchSpec:

@@ -58,14 +58,16 @@ def test_a_factor_and_a_field_are_set() -> None:
         ({"field": "arms.mutineck.inherit", "choices": [True, "perhaps"]}, "valid boolean"),
         ({"field": "input.flip", "low": 0, "high": 1}, "trains students alone"),
         ({"field": "intermediate.ridge", "low": 1, "high": 2}, "trains students alone"),
+        ({"field": "features.minimum_size", "low": 1, "high": 2}, "`features` depends on features.minimum_size too"),
+        ({"field": "arms.student.epochs", "choices": [1, 2]}, "the arm 'mutineck' does not depend on it"),
         ({"scale": ["student.inherit"], "low": 1, "high": 2}, "no number to multiply"),
     ],
-    ids=["misspelt", "range", "choice", "teachers see it", "the merged teacher", "no number"],
+    ids=["misspelt", "range", "choice", "teachers see it", "the merged teacher", "vectors", "no effect", "no number"],
 )
 def test_what_cannot_be_searched_is_refused_before_anything_is_trained(parameter: dict[str, Any], message: str) -> None:
     given = space(arm="mutineck", parameters={"it": parameter})
     with pytest.raises(ExperimentError, match=message):
-        given.check(experiment_of(arms=["mutineck"]))
+        given.check(experiment_of(arms=["student", "mutineck"]))
 
 
 def test_the_arm_must_be_there() -> None:
