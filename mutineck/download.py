@@ -17,6 +17,8 @@ import pooch
 import requests
 from tqdm import tqdm
 
+from mutineck.processes import one_after_another
+
 CHUNK = 1 << 16
 """Bytes written at a time: the most that a broken connection costs."""
 ATTEMPTS = 4
@@ -128,20 +130,37 @@ def fetch(url: str, to: str | os.PathLike[str], *, checksum: str | None = None, 
     kind, digits = _parse_checksum(checksum or zoo_checksum(url), url)
     full = len(digits) == FULL_LENGTHS[kind]
     _refuse_insecure(url, url, full)
-    if target.exists() and not pooch.file_hash(str(target), alg=kind).startswith(digits):
-        raise DownloadError(
-            f"{target} is there, but its {kind} is not {digits}: another file, or damaged. Remove it and try again"
-        )
     target.parent.mkdir(parents=True, exist_ok=True)
-    downloader = ResumingDownloader(target, kind, digits, progress=progress)
-    pooch.retrieve(
-        url,
-        known_hash=f"{kind}:{digits}" if full else None,
-        fname=target.name,
-        path=target.parent,
-        downloader=downloader,
-    )
+    # Several processes of one training, or two studies, may want the same file.
+    with one_after_another(target.parent):
+        if target.exists() and not pooch.file_hash(str(target), alg=kind).startswith(digits):
+            raise DownloadError(
+                f"{target} is there, but its {kind} is not {digits}: another file, or damaged. Remove it and try again"
+            )
+        pooch.retrieve(
+            url,
+            known_hash=f"{kind}:{digits}" if full else None,
+            fname=target.name,
+            path=target.parent,
+            downloader=ResumingDownloader(target, kind, digits, progress=progress),
+        )
     return target
+
+
+def fetch_weights(url: str) -> Path:
+    """Return the file of published weights, fetched into the cache if it is not there; its name states its hash.
+
+    Raises:
+        ValueError: its name states no hash: what cannot be verified is not fetched.
+        DownloadError: see :func:`fetch`.
+    """
+    return fetch(url, cache_folder() / PurePosixPath(urlparse(url).path).name)
+
+
+def cache_folder() -> Path:
+    """Return the folder where published weights are kept, shared by all studies."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "mutineck" / "zoo"
 
 
 def zoo_checksum(url: str) -> str | None:

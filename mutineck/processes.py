@@ -50,6 +50,17 @@ def exclusive(root: Path, what: str) -> Iterator[int]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def one_after_another(folder: Path) -> Iterator[None]:
+    """Hold a folder for the block, after whoever holds it now: for writers whose second finds the first's work done."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def end_with_parent(interval: float = 0.5) -> None:
     """End this process and all its descendants when its parent is gone, and on SIGINT, SIGTERM and SIGHUP.
 

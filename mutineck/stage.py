@@ -10,16 +10,18 @@ import subprocess
 import sys
 import time
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from mutineck.experiment import INTERMEDIATE, STAGES, Experiment, ExperimentError, load_experiment, slug, unknown
 from mutineck.experiment_file import repository
-from mutineck.storage import read_json, sha256_file, sha256_json, write_json
+from mutineck.storage import read_json, sha256_json, sha256_path, write_json
 
 MANIFEST = "manifest.json"
+ASIDE = (MANIFEST, "tensorboard", "training")
+"""What in a stage's folder is no result: with hidden files and notebooks, no manifest lists it."""
 PARAMETERS: dict[str, tuple[str, ...]] = dict.fromkeys(STAGES, ("experiment", "overrides", "outputs")) | {
     "teachers": ("experiment", "overrides", "outputs", "teacher"),
     "distillation": ("experiment", "overrides", "outputs", "arm", "seed"),
@@ -89,12 +91,15 @@ class Study:
 
         Args:
             reads: files that the results depend on.
-            writes: files that this stage made; each must exist.
+            writes: files that this stage made; each must exist. What else lies in the stage's folder is listed too,
+                apart from logs and the notebook; a folder of it counts as one (`dataset/source/`).
             results: a few JSON-able numbers worth reading at a glance.
 
         Raises:
             FileNotFoundError: a file named in `reads` or `writes` is not there: the stage is not finished.
         """
+        writes = list(writes)
+        others = _others(self.folder.resolve(), {Path(file).resolve() for file in writes})
         settings = self.experiment.settings_for(self.stage, self.item)
         seconds = time.time() - self._started
         manifest = {
@@ -105,7 +110,7 @@ class Study:
             "settings_sha256": sha256_json(settings),
             "results": dict(results or {}),
             "reads": self._hashes(reads),
-            "writes": self._hashes(writes),
+            "writes": self._hashes([*writes, *others]),
             "revision": revision(),
             "versions": versions(),
             "seconds": round(seconds, 2),
@@ -124,8 +129,19 @@ class Study:
             path = Path(file)
             inside = path.resolve().is_relative_to(self.root.resolve())
             key = str(path.resolve().relative_to(self.root.resolve()) if inside else path)
-            hashes[key] = sha256_file(path)
+            hashes[key + "/" * path.is_dir()] = sha256_path(path)
         return dict(sorted(hashes.items()))
+
+
+def _others(folder: Path, named: Set[Path]) -> Iterator[Path]:
+    """Yield what lies in a folder beside what is named: files, and folders as a whole that hold nothing named."""
+    for path in sorted(folder.iterdir()):
+        if path in named or path.name in ASIDE or path.name.startswith(".") or path.suffix == ".ipynb":
+            continue
+        if path.is_dir() and any(path in other.parents for other in named):
+            yield from _others(path, named)
+        else:
+            yield path
 
 
 def begin(stage: str, variables: Mapping[str, Any]) -> Study:

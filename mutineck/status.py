@@ -8,13 +8,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mutineck.engine import LAST_RUN, SNAKEMAKE_LOG
 from mutineck.experiment import Experiment
+from mutineck.processes import LOCK
 from mutineck.stage import read_manifest, revision
 from mutineck.storage import read_json
-from mutineck.workflow import ITEM_STAGES, Job, error_of, jobs, needs, settings_text
+from mutineck.workflow import (
+    EXPERIMENT_FILE,
+    ITEM_STAGES,
+    Job,
+    error_of,
+    items,
+    jobs,
+    log_of,
+    needs,
+    page_of,
+    settings_text,
+)
 
 _LEFTOVER = re.compile(r"^\..+\.[a-z0-9_]{8}(\.\w+)?$|\.(running|failed)\.ipynb$")
 """What a killed process leaves: temporary files of atomic writes, and notebooks that did not end."""
+_KEPT = (EXPERIMENT_FILE, SNAKEMAKE_LOG, LAST_RUN, ".snakemake", "cache")
+"""What lies in a study's folder beside its jobs' results and logs."""
 
 
 class State(NamedTuple):
@@ -120,11 +135,23 @@ def table(states: Sequence[State]) -> str:
     )
 
 
+def unlisted(experiment: Experiment, root: Path) -> list[Path]:
+    """Return the files in a study's folder that no manifest lists and that are no bookkeeping, sorted."""
+    known = {root / path for path in _KEPT}
+    for job in jobs(experiment):
+        listed = (read_manifest(root, *job) or {"writes": ()})["writes"]
+        own = (*job.outputs, f"{job.folder}/tensorboard", log_of(job), error_of(job), page_of(job))
+        known |= {root / path for path in (*own, *listed)}
+    files = (path for path in sorted(root.rglob("*")) if path.is_file() and path.name != LOCK)
+    return [path for path in files if known.isdisjoint((path, *path.parents))]
+
+
 def removable(experiment: Experiment, root: Path) -> list[tuple[Path, str]]:
     """Return what may go from a study's folder, each with the reason.
 
-    That is: results that are stale, teachers and arms that the experiment no longer has, and what killed
-    processes left. What an unfinished training has reached is not among it: it will go on from there.
+    That is: results that are stale, teachers and arms that the experiment no longer has, what killed processes
+    left, and files that belong to no job. What an unfinished training has reached is not among it: it will go on
+    from there.
     """
     found: dict[Path, str] = {}
     states = inspect(experiment, root)
@@ -136,10 +163,17 @@ def removable(experiment: Experiment, root: Path) -> list[tuple[Path, str]]:
         for folder in sorted((root / stage).glob("*" if stage == "teachers" else "*/seed*")):
             if folder.is_dir() and folder not in known:
                 found[folder] = "the experiment has no such " + ("teacher" if stage == "teachers" else "arm or seed")
+    for folder in sorted((root / "features").glob("*/")):
+        if folder.name not in items(experiment, "teachers"):
+            found[folder] = "the experiment has no such teacher"
     for path in sorted(root.rglob("*")):
         inside = any(folder in path.parents for folder in found)
         if not inside and ".snakemake" not in path.parts and path.is_file() and _LEFTOVER.search(path.name):
             found[path] = "left by a process that did not end well"
+    for path in unlisted(experiment, root):
+        # Within a job's folder, a manifest of an earlier revision lists less than there is.
+        if known.isdisjoint(path.parents) and not any(each in found for each in (path, *path.parents)):
+            found[path] = "it belongs to no job of the experiment"
     return list(found.items())
 
 

@@ -92,6 +92,15 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_path(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file; of a folder, that of the names and contents of all files below it."""
+    path = Path(path)
+    if not path.is_dir():
+        return sha256_file(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return sha256_json([(file.relative_to(path).as_posix(), sha256_file(file)) for file in files])
+
+
 def sha256_json(content: Any) -> str:
     """Return the SHA-256 of a JSON-able value, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

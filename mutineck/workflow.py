@@ -238,6 +238,11 @@ def error_of(job: Job) -> str:
     return log_of(job).removesuffix(".log") + ".error"
 
 
+def page_of(job: Job) -> str:
+    """Return the path of a job's notebook as a page to read, below `outputs/EXPERIMENT`."""
+    return "notebooks/" + job.folder.replace("/", "-") + ".html"
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one job of a study by its folder: `python -m mutineck.workflow distillation/fgd-mean/seed0`."""
     parser = argparse.ArgumentParser(prog="python -m mutineck.workflow", description=main.__doc__)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 # Before any test module: whoever imports pip first keeps setuptools from standing in for distutils, and mmcv then
@@ -10,6 +12,7 @@ import setuptools  # noqa: F401
 from hypothesis import settings
 
 from mutineck.stage import Study
+from tests.web import Host
 
 settings.register_profile("fuzz", max_examples=100_000)
 
@@ -24,3 +27,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Study:
     convert(study)
     write_teachers(study)
     return study
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    """A web server with no files yet."""
+    host = Host()
+    yield host
+    host.close()

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import io
 import os
 import tarfile
-import threading
 import zipfile
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,63 +21,17 @@ from mutineck.download import (
     unpack,
     zoo_checksum,
 )
+from tests.web import Host
 
 CONTENT = bytes(os.urandom(1)[0] ^ (index * 31 % 251) for index in range(300_000))
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 MD5 = hashlib.md5(CONTENT).hexdigest()
 
 
-class Host:
-    """A web server on this machine: files by path, and ways to misbehave."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {"/data.bin": CONTENT}
-        self.redirects: dict[str, str] = {}
-        self.ranges = True
-        self.cut_after: list[int] = []
-        """Bytes after which the connection breaks, for one answer each."""
-        self.asked: list[tuple[str, str | None]] = []
-        host = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                wanted = self.headers.get("Range")
-                host.asked.append((self.path, wanted))
-                if self.path in host.redirects:
-                    self.send_response(302)
-                    self.send_header("Location", host.redirects[self.path])
-                    self.end_headers()
-                    return
-                if self.path not in host.files:
-                    self.send_error(404)
-                    return
-                content = host.files[self.path]
-                start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and host.ranges else 0
-                if start and start >= len(content):
-                    self.send_error(416)
-                    return
-                self.send_response(206 if start else 200)
-                if start:
-                    self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-                self.send_header("Content-Length", str(len(content) - start))
-                self.end_headers()
-                body = content[start:]
-                self.wfile.write(body[: host.cut_after.pop(0)] if host.cut_after else body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-
 @pytest.fixture
-def host() -> Iterator[Host]:
-    host = Host()
-    yield host
-    host.server.shutdown()
-    host.server.server_close()
+def host(host: Host) -> Host:
+    host.files["/data.bin"] = CONTENT
+    return host
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +53,14 @@ def test_a_file_comes_whole_and_verified(host, tmp_path, checksum):
 def test_what_is_there_is_not_fetched_again(host, tmp_path):
     for _ in range(2):
         fetch(f"{host.url}/data.bin", tmp_path / "data.bin", checksum=f"md5:{MD5}")
+    assert len(host.asked) == 1
+
+
+def test_who_comes_second_waits_and_fetches_nothing(host, tmp_path):
+    wanted = [f"{host.url}/data.bin", tmp_path / "data.bin"]
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(lambda _: fetch(*wanted, checksum=SHA256), range(4)))
+    assert paths == [tmp_path / "data.bin"] * 4 and paths[0].read_bytes() == CONTENT
     assert len(host.asked) == 1
 
 

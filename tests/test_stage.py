@@ -7,7 +7,7 @@ import pytest
 
 from mutineck.experiment import ExperimentError, load_experiment
 from mutineck.stage import MANIFEST, PARAMETERS, Study, begin, read_manifest
-from mutineck.storage import sha256_file
+from mutineck.storage import sha256_file, sha256_path
 
 
 def given(tmp_path, **more):
@@ -107,6 +107,18 @@ def test_finish(study, tmp_path, capsys):
     assert manifest["results"] == {"rows": 3}
     assert {"revision", "versions", "seconds", "peak_memory_mib", "finished"} <= set(manifest)
     assert "features finished in" in capsys.readouterr().out
+
+
+def test_the_manifest_lists_all_that_lies_in_the_stages_folder(study):
+    names = ["summary.csv", "big/part-0.parquet", "big/index.json", "whole/a", "whole/b/c"]
+    for name in [*names, "notebook.ipynb", ".summary.csv.abcd1234", "tensorboard/events", "training/latest.pth"]:
+        (study.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (study.folder / name).write_text(name)
+    written = study.finish(writes=[study.folder / "big" / "part-0.parquet"])["writes"]
+    assert list(written) == [f"features/{name}" for name in ("big/index.json", "big/part-0.parquet", "summary.csv", "whole/")]
+    assert all(sha256_path(study.root / name) == digest for name, digest in written.items())
+    (study.folder / "whole" / "b" / "c").write_text("changed")
+    assert sha256_path(study.folder / "whole") != written["features/whole/"]
 
 
 @pytest.mark.parametrize(

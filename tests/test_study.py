@@ -13,7 +13,8 @@ import pytest
 
 from mutineck.experiment import load_experiment
 from mutineck.stage import read_manifest
-from mutineck.storage import read_json, sha256_file
+from mutineck.status import removable, unlisted
+from mutineck.storage import read_json, sha256_file, sha256_path
 from mutineck.workflow import jobs
 
 pytestmark = pytest.mark.slow
@@ -39,9 +40,10 @@ def test_every_job_is_finished_and_says_from_what(study: Path) -> None:
         manifest = read_manifest(study, job.stage, job.item)
         assert manifest is not None, f"{job} has no manifest"
         assert manifest["settings"] == experiment.settings_for(job.stage, job.item)
-        assert manifest["writes"] or job.stage in ("ablations", "figures"), f"{job} wrote nothing"
+        assert manifest["writes"], f"{job} wrote nothing"
         for name, digest in manifest["writes"].items():
-            assert sha256_file(study / name) == digest, f"{job}: {name} was changed after it was finished"
+            assert sha256_path(study / name) == digest, f"{job}: {name} was changed after it was finished"
+    assert unlisted(experiment, study) == [] == removable(experiment, study)
 
 
 def test_a_second_run_does_nothing_and_says_so(study: Path) -> None:

@@ -353,10 +353,15 @@ def test_what_may_be_removed(study):
     without = load_experiment(
         study.file, ["teachers=[{name: a, detector: {family: fcos}}]", "arms={student: }"]
     )
-    (study.root / "teachers" / ".curves.abcd1234.csv").write_text("")
+    left = ["teachers/.curves.abcd1234.csv", "features/b/part.parquet", "log/teachers-c.log", "mine/notes.txt"]
+    for name in [*left, "cache/key.safetensors", "dataset/of an earlier revision"]:
+        (study.root / name).parent.mkdir(exist_ok=True)
+        (study.root / name).write_text("")
     found = {
         path.relative_to(study.root).as_posix(): why for path, why in status.removable(without, study.root)
     }
     assert found["teachers/b"] == found["teachers/intermediate"] == "the experiment has no such teacher"
-    assert "teachers/.curves.abcd1234.csv" in found
-    assert "dataset" not in found
+    assert found["features/b"] == "the experiment has no such teacher"
+    assert found["teachers/.curves.abcd1234.csv"] == "left by a process that did not end well"
+    assert found["log/teachers-c.log"] == found["mine/notes.txt"] == "it belongs to no job of the experiment"
+    assert not any(path.startswith(("dataset", "cache", "experiment")) for path in found)

@@ -25,6 +25,7 @@ def prepare() -> None:
     if not hasattr(MMDistributedDataParallel, "_use_replicated_tensor_module"):
         MMDistributedDataParallel._use_replicated_tensor_module = False
     _let_cpu_processes_train_together()
+    from mutineck.detection import pretrained  # noqa: F401  what is fetched is verified, and fits
     torch.serialization.add_safe_globals(checkpoint_globals())
     # mmcv writes a line a parameter at every initialisation.
     logging.getLogger("mmcv").setLevel(logging.ERROR)

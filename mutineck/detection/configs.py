@@ -294,7 +294,7 @@ def training_config(
                 "val_dataloader": {"samples_per_gpu": schedule.batch // processes, **workers},
             },
             "optimizer": optimizer_config(schedule),
-            "optimizer_config": {"grad_clip": clip},
+            "optimizer_config": {"type": "FiniteOptimizerHook", "grad_clip": clip},
             "lr_config": {
                 "policy": "step",
                 "warmup": "linear" if schedule.warmup else None,

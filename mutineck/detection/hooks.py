@@ -1,33 +1,40 @@
-"""What happens around a training step: curves, progress, checkpoints to resume from, a stop at non-finite losses."""
+"""What happens around a training step: curves, progress, checkpoints to resume from, a stop at non-finite numbers."""
 
 from __future__ import annotations
 
 import csv
 import math
 import sys
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmcv.runner import HOOKS, Hook, LoggerHook, master_only
+from mmcv.runner import HOOKS, Hook, LoggerHook, OptimizerHook, master_only
 from tqdm import tqdm
 
+from mutineck.detection.layouts import some
 from mutineck.storage import atomic_path
 
 CURVES = "curves.csv"
 LATEST = "latest.pth"
 CURVE_FIELDS = ("iteration", "epoch", "term", "value")
+SHARE_BOUND = 0.95
+"""Of the whole loss; a distillation term above it leaves detection next to nothing."""
 
 
 @HOOKS.register_module()
 class CurvesHook(LoggerHook):
     """Appends every logged term, and each loss term's share of the total, to `curves.csv` (long format).
 
-    After a resume, rows beyond the point of resuming are dropped first.
+    After a resume, rows beyond the point of resuming are dropped first. A distillation term that is nearly the whole
+    loss is warned of, once.
     """
 
     def __init__(self, interval: int = 10, **kwargs: Any) -> None:
         kwargs["by_epoch"] = True
         super().__init__(interval=interval, ignore_last=False, reset_flag=True, **kwargs)
+        self.warned = False
 
     @master_only
     def before_run(self, runner: Any) -> None:
@@ -57,11 +64,65 @@ class CurvesHook(LoggerHook):
             rows.append((term.replace("learning_rate", "lr"), value))
             if total and key.startswith("train/") and term != "loss" and "loss" in term and not validating:
                 rows.append((f"share/{term}", value / total))
+                self._warn(term, value / total, runner.iter + 1)
         # Evaluation is logged after the last step of its epoch.
         iteration = runner.iter if validating else runner.iter + 1
         epoch = runner.epoch + 1
         with open(self.path, "a", newline="") as file:
             csv.writer(file).writerows((iteration, epoch, term, f"{value:.6g}") for term, value in rows)
+
+    def _warn(self, term: str, share: float, iteration: int) -> None:
+        if share > SHARE_BOUND and term.startswith("loss_kd") and not self.warned:
+            self.warned = True
+            warnings.warn(
+                f"{term} is {100 * share:.0f} % of the loss at iteration {iteration}: the student hardly learns to "
+                "detect. Lower its weight (distillation.*, or the arm's weights)",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+@HOOKS.register_module()
+class FiniteOptimizerHook(OptimizerHook):
+    """mmcv's optimiser step, never along a non-finite gradient, and its norm logged whether it is clipped or not.
+
+    Args:
+        grad_clip: arguments of `clip_grad_norm_`; None clips nothing.
+        kwargs: as for `OptimizerHook`.
+    """
+
+    def __init__(self, grad_clip: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__({**(grad_clip or {"max_norm": math.inf}), "error_if_nonfinite": True}, **kwargs)
+
+    def after_train_iter(self, runner: Any) -> None:
+        """Take the step.
+
+        Raises:
+            RuntimeError: a gradient is NaN or infinite; names its weights, the step, and the pictures of the batch.
+        """
+        try:
+            super().after_train_iter(runner)
+        except RuntimeError as error:
+            bad = non_finite({name: p.grad for name, p in runner.model.named_parameters() if p.grad is not None})
+            if not bad:
+                raise
+            raise _stopped(runner, f"non-finite gradient of {len(bad)} weights ({some(bad)})") from error
+
+
+def non_finite(tensors: Mapping[str, Any]) -> list[str]:
+    """Return the names of the tensors that hold a NaN or an infinity."""
+    return [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+
+
+def _stopped(runner: Any, what: str) -> RuntimeError:
+    """Return the error of a training that numbers have stopped: what, where, on which pictures, and what to do."""
+    metas = runner.data_batch["img_metas"].data
+    pictures = [meta["filename"] for device in metas for meta in device]
+    return RuntimeError(
+        f"{what} at epoch {runner.epoch + 1}, iteration {runner.iter + 1}; pictures: {', '.join(pictures)}. "
+        f"The last good state is {Path(runner.work_dir) / LATEST} (if an epoch was finished). Try a lower learning "
+        "rate, a longer warm-up, or smaller distillation weights."
+    )
 
 
 @HOOKS.register_module()
@@ -70,7 +131,16 @@ class ResumableCheckpointHook(Hook):
 
     @master_only
     def after_train_epoch(self, runner: Any) -> None:
-        """Write the training state: trainable weights, optimiser, epoch."""
+        """Write the training state: trainable weights, optimiser, epoch.
+
+        Raises:
+            RuntimeError: a weight or a running mean is NaN or infinite; the state before stays.
+        """
+        if bad := non_finite(runner.model.state_dict()):
+            raise RuntimeError(
+                f"non-finite weights after epoch {runner.epoch + 1}: {some(bad)}. The last good state is "
+                f"{Path(runner.work_dir) / LATEST} (if an epoch was finished). Try a lower learning rate."
+            )
         with atomic_path(Path(runner.work_dir) / LATEST) as temporary:
             runner.save_checkpoint(str(temporary.parent), filename_tmpl=temporary.name, create_symlink=False)
 
@@ -85,17 +155,9 @@ class FiniteLossHook(Hook):
         Raises:
             RuntimeError: a term is NaN or infinite; names it, the step, and the pictures of the batch.
         """
-        terms = runner.outputs["log_vars"]
-        bad = [f"{name}={value}" for name, value in terms.items() if not math.isfinite(value)]
-        if not bad:
-            return
-        metas = runner.data_batch["img_metas"].data
-        pictures = [meta["filename"] for device in metas for meta in device]
-        raise RuntimeError(
-            f"non-finite loss at epoch {runner.epoch + 1}, iteration {runner.iter + 1}: {', '.join(bad)}; "
-            f"pictures: {', '.join(pictures)}. The last good state is {Path(runner.work_dir) / LATEST} (if an epoch "
-            "was finished). Try a lower learning rate, a longer warm-up, or smaller distillation weights."
-        )
+        bad = [f"{name}={value}" for name, value in runner.outputs["log_vars"].items() if not math.isfinite(value)]
+        if bad:
+            raise _stopped(runner, f"non-finite loss {', '.join(bad)}")
 
 
 @HOOKS.register_module()

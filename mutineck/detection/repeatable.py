@@ -15,6 +15,7 @@ from mmcv.runner import HOOKS, RUNNERS, EpochBasedRunner, Hook, get_dist_info
 from mmdet.datasets import DATASETS, CocoDataset
 
 from mutineck.detection.compat import prepare
+from mutineck.detection.loading import CheckpointError, match_weights, read_checkpoint
 from mutineck.seeding import derive_seed, seed_everything
 
 # A training started by mmdet's own tools imports this module, by its config, and otherwise nothing that calls it.
@@ -75,10 +76,31 @@ class RepeatableHook(Hook):
 
 @RUNNERS.register_module()
 class PromptEpochRunner(EpochBasedRunner):
-    """mmcv's epoch runner without its two seconds of sleep before each epoch.
+    """mmcv's epoch runner without its two seconds of sleep before each epoch, and with a strict resume.
 
     The sleep guards against a deadlock of persistent loader workers, which are not used here.
     """
+
+    def resume(self, checkpoint: str, *args: Any, **kwargs: Any) -> None:
+        """Go on from a training's state, read as data and loaded whole.
+
+        mmcv's own runs the config that lies in the state, and loads of the weights what fits.
+
+        Raises:
+            CheckpointError: the state is another model's, or damaged.
+        """
+        state = read_checkpoint(checkpoint)
+        model: Any = getattr(self.model, "module", self.model)
+        report = match_weights(model, state["state_dict"], checkpoint)
+        if not report.complete:
+            raise CheckpointError(f"{report}\nIt is the state of another training; remove it to train from the start")
+        model.load_state_dict(state["state_dict"], strict=False)
+        self.optimizer.load_state_dict(state["optimizer"])
+        about = state["meta"]
+        # Steps are of one process's share: as many pictures are fewer steps of more processes.
+        self._iter = about["iter"] * about.get("processes", self.world_size) // self.world_size
+        self._epoch = about["epoch"]
+        self.meta["hook_msgs"] = about.get("hook_msgs", {})
 
     def train(self, data_loader: Any, **kwargs: Any) -> None:
         """Run one epoch, as `EpochBasedRunner.train` does."""

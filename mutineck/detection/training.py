@@ -57,7 +57,7 @@ def train(config: Any, *, device: torch.device, identity: Mapping[str, Any] | No
     with quiet():
         dataset = build_dataset(config.data.train)
         model.CLASSES = dataset.CLASSES
-        meta = {"seed": config.seed, "CLASSES": tuple(dataset.CLASSES), "config": config.pretty_text}
+        meta = {"seed": config.seed, "CLASSES": tuple(dataset.CLASSES), "processes": processes}
         stamp = time.strftime("%Y%m%d_%H%M%S")
         train_detector(model, [dataset], config, distributed=processes > 1, validate=True, timestamp=stamp, meta=meta)
     return model.cpu()

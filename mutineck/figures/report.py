@@ -22,6 +22,7 @@ from mutineck.figures.registry import SECTIONS, section_of
 from mutineck.figures.style import read_index
 from mutineck.stage import MANIFEST, Study
 from mutineck.storage import read_json, write_text
+from mutineck.workflow import Job, page_of
 
 LIMIT = 15_000_000
 """Bytes that a report stays under."""
@@ -58,9 +59,9 @@ def render_notebooks(study: Study) -> dict[str, str]:
     links = {}
     for path in sorted(study.root.glob(f"*/**/{NOTEBOOK}")):
         part = path.parent.relative_to(study.root).as_posix()
-        if part == STAGES[-1]:
+        if part.split("/")[0] not in STAGES[:-1]:
             continue
-        target = study.path("notebooks", part.replace("/", "-") + ".html")
+        target = study.path(page_of(Job.at(part)))
         if not target.is_file() or target.stat().st_mtime < path.stat().st_mtime:
             write_text(target, notebook_page(path, title=f"{study.experiment.name}: {part}"))
         links[part] = target.relative_to(study.root).as_posix()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,14 +51,8 @@ def find_in_zoo(name: str) -> ZooEntry:
     raise ExperimentError(unknown("zoo name", name, shown[:20]))
 
 
-def cache_folder() -> Path:
-    """Return the folder where fetched weights are kept, shared by all studies."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "mutineck" / "zoo"
-
-
 def fetch_weights(entry: ZooEntry) -> Path:
-    """Return the weights' file, fetching it into the cache if it is not there; its hash is verified by its name."""
-    from mutineck.download import fetch
+    """Return the weights' file, fetched into the cache if it is not there; its hash is verified by its name."""
+    from mutineck import download
 
-    return fetch(entry.weights, cache_folder() / entry.weights.rsplit("/", 1)[-1])
+    return download.fetch_weights(entry.weights)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import csv
+import logging
 import math
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from mutineck.detection.hooks import LATEST
+from mutineck.detection.hooks import LATEST, ResumableCheckpointHook, non_finite
+from mutineck.detection.loading import CheckpointError
+from mutineck.detection.repeatable import PromptEpochRunner
 from mutineck.detection.training import IDENTITY
 from mutineck.distillation import distil, stage
 from mutineck.distillation.export import export_student
@@ -27,9 +31,12 @@ EPOCHS = 3
 STEPS = 4  # 16 pictures, 4 a step
 
 
-def study_of(tiny: Study, ready: Study, root: Path, arm: str = "mutineck", *, seed: int = 0, **schedule: Any) -> Study:
+def study_of(
+    tiny: Study, ready: Study, root: Path, arm: str = "mutineck", *, seed: int = 0, workers: int = 0, **schedule: Any
+) -> Study:
     schedule = {**SCHEDULE, "epochs": EPOCHS, **schedule}
-    study = derive(tiny, root, arms=[arm], schedule=schedule, distillation={"centroid_cosine": -1.0})
+    resources = {"device": "cpu", "workers": workers}
+    study = derive(tiny, root, arms=[arm], schedule=schedule, distillation={"centroid_cosine": -1.0}, resources=resources)
     link_intermediate(study, ready.root)
     plant_centroids(study)
     return study.at("distillation", f"{arm.replace(':', '-')}/seed{seed}")
@@ -139,21 +146,105 @@ def test_a_state_of_other_teachers_is_not_gone_on_with(
     assert len(steps.read_text()) - before == 2 * STEPS
 
 
-def test_a_non_finite_loss_stops_the_run_and_is_named(
-    tiny: Study, ready: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_loader_processes_change_no_weight_and_a_config_in_a_state_is_not_run(
+    tiny: Study, ready: Study, unstopped: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.detection.stopping import Stopped
+
+    study = study_of(tiny, ready, tmp_path / "s", workers=2)
+    stoppable(monkeypatch, tmp_path / "hook", "1 0 raise")
+    with pytest.raises(Stopped):
+        distil(study)
+    latest, target = study.folder / "training" / LATEST, tmp_path / "owned"
+    state = torch.load(latest, weights_only=True)
+    state["meta"]["config"] = f"import os\nos.mkdir({str(target)!r})"
+    torch.save(state, latest)
+    distil(study)
+    assert not target.exists()
+    expected = weights(unstopped)
+    assert all(torch.equal(value, expected[name]) for name, value in weights(study).items())
+
+
+def spoil_loss(value: torch.Tensor, maps: dict[int, torch.Tensor]) -> torch.Tensor:
+    return value * math.nan
+
+
+def spoil_gradient(value: torch.Tensor, maps: dict[int, torch.Tensor]) -> torch.Tensor:
+    # The root of what is always 0: a finite value, and a slope of 0 * infinity.
+    return value + (0 * next(iter(maps.values()))).sum().abs().sqrt()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "what"),
+    [
+        pytest.param(spoil_loss, r"non-finite loss loss_kd_attention=nan, loss=nan", id="loss"),
+        pytest.param(spoil_gradient, r"non-finite gradient of \d+ weights \(.*\)", id="gradient"),
+    ],
+)
+def test_a_non_finite_number_stops_the_run_is_named_and_leaves_the_last_good_state(
+    spoil: Any, what: str, tiny: Study, ready: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mutineck.distillation.guidance import Guidance
 
     forward = Guidance.forward
 
-    def poisoned(self: Guidance, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+    def spoilt(self: Guidance, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         losses = forward(self, *args, **kwargs)
-        return losses | {"loss_kd_attention": losses["loss_kd_attention"] * math.nan}
+        if kwargs["epoch"] >= 1.5:
+            losses["loss_kd_attention"] = spoil(losses["loss_kd_attention"], args[4])
+        return losses
 
-    monkeypatch.setattr(Guidance, "forward", poisoned)
-    study = study_of(tiny, ready, tmp_path / "s", "fgd:faster_rcnn", epochs=1)
-    with pytest.raises(RuntimeError, match=r"non-finite loss at epoch 1, iteration 1: loss_kd_attention=nan, loss=nan; pictures: .*\.png"):
+    study = study_of(tiny, ready, tmp_path / "s", "fgd:faster_rcnn", epochs=2)
+    steps = stoppable(monkeypatch, tmp_path / "hook", None)
+    with monkeypatch.context() as patch:
+        patch.setattr(Guidance, "forward", spoilt)
+        with pytest.raises(RuntimeError, match=what + r" at epoch 2, iteration 7; pictures: .*\.png.*latest\.pth"):
+            distil(study)
+    latest = torch.load(study.folder / "training" / LATEST, weights_only=True)
+    assert latest["meta"]["epoch"] == 1 and not non_finite(latest["state_dict"])
+    before = len(steps.read_text())
+    distil(study)
+    assert len(steps.read_text()) - before == STEPS, "it goes on from the last good epoch"
+
+
+def test_a_state_that_is_not_finite_does_not_replace_a_good_one(tmp_path: Path) -> None:
+    model = torch.nn.BatchNorm1d(2)
+    assert model.running_mean is not None
+    model.running_mean[0] = math.inf
+    (tmp_path / LATEST).write_text("good")
+    runner = SimpleNamespace(model=model, epoch=3, work_dir=str(tmp_path))
+    with pytest.raises(RuntimeError, match=r"non-finite weights after epoch 4: running_mean"):
+        ResumableCheckpointHook().after_train_epoch(runner)
+    assert (tmp_path / LATEST).read_text() == "good"
+
+
+def test_a_term_that_is_nearly_the_whole_loss_is_warned_of_once_and_gradients_are_logged(
+    tiny: Study, ready: Study, tmp_path: Path
+) -> None:
+    arm = {"fgd:faster_rcnn": {"weights": {"gamma": 1e4}}}
+    schedule = {**SCHEDULE, "epochs": 2, "clip": None, "learning_rate": 1e-6}
+    study = derive(tiny, tmp_path / "s", arms=arm, schedule=schedule).at("distillation", "fgd-faster_rcnn/seed0")
+    with pytest.warns(RuntimeWarning, match=r"loss_kd_attention is \d+ % of the loss at iteration 4: .*weight") as caught:
         distil(study)
+    assert len([item for item in caught if "of the loss" in str(item.message)]) == 1
+    norms = [float(row["value"]) for row in curves(study) if row["term"] == "grad_norm"]
+    assert norms and all(norm > 0 for norm in norms), "logged though nothing is clipped"
+
+
+def test_a_state_of_more_processes_counts_its_steps_anew(tmp_path: Path) -> None:
+    model: Any = torch.nn.Linear(1, 1)
+    model.train_step = None  # mmcv asks for one
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    meta = {"iter": 12, "epoch": 3, "processes": 1}
+    state = {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict(), "meta": meta}
+    torch.save(state, tmp_path / LATEST)
+    runner = PromptEpochRunner(model, optimizer=optimizer, logger=logging.getLogger(), meta={}, max_epochs=5)
+    runner._world_size = 2
+    runner.resume(str(tmp_path / LATEST))
+    assert (runner.iter, runner.epoch) == (6, 3)
+    torch.save(state | {"state_dict": {"weight": torch.ones(1, 1)}}, tmp_path / LATEST)
+    with pytest.raises(CheckpointError, match=r"(?s)1 missing.*state of another training; remove it"):
+        runner.resume(str(tmp_path / LATEST))
 
 
 @pytest.fixture(scope="module")
