@@ -91,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = command("compare", compare, "put studies side by side: every arm, paired by seed with the method")
     add.add_argument("studies", nargs="+", metavar="STUDY", help="a study's folder, an experiment, or a series of them")
     add.add_argument("--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="default: outputs")
-    add.add_argument("--to", type=Path, metavar="DIR", help="write comparison.{md,csv} and parts.csv there too")
+    add.add_argument("--to", type=Path, metavar="DIR", help="write comparison.md and its CSV there too")
 
     add = command("search", search, "search settings on the validation split, with the teachers of finished studies")
     add.add_argument("studies", nargs="+", metavar="STUDY", help="a study's folder, an experiment, or a series of them")

@@ -118,7 +118,7 @@ def test_the_tables_for_people() -> None:
 
 def test_what_is_written(tmp_path: Path) -> None:
     paths = write_comparison([results()], tmp_path)
-    assert [path.name for path in paths] == ["comparison.md", "comparison.csv", "parts.csv"]
+    assert [path.name for path in paths] == ["comparison.md", "comparison.csv", "parts.csv", "additions.csv"]
     kept = pd.read_csv(tmp_path / "comparison.csv").set_index("arm")
     assert kept.loc["student", "difference"] == pytest.approx(0.14)
 
