@@ -7,6 +7,7 @@ turns in one process, and the ratio is the median over the turns: what else the 
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import platform
 import re
@@ -93,34 +94,54 @@ class Rounds:
         return Row(name, self.median(ours), "s", reference, self.median(reference), ratio, target, note)
 
 
-def side_by_side(runs: Mapping[str, Callable[[], object]], *, rounds: int = 7, warm: int = 1) -> Rounds:
+def side_by_side(
+    runs: Mapping[str, Callable[[], object]], *, rounds: int = 7, warm: int = 1, wall: bool = False
+) -> Rounds:
     """Call each of several functions once a round, in turns, and return their seconds.
 
-    Every second round goes backwards, so that none is always the one whose memory is warm.
+    Every second round goes backwards, so that none is always the one whose memory is warm. On one CPU thread these
+    are seconds of processor time: a neighbour on the machine is no part of what is measured.
 
     Args:
         runs: by name.
         rounds: how often each is measured.
         warm: how often each is called before, unmeasured.
+        wall: take the wall clock in any case; for runs that wait for files or other processes.
     """
+    import torch
+
+    alone = torch.get_num_threads() == 1 and not torch.cuda.is_available()
+    clock = time.process_time if alone and not wall else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(-warm, rounds):
-        order = list(runs) if turn % 2 == 0 else list(reversed(runs))
+        order = list(runs)[:: 1 if turn % 2 == 0 else -1]
         for name in order:
             gc.collect()
-            started = time.perf_counter()
+            started = clock()
             runs[name]()
-            _finish_kernels()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             if turn >= 0:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(clock() - started)
     return Rounds(seconds)
 
 
-def _finish_kernels() -> None:
+def peak_bytes(run: Callable[[], object]) -> int:
+    """Return the most memory that a run's tensors hold at once, beside what is there before it."""
     import torch
+    from torch.profiler import ProfilerActivity, profile
 
     if torch.cuda.is_available():
-        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    # Resident memory would do no better: the allocator keeps what an earlier run has freed.
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as found:
+        run()
+    events = [e for e in found.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
+    return max(held, default=0)
 
 
 def machine() -> dict[str, Any]:

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 FINEST_SIDE = 56.0
 """A box under twice this side (pixels) is pooled from the stride-4 level, as in mmdet's RoI extractors."""
+FLOAT_RANKS = 127
+"""Powers of 4 that are normal numbers in float32."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,10 @@ class CellRanges:
     right: Tensor
     published: Tensor
 
+    def __getitem__(self, index: Any) -> CellRanges:
+        """Return the ranges of some of the boxes."""
+        return CellRanges(**{name: field[index] for name, field in vars(self).items()})
+
     @property
     def count(self) -> Tensor:
         """Number of cells of each box that lie on the map, `(...)` int64."""
@@ -45,15 +53,10 @@ def _check_boxes(boxes: Tensor) -> Tensor:
 
 
 def _ranges(scaled: Tensor, height: int, width: int) -> CellRanges:
-    left, top = scaled[..., 0].floor().long(), scaled[..., 1].floor().long()
-    right, bottom = scaled[..., 2].ceil().long(), scaled[..., 3].ceil().long()
-    return CellRanges(
-        top=top.clamp(min=0),
-        left=left.clamp(min=0),
-        bottom=bottom.clamp(max=height - 1),
-        right=right.clamp(max=width - 1),
-        published=(bottom - top + 1) * (right - left + 1),
-    )
+    first, last = scaled[..., :2].floor().long(), scaled[..., 2:].ceil().long()  # each (..., 2) as x, y
+    left, top = first.clamp(min=0).unbind(dim=-1)
+    right, bottom = torch.minimum(last, last.new_tensor([width - 1, height - 1])).unbind(dim=-1)
+    return CellRanges(top, left, bottom, right, published=(last - first + 1).prod(dim=-1))
 
 
 def cell_ranges(boxes: Tensor, stride: int, height: int, width: int) -> CellRanges:
@@ -114,13 +117,44 @@ def cell_masks(boxes: Tensor, stride: int, height: int, width: int) -> Tensor:
     return range_masks(cell_ranges(boxes, stride, height, width), height, width)
 
 
+def heaviest(ranges: CellRanges, weights: Tensor, height: int, width: int) -> Tensor:
+    """Return in every cell the highest weight of the boxes that cover it, `(N, H, W)` float32; 0 where none does.
+
+    No box's mask is made. The boxes of an image are ranked by weight and stand for powers of 4 in one product of
+    matrices, rows by columns: the sum of all lower powers is below a third of the next one, so the exponent of a
+    cell's number is the rank of its heaviest box.
+
+    Args:
+        ranges: with fields `(N, J)`.
+        weights: `(N, J)`, not negative; 0 for a box that is only padding.
+        height: rows of the map.
+        width: columns of the map.
+    """
+    n, boxes = weights.shape
+    if boxes > FLOAT_RANKS:  # more than the exponents of float32
+        parts = [slice(first, first + FLOAT_RANKS) for first in range(0, boxes, FLOAT_RANKS)]
+        found = [heaviest(ranges[:, part], weights[:, part], height, width) for part in parts]
+        return torch.stack(found).amax(dim=0)
+    ordered, order = weights.float().sort(dim=1)
+    rank = order.argsort(dim=1) + 1
+    power = (rank << 24).int().view(torch.float32)  # 4^(rank - 63.5): twice the rank as a float's exponent
+    rows, columns = cell_indicators(ranges, height, width)
+    with torch.autocast(weights.device.type, enabled=False):
+        cells = (rows * power[..., None]).transpose(1, 2) @ columns.float()  # (N, H, W)
+    place = cells.view(torch.int32).bitwise_right_shift_(24)  # half the exponent: a rank, 0 where no box is
+    table = functional.pad(ordered, (1, 0))
+    place += table.shape[1] * torch.arange(n, dtype=torch.int32, device=place.device)[:, None, None]
+    return table.flatten().index_select(0, place.flatten()).view(n, height, width)
+
+
 def spread(cells: Tensor) -> Tensor:
     """Return weights `(N, H, W)` float32 that divide mass 1 evenly over each image's cells; 0 if none.
 
     Args:
         cells: `(N, H, W)` bool.
     """
-    return cells.float() / cells.sum(dim=(1, 2), keepdim=True).clamp(min=1)
+    mass = cells.float()
+    return mass.div_(mass.sum(dim=(1, 2), keepdim=True).clamp(min=1))
 
 
 def pad_boxes(boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

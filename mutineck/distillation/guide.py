@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mutineck.clusters.centroids import Centroids
-from mutineck.detection.cells import cell_ranges, range_masks, spread
+from mutineck.detection.cells import cell_ranges, heaviest, spread
 from mutineck.detection.roi import instance_vectors
 from mutineck.distillation.losses import cwd, mgd, pkd
 from mutineck.distillation.losses.centroid import CentroidLoss, CentroidWeights
@@ -170,8 +170,7 @@ class Guide(nn.Module):
 def weighted_masks(targets: Targets, teacher: int, stride: int, size: tuple[int, int]) -> FGDMasks:
     """Return FGD's masks with each target's foreground multiplied by one teacher's weight omega for it."""
     ranges = cell_ranges(targets.boxes, stride, *size)
-    masks = range_masks(ranges, *size) & targets.valid[..., None, None]  # (N, J, H, W)
     share = targets.weights[..., teacher] / ranges.count.clamp(min=1)
-    covered = masks.any(dim=1)
+    covered = heaviest(ranges, targets.valid, *size) > 0  # also where the teacher's share is 0
     background = spread(~covered) / targets.weights.shape[-1]
-    return FGDMasks((masks * share[..., None, None]).amax(dim=1), background)
+    return FGDMasks(heaviest(ranges, targets.valid * share, *size), background)

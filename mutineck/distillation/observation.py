@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mutineck.detection.evaluation import device_of, evaluation_loader
-from mutineck.distillation.losses.attention import spatial_attention
+from mutineck.distillation.losses.attention import attend, strength_of
 from mutineck.distillation.stage import arm_and_seed
 from mutineck.experiment import INTERMEDIATE, ExperimentError
 from mutineck.stage import Study
@@ -101,9 +101,10 @@ def look(
         found |= {f"{kind}/{stride}": getattr(regions, kind)[0].amax(dim=0) for kind in ("coverage", "response")}
         for name, own in every.items():
             if stride in own:
-                found[f"energy/{name}/{stride}"] = own[stride][0].abs().mean(dim=0)
-                attention = spatial_attention(own[stride], study.experiment.distillation.temperature)
-                found[f"attention/{name}/{stride}"] = attention[0]
+                strength = strength_of(own[stride])
+                found[f"energy/{name}/{stride}"] = strength.places[0]
+                attention = attend(strength, study.experiment.distillation.temperature)
+                found[f"attention/{name}/{stride}"] = attention.spatial[0]
         for name in students:
             if stride in every[name] and every[name][stride].shape == level.shape:
                 found[f"error/{name}/{stride}"] = (every[name][stride] - level)[0].abs().mean(dim=0)

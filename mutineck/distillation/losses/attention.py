@@ -12,7 +12,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mutineck.distillation.losses.pair import full_precision, map_pair, widen
+from mutineck.distillation.losses.pair import pieces, widen
+
+
+class Strength(NamedTuple):
+    """Mean |F| of each place over channels, `(N, H, W)`, and of each channel over places, `(N, C)`."""
+
+    places: Tensor
+    channels: Tensor
 
 
 class Attention(NamedTuple):
@@ -22,58 +29,30 @@ class Attention(NamedTuple):
     channel: Tensor
 
 
-def spatial_attention(features: Tensor, temperature: float) -> Tensor:
-    """Return `HW softmax_ij(mean_c |F| / T)`.
+@torch.no_grad()
+def strength_of(features: Tensor) -> Strength:
+    """Return the strength of a map `(N, C, H, W)` of any float type, in float32 or wider; it takes no gradient."""
+    n, c, height, width = features.shape
+    flat = features.flatten(2)
+    numbers = widen(features.new_empty(0))
+    places, channels = numbers.new_empty(n, height * width), numbers.new_zeros(n, c)
+    for part in pieces(flat):
+        strong = widen(flat[:, :, part]).abs()
+        places[:, part] = strong.sum(dim=1)
+        channels += strong.sum(dim=2)
+    return Strength((places / c).view(n, height, width), channels / (height * width))
+
+
+def attend(strength: Strength, temperature: float) -> Attention:
+    """Return `HW softmax_ij(mean_c |F| / T)` and `C softmax_c(mean_ij |F| / T)`.
 
     Args:
-        features: `(N, C, H, W)`, any float type.
+        strength: of a map; takes gradient.
         temperature: T, above 0.
-
-    Returns:
-        `(N, H, W)`, float32 or wider, mean 1 for each image.
     """
-    n, _, height, width = features.shape
-    strength = widen(features).abs().mean(dim=1).reshape(n, -1) / temperature
-    return (height * width * strength.softmax(dim=1)).reshape(n, height, width)
-
-
-def channel_attention(features: Tensor, temperature: float) -> Tensor:
-    """Return `C softmax_c(mean_ij |F| / T)`.
-
-    Args:
-        features: `(N, C, H, W)`, any float type.
-        temperature: T, above 0.
-
-    Returns:
-        `(N, C)`, float32 or wider, mean 1 for each image.
-    """
-    strength = widen(features).abs().mean(dim=(2, 3)) / temperature
-    return features.shape[1] * strength.softmax(dim=1)
-
-
-def attend(features: Tensor, temperature: float) -> Attention:
-    """Return both attentions of a map `(N, C, H, W)`."""
-    return Attention(spatial_attention(features, temperature), channel_attention(features, temperature))
-
-
-def attended_error(student: Tensor, teacher: Tensor, attention: Attention) -> Tensor:
-    """Return `sum_c A^S A^C (F_T - F_S)^2`, the squared error of each cell under the teacher's attention.
-
-    Masks differ between losses, this map does not: it is made once and weighed several times.
-
-    Args:
-        student: `(N, C, H, W)`.
-        teacher: `(N, C, H, W)`; takes no gradient.
-        attention: of the teacher; takes no gradient.
-
-    Returns:
-        `(N, H, W)`, float32 or wider.
-    """
-    student, teacher = map_pair(student, teacher)
-    with full_precision(student):
-        squared = (teacher - student).square()
-        error = torch.einsum("nc,nchw->nhw", attention.channel.detach().to(squared), squared)
-        return error * attention.spatial.detach()
+    places, channels = (part / temperature for part in strength)
+    spatial = places[0].numel() * places.flatten(1).softmax(dim=1)
+    return Attention(spatial.view_as(places), channels.shape[1] * channels.softmax(dim=1))
 
 
 def attention_distance(student: Attention, teacher: Attention) -> Tensor:

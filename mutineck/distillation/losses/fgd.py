@@ -23,9 +23,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mutineck.detection.cells import cell_ranges, pad_boxes, published_cell_ranges, range_masks, spread
-from mutineck.distillation.losses.attention import attend, attended_error, attention_distance
+from mutineck.detection.cells import cell_ranges, heaviest, pad_boxes, published_cell_ranges, spread
+from mutineck.distillation.losses.attention import attend, attention_distance, strength_of
 from mutineck.distillation.losses.pair import full_precision, map_pair, widen
+from mutineck.distillation.losses.sums import Sums, compare
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,7 @@ def fgd_masks(
     else:
         ranges = cell_ranges(padded, stride, height, width)
         counts = ranges.count
-    masks = range_masks(ranges, height, width) & valid[..., None, None]  # (N, J, H, W)
-    weights = 1.0 / counts.clamp(min=1).float()
-    foreground = (masks * weights[..., None, None]).amax(dim=1)
+    foreground = heaviest(ranges, valid / counts.clamp(min=1), height, width)
     return FGDMasks(foreground, spread(foreground == 0))
 
 
@@ -126,12 +125,23 @@ class GlobalContext(nn.Module):
         with full_precision(features):
             place = self.place(features).flatten(2).softmax(dim=2)  # (N, 1, HW)
             context = torch.einsum("nci,noi->nc", features.flatten(2), place)
-            return features + self.transform(context[..., None, None])
+            return features + self.shift(context)[..., None, None]
+
+    def shift(self, context: Tensor) -> Tensor:
+        """Return R(F) - F `(N, C)`, alike in every place, for a context `(N, C)`."""
+        return self.transform(context[..., None, None]).flatten(1)
 
 
-def global_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return `(1/N) ||R_T - R_S||^2` of rebuilt maps `(N, C, H, W)`; both take gradient, as R_T learns."""
-    return (teacher - student).square().sum() / len(student)
+def global_distance(sums: Sums, shift: Tensor, places: int) -> Tensor:
+    """Return `(1/N) ||R_T(F_T) - R_S(F_S)||^2` without making either: `||D||^2 + 2 shift . sum D + HW ||shift||^2`.
+
+    Args:
+        sums: of student and teacher.
+        shift: `(N, C)`, what R_T adds to every place less what R_S adds; takes gradient, as both learn.
+        places: HW.
+    """
+    cross = (sums.difference * shift).sum()
+    return (sums.squared.sum() + 2 * cross + places * shift.square().sum()) / len(shift)
 
 
 class Comparison(NamedTuple):
@@ -161,11 +171,15 @@ class FocalGlobal(nn.Module):
     def forward(self, student: Tensor, teacher: Tensor) -> Comparison:
         """Return the comparison of maps `(N, C, H, W)`; the teacher's takes no gradient."""
         student, teacher = map_pair(student, teacher)
-        look = attend(teacher, self.temperature)
+        look = attend(strength_of(teacher), self.temperature)
+        ours, theirs = self.student_context, self.teacher_context
+        sums = compare(student, teacher, look.channel, ours.place.weight.flatten(), theirs.place.weight.flatten())
+        with full_precision(student):
+            shift = theirs.shift(sums.teacher_context) - ours.shift(sums.student_context)
         return Comparison(
-            error=attended_error(student, teacher, look),
-            attention=attention_distance(attend(student, self.temperature), look),
-            global_=global_distance(self.student_context(student), self.teacher_context(teacher)),
+            error=sums.error * look.spatial,
+            attention=attention_distance(attend(sums.strength, self.temperature), look),
+            global_=global_distance(sums, shift, look.spatial[0].numel()),
         )
 
 

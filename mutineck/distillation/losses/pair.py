@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
+
+PIECE = {"cpu": 1 << 18, "cuda": 1 << 24}
+"""Numbers of a map that are worked on at once: a core's cache, and enough to keep a GPU busy."""
 
 
 def widen(tensor: Tensor) -> Tensor:
@@ -33,6 +38,14 @@ def map_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
             "pass the student's map through channel_adapter(student_channels, teacher_channels) first"
         )
     return widen(student), widen(teacher.detach())
+
+
+def pieces(maps: Tensor) -> Iterator[slice]:
+    """Yield slices that cover the places P of maps `(N, C, P)`, so few at a time that a pass stays in the cache."""
+    n, c, places = maps.shape
+    step = max(16, PIECE.get(maps.device.type, PIECE["cuda"]) // max(1, n * c))
+    for first in range(0, places, step):
+        yield slice(first, first + step)
 
 
 def channel_adapter(student_channels: int, teacher_channels: int) -> nn.Module:
