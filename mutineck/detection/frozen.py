@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mutineck.detection.compat import prepare, quiet
 from mutineck.detection.loading import LoadReport, load_strictly
+from mutineck.detection.looking import looking
 from mutineck.experiment import ExperimentError, unknown
 
 TWO_STAGE_PROPOSALS = 300
@@ -163,9 +164,11 @@ def freeze(model: nn.Module) -> nn.Module:
     from mmcv.cnn import fuse_conv_bn
 
     roi_head = getattr(model, "roi_head", None)
-    if roi_head is not None and getattr(roi_head, "with_mask", False):
-        # Neither maps nor proposals come from it.
-        roi_head.mask_head = None
+    if roi_head is not None:
+        roi_head.bbox_roi_extractor = looking(roi_head.bbox_roi_extractor)
+        if getattr(roi_head, "with_mask", False):
+            # Neither maps nor proposals come from it.
+            roi_head.mask_head = None
     model.backbone = fuse_conv_bn(model.backbone)
     # Last: folding makes new modules and parameters, which come in train mode and ask for gradients.
     model.eval().requires_grad_(False)

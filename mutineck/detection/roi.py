@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from mutineck.detection.cells import box_levels
+from mutineck.detection.cells import box_levels, pad_boxes
 
 SAMPLES = 2
 """Sampling points a bin and axis: fixed, so that cost and rounding do not depend on a box's size."""
@@ -32,13 +32,7 @@ def instance_features(maps: Mapping[int, Tensor], boxes: Sequence[Tensor], *, ou
     Raises:
         ValueError: if there is no map, or channels or images disagree in number.
     """
-    strides = sorted(maps)
-    shapes = {(len(maps[s]), maps[s].shape[1]) for s in strides}
-    if len(shapes) != 1 or {n for n, _ in shapes} != {len(boxes)}:
-        raise ValueError(
-            f"maps must share images and channels with boxes of {len(boxes)} images, got "
-            f"{ {s: tuple(maps[s].shape) for s in strides} }"
-        )
+    strides = _check(maps, boxes)
     flat = torch.cat([b.reshape(-1, 4) for b in boxes]).float()
     counts = torch.tensor([len(b) for b in boxes], device=flat.device)
     image = torch.arange(len(boxes), device=flat.device).repeat_interleave(counts)
@@ -53,6 +47,61 @@ def instance_features(maps: Mapping[int, Tensor], boxes: Sequence[Tensor], *, ou
     return torch.cat(pooled)[torch.cat(order).argsort()]
 
 
+def _check(maps: Mapping[int, Tensor], boxes: Sequence[Tensor]) -> list[int]:
+    """Return the strides, rising, of maps that belong to as many images as boxes do."""
+    strides = sorted(maps)
+    shapes = {(len(maps[s]), maps[s].shape[1]) for s in strides}
+    if len(shapes) != 1 or {n for n, _ in shapes} != {len(boxes)}:
+        raise ValueError(
+            f"maps must share images and channels with boxes of {len(boxes)} images, got "
+            f"{ {s: tuple(maps[s].shape) for s in strides} }"
+        )
+    return strides
+
+
 def instance_vectors(maps: Mapping[int, Tensor], boxes: Sequence[Tensor], *, output: int = 7) -> Tensor:
-    """Return the mean over cells `(J, C)` of `instance_features`."""
-    return instance_features(maps, boxes, output=output).mean(dim=(2, 3))
+    """Return the mean over cells `(J, C)` of `instance_features`, without pooling a box.
+
+    The mean of RoIAlign's samples is linear in the map and a product of rows and columns, so all boxes of an image are
+    one matrix product a level: several times as fast as sampling, forward and backward, and the same on each run on a
+    GPU too.
+
+    Args:
+        maps: see `instance_features`.
+        boxes: see `instance_features`.
+        output: see `instance_features`.
+    """
+    strides = _check(maps, boxes)
+    padded, valid = pad_boxes([b.float() for b in boxes])  # (N, J, 4), (N, J)
+    level = box_levels(padded.flatten(0, 1), strides).view_as(valid)
+    total: Tensor | float = 0.0
+    for index, stride in enumerate(strides):
+        features = maps[stride].to(torch.promote_types(maps[stride].dtype, torch.float32))
+        scaled = padded.to(features) / stride - 0.5  # cells, from the middle of the first one
+        here = (valid & (level == index))[..., None]
+        columns = _sample_weights(scaled[..., 0], scaled[..., 2], features.shape[3], SAMPLES * output) * here
+        rows = _sample_weights(scaled[..., 1], scaled[..., 3], features.shape[2], SAMPLES * output)
+        with torch.autocast(features.device.type, enabled=False):
+            across = torch.einsum("nchw,njw->nchj", features, columns)
+        total = total + (across * rows.transpose(1, 2)[:, None]).sum(dim=2)  # (N, C, J)
+    assert isinstance(total, Tensor)
+    return total.transpose(1, 2)[valid]
+
+
+def _sample_weights(first: Tensor, last: Tensor, cells: int, samples: int) -> Tensor:
+    """Return what each of a row of cells counts in the mean of even, linearly interpolated samples `(..., cells)`.
+
+    Samples beyond the outermost middles take the outermost cell, and beyond that by a cell nothing, as in RoIAlign.
+
+    Args:
+        first: `(...)` start of each box, in cells from the middle of the first one.
+        last: `(...)` its end.
+        cells: in the row.
+        samples: number of them.
+    """
+    steps = (torch.arange(samples, device=first.device, dtype=first.dtype) + 0.5) / samples
+    places = first[..., None] + (last - first)[..., None] * steps  # (..., samples)
+    counts = (places >= -1) & (places <= cells)
+    middles = torch.arange(cells, device=first.device, dtype=first.dtype)
+    nearness = 1 - (places.clamp(0, cells - 1)[..., None] - middles).abs()  # (..., samples, cells)
+    return (nearness.clamp(min=0) * counts[..., None]).mean(dim=-2)

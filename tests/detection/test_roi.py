@@ -34,6 +34,24 @@ def test_the_mean_of_a_linear_map_is_its_value_at_the_centre():
     torch.testing.assert_close(vectors, expected)
 
 
+@pytest.mark.parametrize("strides", [(4, 8, 16), (8,)], ids=str)
+def test_vectors_are_the_mean_of_the_pooled_maps_with_the_same_gradient(strides):
+    generator = torch.Generator().manual_seed(0)
+    # Boxes of all sizes, some over the border, some wholly beside the map, some without area.
+    corners = torch.rand(2, 40, 2, generator=generator) * torch.tensor([240.0, 200]) - 30
+    sides = torch.rand(2, 40, 2, generator=generator).pow(3) * 200
+    boxes = list(torch.cat([corners, corners + sides], dim=2))
+    boxes[0][:3] = torch.tensor([[-300.0, 5, -100, 60], [20, 20, 20, 50], [600, 600, 700, 700]])
+    maps = {s: torch.randn(2, 5, 160 // s, 192 // s, generator=generator).requires_grad_() for s in strides}
+    weights = torch.randn(80, 5, generator=generator)
+    found = instance_vectors(maps, boxes)
+    slow = instance_features(maps, boxes).mean(dim=(2, 3))
+    torch.testing.assert_close(found, slow, rtol=1e-5, atol=1e-5)
+    gradients = [torch.autograd.grad((v * weights).sum(), list(maps.values())) for v in (found, slow)]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
 def test_rows_come_in_the_order_of_images_and_boxes_whatever_their_levels():
     maps = pyramid()
     boxes = torch.tensor([[0.0, 0, 200, 200], [0, 0, 30, 30], [50, 50, 250, 250], [9, 9, 40, 30]])

@@ -1,0 +1,48 @@
+"""RoI pooling of a network that only looks: mmdet's numbers without what its training needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def looking(extractor: Any) -> nn.Module:
+    """Return an extractor's (or several extractors') stand-in for a network that only looks, itself if it has none."""
+    from mmdet.models.roi_heads import SingleRoIExtractor
+
+    if isinstance(extractor, nn.ModuleList):
+        return nn.ModuleList(looking(each) for each in extractor)
+    return LookingExtractor(extractor) if type(extractor) is SingleRoIExtractor else extractor
+
+
+class LookingExtractor(nn.Module):
+    """What `SingleRoIExtractor` returns where no gradient is asked for.
+
+    mmdet's adds zero times every map to the pooled regions, once for each level that has none, so that each map takes
+    part in a training step; without gradients that is nothing but time: as much as the pooling itself.
+
+    Args:
+        extractor: mmdet's.
+    """
+
+    def __init__(self, extractor: Any) -> None:
+        super().__init__()
+        self.layers = extractor.roi_layers
+        self.levels_of = extractor.map_roi_levels
+        self.num_inputs = extractor.num_inputs
+
+    def forward(self, features: tuple[Tensor, ...], regions: Tensor) -> Tensor:
+        """Return the pooled regions `(R, C, h, w)`.
+
+        Args:
+            features: maps `(N, C, H, W)` by level.
+            regions: `(R, 5)` as `(image, x_min, y_min, x_max, y_max)`, pixels; R above 0.
+        """
+        level = self.levels_of(regions, len(features))
+        order = level.argsort(stable=True)
+        counts = torch.bincount(level, minlength=len(features)).tolist()
+        parts = zip(self.layers, features, regions[order].split(counts), strict=False)
+        pooled = [layer(own, chosen) for layer, own, chosen in parts if len(chosen)]
+        return pooled[0] if len(pooled) == 1 else torch.cat(pooled)[order.argsort()]
