@@ -179,11 +179,21 @@ def run(given: argparse.Namespace) -> int:
         if not given.dry_run:
             report = root / "report.html"
             print(f"results: {report if report.is_file() else root}")
+            _say_revisions(experiment, root)
     if failures:
         raise engine.StudyFailed("\n\n".join(failures))
     if len(experiments) > 1 and not given.dry_run and given.until is None:
         _compare([given.outputs / e.name for e in experiments], given.outputs / Path(given.experiment).stem)
     return 0
+
+
+def _say_revisions(experiment: Experiment, root: Path) -> None:
+    """Say where results were made by other code than there is now: settings make a job stale, code does not."""
+    from mutineck.status import inspect
+
+    others = [state for state in inspect(experiment, root) if state.done and state.note.startswith("made by revision")]
+    if others:
+        print(f"{len(others)} jobs were made by another revision (mutineck status says which); --force does them again")
 
 
 def status(given: argparse.Namespace) -> int:
@@ -235,11 +245,14 @@ def figures(given: argparse.Namespace) -> int:
     """Draw figures anew."""
     from mutineck.experiment_file import study_files
     from mutineck.figures import draw
+    from mutineck.processes import exclusive
     from mutineck.stage import Study
 
     for file in study_files(given.experiment):
         experiment, root = _last_study(given, file)
-        draw(Study(experiment, root, "figures"), given.names or None)
+        study = Study(experiment, root, "figures")
+        with exclusive(root, f"mutineck figures {file}"), exclusive(study.folder, f"mutineck figures {file}"):
+            draw(study, given.names or None)
     return 0
 
 

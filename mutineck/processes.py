@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 LOCK = ".lock"
+PATIENCE = 15.0
+"""Seconds that a notebook waits for a folder: those of a run that was killed take some to end."""
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -20,8 +22,11 @@ class BusyError(RuntimeError):
     """Another process works in the same folder; the message has its process id."""
 
 
+_held: dict[Path, contextlib.AbstractContextManager[int]] = {}
+
+
 @contextlib.contextmanager
-def exclusive(root: Path, what: str) -> Iterator[int]:
+def exclusive(root: Path, what: str, patience: float = 0.0) -> Iterator[int]:
     """Hold the folder ``root`` for the block, and yield the lock's file descriptor.
 
     The lock is the kernel's (`flock`): it vanishes with its holders, also when they are killed. A child that
@@ -30,24 +35,46 @@ def exclusive(root: Path, what: str) -> Iterator[int]:
     Args:
         root: folder to hold; made if missing.
         what: what the holder does, e.g. `mutineck run shapes`.
+        patience: seconds to wait for another holder.
 
     Raises:
         BusyError: another process holds it.
     """
     root.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(root / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    deadline = time.monotonic() + patience
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 400, 0).decode(errors="replace").strip() or "a process that gave no name"
-            raise BusyError(f"{root} is in use by {holder}; wait for it, or end it, and start again") from None
+        while not _locked(descriptor):
+            if time.monotonic() >= deadline:
+                holder = os.pread(descriptor, 400, 0).decode(errors="replace").strip() or "a process that gave no name"
+                raise BusyError(f"{root} is in use by {holder}; wait for it, or end it, and start again")
+            time.sleep(0.1)
         os.ftruncate(descriptor, 0)
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         os.pwrite(descriptor, f"process {os.getpid()} ({what}, since {since})\n".encode(), 0)
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+def hold(folder: Path, what: str) -> None:
+    """Hold a folder until this process ends; to hold it again changes nothing.
+
+    Raises:
+        BusyError: another process holds it, and still does after some seconds.
+    """
+    folder = folder.resolve()
+    if folder not in _held:
+        lock = exclusive(folder, what, PATIENCE)
+        lock.__enter__()
+        _held[folder] = lock
 
 
 @contextlib.contextmanager

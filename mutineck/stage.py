@@ -17,6 +17,7 @@ from typing import Any
 
 from mutineck.experiment import INTERMEDIATE, STAGES, Experiment, ExperimentError, load_experiment, slug, unknown
 from mutineck.experiment_file import repository
+from mutineck.processes import hold
 from mutineck.storage import read_json, sha256_json, sha256_path, write_json
 
 MANIFEST = "manifest.json"
@@ -151,9 +152,12 @@ def begin(stage: str, variables: Mapping[str, Any]) -> Study:
         stage: the stage's name.
         variables: the notebook's `globals()`, before it has defined anything but parameters.
 
+    The stage's folder is this process's own until it ends.
+
     Raises:
         ExperimentError: a parameter that this notebook does not read (papermill itself only warns), a wrong type, or
             an experiment, teacher or arm that does not exist.
+        BusyError: the same stage is open in another notebook, or is being run.
     """
     expected = PARAMETERS[stage]
     given = {name: value for name, value in variables.items() if _is_parameter(name, value)}
@@ -171,7 +175,10 @@ def begin(stage: str, variables: Mapping[str, Any]) -> Study:
     root = outputs / experiment.name
     seed_and_thread(experiment)
     print(f"{experiment.name}: {stage}, in {root}")
-    return Study(experiment, root, stage, _item(experiment, stage, given))
+    study = Study(experiment, root, stage, _item(experiment, stage, given))
+    if os.environ.get("RANK", "0") == "0":  # torchrun's processes share the stage
+        hold(study.folder, f"the notebook of {stage}{f' {study.item}' if study.item else ''}")
+    return study
 
 
 def seed_and_thread(experiment: Experiment) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -10,6 +11,9 @@ import pytest
 from mutineck import cli, engine
 from mutineck.experiment import load_experiment
 from mutineck.experiment_file import repository
+from mutineck.processes import exclusive
+from mutineck.stage import Study
+from mutineck.storage import write_json
 from mutineck.workflow import jobs
 
 HEAVY = ("torch", "mmdet", "mmcv", "matplotlib", "pandas", "numpy", "snakemake", "papermill", "pydantic")
@@ -131,6 +135,24 @@ def test_run_hands_everything_on(tmp_path, monkeypatch, capsys):
     assert (received["name"], received["k"], received["outputs"]) == ("smoke", 4, tmp_path)
     assert (received["until"], received["cores"], received["force"]) == ("clusters", 3, ["features"])
     assert received["again"] == f"mutineck run smoke --set clusters.k=4 --outputs {tmp_path}"
+
+
+def test_results_of_another_revision_are_not_reused_silently(tmp_path, monkeypatch, capsys):
+    study = Study(load_experiment("smoke"), tmp_path / "smoke", "dataset")
+    manifest = study.finish()
+    (study.folder / "notebook.ipynb").write_text("{}")
+    monkeypatch.setattr(engine, "run", lambda experiment, outputs, **_: outputs / experiment.name)
+    monkeypatch.setattr("mutineck.status.revision", lambda: {"git": "1" * 40, "dirty": False})
+    for number, said in (("1", False), ("0", True)):
+        write_json(study.folder / "manifest.json", manifest | {"revision": {"git": number * 40, "dirty": False}})
+        assert cli.main(["run", "smoke", "--until", "dataset", "--outputs", str(tmp_path)]) == 0
+        assert ("1 jobs were made by another revision (mutineck status" in capsys.readouterr().out) == said
+
+
+def test_figures_are_not_drawn_while_a_run_writes(tmp_path, capsys):
+    with exclusive(tmp_path / "smoke", "mutineck run smoke"):
+        assert cli.main(["figures", "smoke", "--outputs", str(tmp_path)]) == cli.MISTAKE
+    assert f"in use by process {os.getpid()} (mutineck run smoke" in capsys.readouterr().err
 
 
 def test_a_stopped_run_exits_as_a_shell_expects(monkeypatch, capsys, tmp_path):

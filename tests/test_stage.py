@@ -1,11 +1,15 @@
 """A stage as its notebook holds it."""
 
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 
+from mutineck import processes
 from mutineck.experiment import ExperimentError, load_experiment
+from mutineck.experiment_file import repository
 from mutineck.stage import MANIFEST, PARAMETERS, Study, begin, read_manifest
 from mutineck.storage import sha256_file, sha256_path
 
@@ -128,3 +132,19 @@ def test_what_is_not_finished_leaves_no_manifest(study, wrong):
     with pytest.raises((FileNotFoundError, ValueError)):
         study.finish(**wrong)
     assert not (study.folder / MANIFEST).exists()
+
+
+def test_two_notebooks_do_not_share_a_stage(tmp_path, monkeypatch):
+    code = "import json, sys; from mutineck.stage import begin\n"
+    code += "begin('features', json.loads(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, json.dumps(given(tmp_path))]
+    monkeypatch.setattr(processes, "PATIENCE", 0.2)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=repository()) as other:
+        lines = iter(other.stdout.readline, "")
+        assert next(line for line in lines if line == "held\n")
+        holder = rf"features is in use by process {other.pid} \(the notebook of features, since"
+        with pytest.raises(processes.BusyError, match=holder):
+            begin("features", given(tmp_path))
+        begin("clusters", given(tmp_path))
+        other.kill()
+    assert begin("features", given(tmp_path)).folder == begin("features", given(tmp_path)).folder

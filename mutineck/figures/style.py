@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +14,7 @@ import matplotlib.colors
 import numpy as np
 from matplotlib.figure import Figure
 
+from mutineck.processes import one_after_another
 from mutineck.stage import Study
 from mutineck.storage import atomic_path, read_json, write_json, write_text
 
@@ -188,7 +187,8 @@ def save_figure(
     write_text(folder / f"{name}.csv", data.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     files = {kind: f"{name}.{kind}" for kind in ("png", "pdf", "csv")}
     entry = {"name": name, "title": title, "caption": caption, "alt": alt, "files": files}
-    with _locked(folder):
+    # Notebooks of several arms may save a figure at once; none may lose another's entry.
+    with one_after_another(folder):
         kept = [item for item in read_index(study) if item["name"] != name]
         write_json(folder / "index.json", sorted([*kept, entry], key=lambda item: item["name"]))
     return folder / f"{name}.png"
@@ -198,14 +198,6 @@ def read_index(study: Study) -> list[dict[str, Any]]:
     """Return the entries of ``figures/index.json``; none if no figure was drawn yet."""
     path = study.path("figures", "index.json")
     return read_json(path) if path.is_file() else []
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    # Notebooks of several arms may save a figure at once; none may lose another's entry.
-    with open(folder / ".lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def hide_axes(axes: Iterable[Any]) -> None:
