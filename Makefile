@@ -6,7 +6,7 @@ CORES      ?= 2
 BIN        := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock run status figures lab test lint unit slow fuzz bench doctor rebuild prune clean
+.PHONY: help env lock run status figures lab test lint unit slow fuzz kills soak bench doctor rebuild prune clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,12 @@ bench: env  ## time and memory beside references, half an hour (ONLY=losses runs
 fuzz: env  ## try to break the readers of annotations (MINUTES=10, SEEDS="FOLDER ..." with files to begin with)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.dataset.fuzz --minutes $(or $(MINUTES),10) --jobs $(CORES) --seeds $(SEEDS)
 
+kills: env  ## end a smoke study with SIGKILL at random moments (COUNT=50), and compare it with one left alone
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.kills --count $(or $(COUNT),50) smoke --cores $(CORES)
+
+soak: env  ## run smoke studies for hours (HOURS=1), and see that nothing grows
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.soak --hours $(or $(HOURS),1)
+
 doctor: env  ## what is wrong with this environment, and what to type
 	@$(BIN)/python -m mutineck.doctor
 
@@ -63,5 +69,5 @@ prune: env  ## remove environments of other locks from the cache, 6 GB each
 	@$(PYTHON) scripts/environment.py prune
 
 clean:  ## remove what the tools left in the clone; outputs/ and data/ stay
-	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .fuzz .snakemake
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .fuzz .kills .soak .snakemake
 	find mutineck tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -355,7 +355,7 @@ def test_what_may_be_removed(study):
     )
     left = ["teachers/.curves.abcd1234.csv", "features/b/part.parquet", "log/teachers-c.log", "mine/notes.txt"]
     for name in [*left, "cache/key.safetensors", "dataset/of an earlier revision"]:
-        (study.root / name).parent.mkdir(exist_ok=True)
+        (study.root / name).parent.mkdir(exist_ok=True, parents=True)
         (study.root / name).write_text("")
     found = {
         path.relative_to(study.root).as_posix(): why for path, why in status.removable(without, study.root)
