@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from mutineck.experiment_file import (
 FAMILIES = ("faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "fcos", "atss", "gfl")
 STAGES = ("dataset", "teachers", "features", "clusters", "distillation", "ablations", "figures")
 INTERMEDIATE = "intermediate"
+ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+-]*")
 
 
 class Record(BaseModel):
@@ -331,6 +333,9 @@ class Experiment(Record):
         names = [teacher.name for teacher in self.teachers]
         if len(set(names)) != len(names):
             raise ValueError(f"teachers: names must differ, got {names}")
+        for arm in self.arms:
+            if not ARM_NAME.fullmatch(arm):
+                raise ValueError(f"arms: the name {arm!r} may have letters, digits and _ . : + - alone")
         slugs = [slug(arm) for arm in self.arms]
         if len(set(slugs)) != len(slugs):
             raise ValueError(f"arms: names must differ when ':' is read as '-', got {sorted(self.arms)}")

@@ -28,6 +28,9 @@ from mutineck.workflow import (
 )
 from tests.stand_ins import EXPERIMENT, write_notebooks
 
+HOSTILE = "it's {0} $(touch hacked)"
+"""Part of folders' names: no shell and no template may take it for anything else."""
+
 
 @pytest.fixture(scope="module")
 def experiment_file(tmp_path_factory):
@@ -43,7 +46,7 @@ def experiment(experiment_file):
 
 @pytest.fixture(scope="module")
 def notebooks(tmp_path_factory):
-    return write_notebooks(tmp_path_factory.mktemp("notebooks"))
+    return write_notebooks(tmp_path_factory.mktemp(f"notebooks {HOSTILE}"))
 
 
 class Runner:
@@ -109,8 +112,9 @@ class Runner:
 
 @pytest.fixture(scope="module")
 def finished(experiment_file, notebooks, tmp_path_factory):
-    runner = Runner(experiment_file, notebooks, tmp_path_factory.mktemp("outputs"))
+    runner = Runner(experiment_file, notebooks, tmp_path_factory.mktemp(f"outputs {HOSTILE}"))
     runner(cores=3)
+    assert not Path("hacked").exists() and not list(runner.outputs.rglob("hacked"))
     assert runner.ran == ["dataset None", "teachers a", "teachers b", "teachers intermediate"]
     return runner
 
