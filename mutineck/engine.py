@@ -83,6 +83,8 @@ def run(
             raise ExperimentError(unknown("stage", stage, STAGES))
     wanted = jobs(experiment, until)
     root = (outputs / experiment.name).resolve()
+    if set("{}") & set(str(root)):
+        raise ExperimentError(f"{root}: Snakemake takes braces in a folder's path for wildcards; name another (--outputs)")
     gpus = [] if experiment.resources.device == "cpu" else visible_gpus()
     config: dict[str, Any] = {"cwd": str(Path.cwd()), "gpus": len(gpus)}
     if notebooks is not None:

@@ -28,7 +28,7 @@ from mutineck.workflow import (
 )
 from tests.stand_ins import EXPERIMENT, write_notebooks
 
-HOSTILE = "it's {0} $(touch hacked)"
+HOSTILE = "it's $(touch hacked)"
 """Part of folders' names: no shell and no template may take it for anything else."""
 
 
@@ -46,7 +46,7 @@ def experiment(experiment_file):
 
 @pytest.fixture(scope="module")
 def notebooks(tmp_path_factory):
-    return write_notebooks(tmp_path_factory.mktemp(f"notebooks {HOSTILE}"))
+    return write_notebooks(tmp_path_factory.mktemp(f"notebooks {{0}} {HOSTILE}"))
 
 
 class Runner:
@@ -241,6 +241,12 @@ def test_two_jobs_do_not_share_a_gpu(monkeypatch, tmp_path):
         assert third == "4"
     with own_gpu([], tmp_path) as none:
         assert none is None
+
+
+def test_a_folder_that_snakemake_would_misread_is_refused(experiment, tmp_path):
+    with pytest.raises(ExperimentError, match=r"a\{0\}.*takes braces .* for wildcards; name another \(--outputs\)"):
+        engine.run(experiment, tmp_path / "a{0}")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_has_one_user_at_a_time(tmp_path):
