@@ -1,6 +1,7 @@
 """The graph, and the engine on notebooks that do nothing but finish."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -351,7 +352,7 @@ def test_a_stopped_run_ends_soon_and_says_how_to_go_on(study, number):
     process.send_signal(number)
     text, _ = process.communicate(timeout=10)
     assert process.returncode == 128 + number
-    assert f"Go on with: mutineck run {study.file} --set {seed} --outputs {study.outputs}" in text
+    assert f"Go on with: mutineck run {study.file} --set {seed} --outputs {shlex.quote(str(study.outputs))}" in text
     assert processes_below(str(study.notebooks)) == []
     assert status.inspect(load_experiment(study.file, [seed]), study.root)[1].reasons == (
         "started, not finished",
