@@ -84,7 +84,7 @@ def run(
     wanted = jobs(experiment, until)
     root = (outputs / experiment.name).resolve()
     if set("{}") & set(str(root)):
-        raise ExperimentError(f"{root}: Snakemake takes braces in a path for wildcards; name another folder (--outputs)")
+        raise ExperimentError(f"{root}: Snakemake reads braces in a path as wildcards; name another folder (--outputs)")
     gpus = [] if experiment.resources.device == "cpu" else visible_gpus()
     config: dict[str, Any] = {"cwd": str(Path.cwd()), "gpus": len(gpus)}
     if notebooks is not None:
