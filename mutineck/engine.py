@@ -21,6 +21,7 @@ from mutineck.experiment import STAGES, Experiment, ExperimentError, unknown
 from mutineck.experiment_file import repository
 from mutineck.processes import STOPPING, end_with_parent, exclusive, on_signals
 from mutineck.remedies import remedy
+from mutineck.stage import damage
 from mutineck.storage import write_json, write_text
 from mutineck.workflow import EXPERIMENT_FILE, Job, error_of, jobs, thread_environment, visible_gpus
 
@@ -92,6 +93,11 @@ def run(
     with exclusive(root, again) as lock, tempfile.TemporaryDirectory(prefix="mutineck-") as temporary:
         # What would be done is asked about an experiment that is not the folder's yet.
         config["experiment"] = str(write_experiment(experiment, Path(temporary) if dry_run else root))
+        for job in wanted:
+            if damaged := damage(root, *job):
+                print(f"{job}: {damaged}; it is run again", flush=True)
+                if not dry_run:
+                    (root / job.manifest).unlink()
         if not dry_run:
             write_json(root / LAST_RUN, {"overrides": list(overrides)})
         config_file = write_json(Path(temporary) / "workflow.json", config)

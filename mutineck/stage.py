@@ -215,6 +215,16 @@ def read_manifest(root: Path, stage: str, item: str | None = None) -> dict[str, 
     return read_json(path) if path.is_file() else None
 
 
+def damage(root: Path, stage: str, item: str | None = None) -> str:
+    """Return what keeps a finished stage from being whole (a manifest that is no JSON, a file that is gone), or ''."""
+    try:
+        manifest = read_manifest(root, stage, item)
+    except ValueError as error:
+        return f"its manifest cannot be read: {error}"
+    gone = [name for name in (manifest or {"writes": ()})["writes"] if not (Path(root) / name).exists()]
+    return f"{gone[0]} is gone" + (f", and {len(gone) - 1} more" if gone[1:] else "") if gone else ""
+
+
 def revision() -> dict[str, Any]:
     """Return the repository's git revision and whether the working tree differs from it."""
     with contextlib.suppress(OSError, subprocess.CalledProcessError):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from mutineck.engine import LAST_RUN, SNAKEMAKE_LOG
 from mutineck.experiment import Experiment
 from mutineck.processes import LOCK
-from mutineck.stage import read_manifest, revision
+from mutineck.stage import damage, read_manifest, revision
 from mutineck.storage import read_json
 from mutineck.workflow import (
     EXPERIMENT_FILE,
@@ -64,16 +64,18 @@ def inspect(experiment: Experiment, root: Path, *, code: Mapping[str, Any] | Non
 
 
 def _state(experiment: Experiment, root: Path, job: Job, stale: Sequence[Job], code: Mapping[str, Any]) -> State:
+    damaged = damage(root, *job)
     try:
         manifest = read_manifest(root, *job)
-    except ValueError as error:
-        return State(job, (f"its manifest cannot be read, delete it: {error}",))
+    except ValueError:
+        return State(job, (damaged,))
     if manifest is None:
         return State(job, (_why_missing(root, job),))
     reasons = [
         f"settings changed: {change}" for change in differences(manifest["settings"], _settings(experiment, job))
     ]
     reasons += [f"{path} is missing" for path in job.outputs if not (root / path).is_file()]
+    reasons += [damaged] if damaged else []
     reasons += [f"{needed} has to be run first" for needed in stale]
     made = min((root / path).stat().st_mtime for path in job.outputs if (root / path).is_file())
     for needed in needs(experiment, *job):

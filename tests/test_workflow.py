@@ -17,6 +17,7 @@ from mutineck import engine, status
 from mutineck.experiment import ExperimentError, load_experiment
 from mutineck.processes import BusyError, exclusive
 from mutineck.stage import PARAMETERS
+from mutineck.storage import read_json, write_json
 from mutineck.workflow import (
     Job,
     items,
@@ -305,6 +306,24 @@ def test_a_changed_setting_runs_its_dependents_alone(study, capfd):
     assert stale["teachers intermediate"] == ("teachers b has to be run first",)
     study("teachers.b.seed=1")
     assert study.ran == sorted(stale) == ["teachers b", "teachers intermediate"]
+
+
+@pytest.mark.slow
+def test_a_finished_job_that_has_lost_a_file_is_run_again(study, capfd):
+    path = study.root / "teachers" / "b" / "result.bin"
+    path.write_text("")
+    manifest = read_json(study.root / "teachers/b/manifest.json")
+    write_json(study.root / "teachers/b/manifest.json", manifest | {"writes": {"teachers/b/result.bin": "0"}})
+    assert status.inspect(load_experiment(study.file), study.root)[2].reasons == ()
+    path.unlink()
+    states = status.inspect(load_experiment(study.file), study.root)
+    assert states[2].reasons == ("teachers/b/result.bin is gone",)
+    (study.root / "dataset/manifest.json").write_text("{")
+    (state, *_) = status.inspect(load_experiment(study.file), study.root)
+    assert state.reasons[0].startswith("its manifest cannot be read: ")
+    study()
+    assert "teachers b: teachers/b/result.bin is gone; it is run again" in capfd.readouterr().out
+    assert study.ran == ["dataset None", "teachers a", "teachers b", "teachers intermediate"]
 
 
 @pytest.mark.slow

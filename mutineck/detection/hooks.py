@@ -14,6 +14,7 @@ from mmcv.runner import HOOKS, Hook, LoggerHook, OptimizerHook, master_only
 from tqdm import tqdm
 
 from mutineck.detection.layouts import some
+from mutineck.detection.loading import non_finite
 from mutineck.storage import atomic_path
 
 CURVES = "curves.csv"
@@ -107,11 +108,6 @@ class FiniteOptimizerHook(OptimizerHook):
             if not bad:
                 raise
             raise _stopped(runner, f"non-finite gradient of {len(bad)} weights ({some(bad)})") from error
-
-
-def non_finite(tensors: Mapping[str, Any]) -> list[str]:
-    """Return the names of the tensors that hold a NaN or an infinity."""
-    return [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
 
 
 def _stopped(runner: Any, what: str) -> RuntimeError:

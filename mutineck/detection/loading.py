@@ -105,10 +105,14 @@ def _read_detector(path: str | Path, wanted: Iterable[str] = ()) -> tuple[dict[s
         weights, layout = find_detector(read_checkpoint(path), _needed(wanted))
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    broken = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
-    if broken:
+    if broken := non_finite(weights):
         raise CheckpointError(f"{path}: non-finite weights in {len(broken)} tensors: {some(broken)}")
     return weights, layout
+
+
+def non_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the tensors that hold a NaN or an infinity."""
+    return [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
 
 
 def match_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> LoadReport:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from mutineck.detection.hooks import LATEST, ResumableCheckpointHook, non_finite
-from mutineck.detection.loading import CheckpointError
+from mutineck.detection.hooks import LATEST, ResumableCheckpointHook
+from mutineck.detection.loading import CheckpointError, non_finite
 from mutineck.detection.repeatable import PromptEpochRunner
 from mutineck.detection.training import IDENTITY
 from mutineck.distillation import distil, stage
