@@ -19,9 +19,12 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
+
+from benchmarks.study import random_study
+from mutineck.experiment import load_experiment
+from mutineck.stage import Study
 
 EXPERIMENTS = ("coco", "coco_fcos", "coco_retina", "voc")
 BATCH = 2
@@ -58,57 +61,12 @@ def overrides_of(name: str, pictures: Path, side: int, device: str) -> list[str]
     return given
 
 
-def prepare(name: str, pictures: Path, folder: Path, *, side: int, device: str) -> Any:
+def prepare(name: str, pictures: Path, folder: Path, *, side: int, device: str) -> Study:
     """Write data set, teachers of random weights, intermediate teacher and random centroids; return the study."""
-    from mutineck.clusters.centroids import Centroids, save_centroids
-    from mutineck.dataset.stage import convert
-    from mutineck.detection.configs import read_config
-    from mutineck.detection.frozen import build_model
-    from mutineck.experiment import load_experiment
-    from mutineck.stage import Study
-    from mutineck.storage import read_json
-    from mutineck.teachers import intermediate, stage
-    from mutineck.teachers.zoo import ZooEntry
-
-    experiment = load_experiment(name, overrides_of(name, pictures, side, device))
-    unfloored = tuple(teacher.model_copy(update={"floor": 0.0}) for teacher in experiment.teachers)
-    experiment = experiment.model_copy(update={"teachers": unfloored})
-    study = Study(experiment, folder, "dataset")
-    convert(study)
-
-    def random_weights(entry: ZooEntry) -> Path:
-        config = read_config(entry.config)
-        config.model.pop("pretrained", None)
-        config.model.backbone.init_cfg = None
-        path = folder / f"{entry.name}.pth"
-        torch.save({"state_dict": build_model(config).state_dict()}, path)
-        return path
-
-    # Measuring detectors of random weights says nothing.
-    unmeasured = mock.Mock(return_value=[])
-    with (
-        mock.patch.object(stage, "fetch_weights", random_weights),
-        mock.patch.object(stage, "measure_detector", unmeasured),
-        mock.patch.object(intermediate, "measure_detector", unmeasured),
-    ):
-        for teacher in experiment.teachers:
-            stage.prepare_teacher(study.at("teachers", teacher.name))
-        intermediate.prepare_intermediate(study.at("teachers", "intermediate"))
-    categories = read_json(study.need("dataset", "dataset.json"))["categories"]
-    n, channels = len(categories), experiment.student.detector.neck_channels
-    centroids = Centroids(
-        mean=torch.zeros(channels),
-        std=torch.ones(channels),
-        centroids=torch.randn(n, channels),
-        category=torch.arange(n),
-        size=torch.full((n,), 5),
-        about={"categories": categories},
-    )
-    save_centroids(centroids, study.path("clusters", "centroids", "intermediate.safetensors"))
-    return study.at("distillation", "mutineck/seed0")
+    return random_study(load_experiment(name, overrides_of(name, pictures, side, device)), folder)
 
 
-def train_steps(study: Any, *, steps: int = 1) -> dict[str, Any]:
+def train_steps(study: Study, *, steps: int = 1) -> dict[str, Any]:
     """Take training steps of the arm `mutineck` (forward, backward, optimiser) and return terms, seconds, memory."""
     import mutineck.distillation.distiller  # noqa: F401  (registers it with mmdet)
     from mutineck.detection.evaluation import device_of, evaluation_loader

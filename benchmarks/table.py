@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import gc
 import itertools
+import multiprocessing
 import os
 import platform
 import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+Result = TypeVar("Result")
 
 FLAGS = ("sse4_2", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "sve")
 """Features of a processor that matrix products look for."""
@@ -142,6 +146,21 @@ def peak_bytes(run: Callable[[], object]) -> int:
     events = [e for e in found.profiler.kineto_results.events() if e.name() == "[memory]"]
     held = itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
     return max(held, default=0)
+
+
+def in_child(function: Callable[..., Result], *arguments: object) -> Result:
+    """Call a function in a new process that has imported nothing yet, and return what it returns."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as child:
+        return child.submit(function, *arguments).result()
+
+
+def peak_resident() -> int:
+    """Return the most resident bytes that this process has had (Linux)."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    if found is None:
+        raise RuntimeError("/proc/self/status names no VmHWM: peaks of resident memory are measured on Linux only")
+    return 1024 * int(found.group(1))
 
 
 def machine() -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.study import speak
 from mutineck.experiment import FAMILIES, DetectorSpec, Experiment
 from mutineck.stage import Study
 from mutineck.storage import read_json, write_json
@@ -72,19 +73,7 @@ def random_detector(
     if box_per_category:
         config["roi_head"]["bbox_head"]["reg_class_agnostic"] = False
     with seeded(derive_seed("tiny", family)):
-        model = build_model(config)
-        model.init_weights()
-        for name, tensor in model.state_dict().items():
-            if name.endswith("running_mean"):
-                tensor.normal_(0, 0.1)
-            elif name.endswith("running_var"):
-                tensor.uniform_(0.5, 2)
-            # Published starts give every category a score of 0.01 and every box no offset: no proposals at all.
-            elif name.endswith(("cls.bias", "fc_cls.bias")):
-                tensor.normal_(-1, 0.5)
-            elif name.endswith(("cls.weight", "fc_cls.weight", "reg.weight", "fc_reg.weight")):
-                tensor.mul_(5)
-    return model.eval(), config
+        return speak(build_model(config)), config
 
 
 def write_teachers(study: Study, families: Sequence[str] = FAMILIES) -> None:

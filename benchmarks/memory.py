@@ -1,0 +1,87 @@
+"""Whether memory stays flat: resident memory over the steps of a training, and over evaluations."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.study import random_study
+from benchmarks.table import Row, Target, in_child
+from mutineck.experiment import load_experiment
+
+STEPS = 300
+FIRST = 30
+"""Steps whose memory does not count: the libraries' own, and buffers that grow to the largest batch."""
+EVALUATIONS = 20
+
+
+def rows() -> list[Row]:
+    """Measure a training of `mutineck` and repeated evaluations, each in a process of its own."""
+    training = in_child(train_watched)
+    evaluations = in_child(evaluate_watched)
+    return [
+        _growth(f"memory of {STEPS} steps of `mutineck`", training[FIRST:], f"after step {FIRST}", window=30),
+        _growth(f"memory of {EVALUATIONS} evaluations", evaluations, "after the first", window=3),
+    ]
+
+
+def train_watched() -> list[int]:
+    """Train an arm `mutineck` with its evaluations and checkpoints; return resident bytes after every step."""
+    from mmcv.runner import HOOKS, Hook
+
+    from mutineck.detection.evaluation import device_of
+    from mutineck.detection.training import train
+    from mutineck.distillation.stage import HOOKS as OURS
+    from mutineck.distillation.stage import distiller_config
+    from mutineck.teachers.stage import dataset_categories, detector_training
+
+    found: list[int] = []
+
+    @HOOKS.register_module()
+    class ResidentMemoryHook(Hook):
+        """Notes resident memory after every step."""
+
+        def after_train_iter(self, runner: Any) -> None:
+            found.append(resident())
+
+    with tempfile.TemporaryDirectory() as folder:
+        study = random_study(load_experiment("smoke", [f"dataset.shapes.images={10 * STEPS // 8}"]), Path(folder))
+        schedule = study.experiment.student.schedule
+        steps = -(-8 * study.experiment.dataset.shapes.images // (10 * schedule.batch))
+        schedule = schedule.model_copy(update={"epochs": -(-STEPS // steps)})
+        hooks = [*OURS, {"type": "ResidentMemoryHook"}]
+        categories = dataset_categories(study)
+        config = detector_training(study, distiller_config(study), categories, schedule, seed=0, hooks=hooks)
+        train(config, device=device_of(study.experiment.resources.device))
+    return found
+
+
+def evaluate_watched() -> list[int]:
+    """Measure a detector on a split again and again; return resident bytes after every time but the first."""
+    from mutineck.teachers.frozen import load_model
+    from mutineck.teachers.stage import dataset_categories, measure_split
+
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        study = random_study(load_experiment("smoke", ["dataset.shapes.images=200"]), Path(folder))
+        model, _ = load_model(study.path("teachers", study.experiment.teachers[0].name))
+        for _ in range(EVALUATIONS + 1):
+            measure_split(study, model, dataset_categories(study), split="val")
+            found.append(resident())
+    return found[1:]
+
+
+def resident() -> int:
+    """Return the resident bytes of this process, uncollected garbage with them."""
+    return psutil.Process().memory_info().rss
+
+
+def _growth(name: str, bytes_: Sequence[int], since: str, *, window: int) -> Row:
+    """Return the row that compares the last window's median with the first one's."""
+    first, last = (statistics.median(part) / 2**20 for part in (bytes_[:window], bytes_[-window:]))
+    return Row(name, last, "MiB", since, first, last / first, Target("at most", 1.01))

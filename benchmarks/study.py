@@ -1,0 +1,116 @@
+"""A study whose detectors have learnt nothing: all that a training step reads, made in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from mutineck.clusters.centroids import Centroids, save_centroids
+from mutineck.dataset.stage import convert
+from mutineck.detection.configs import model_config, read_config
+from mutineck.detection.frozen import build_model
+from mutineck.detection.training import save_detector
+from mutineck.experiment import INTERMEDIATE, Experiment
+from mutineck.seeding import derive_seed, seeded
+from mutineck.stage import Study
+from mutineck.storage import read_json
+from mutineck.teachers import intermediate, stage
+from mutineck.teachers.frozen import input_normalisation
+from mutineck.teachers.zoo import ZooEntry, find_in_zoo
+
+
+def random_study(experiment: Experiment, folder: Path) -> Study:
+    """Write data set, teachers of random weights, an intermediate teacher as it starts and random centroids.
+
+    Args:
+        experiment: its data set is converted; teachers of its zoo are built from their configs, not downloaded.
+        folder: becomes the study's.
+
+    Returns:
+        The study at its arm `mutineck`, seed 0.
+    """
+    study = Study(experiment, folder, "dataset")
+    convert(study)
+    categories = read_json(study.need("dataset", "dataset.json"))["categories"]
+
+    def weights_of(entry: ZooEntry) -> Path:
+        path = folder / f"{entry.name}.pth"
+        torch.save({"state_dict": random_model(zoo_config(entry.name), entry.name).state_dict()}, path)
+        return path
+
+    # A measured mAP would say nothing, so nothing is measured, and no floor or gate is asked about.
+    unmeasured = mock.Mock(return_value=[])
+    with (
+        mock.patch.object(stage, "fetch_weights", weights_of),
+        mock.patch.object(stage, "measure_detector", unmeasured),
+        mock.patch.object(intermediate, "measure_detector", unmeasured),
+    ):
+        for teacher in experiment.teachers:
+            at = study.at("teachers", teacher.name)
+            if teacher.detector is None:
+                stage.prepare_teacher(at)
+                continue
+            config = model_config(teacher.detector, len(categories))
+            model = random_model(config, teacher.name)
+            save_detector(at.folder, model, config, categories=categories, normalisation=input_normalisation(at))
+        if experiment.needs_intermediate:
+            # `joint` writes the neck, gates and all, and trains nothing; an arm reads it as if it had been trained.
+            spec = experiment.intermediate
+            untrained = spec.model_copy(update={"mode": "joint" if spec.mode == "staged" else spec.mode})
+            making = Study(experiment.model_copy(update={"intermediate": untrained}), folder, "teachers", INTERMEDIATE)
+            intermediate.prepare_intermediate(making)
+    _plant_centroids(study, categories)
+    return study.at("distillation", "mutineck/seed0")
+
+
+def zoo_config(name: str) -> Any:
+    """Return a published detector's config without the weights that it would fetch."""
+    config = read_config(find_in_zoo(name).config)
+    config.model.pop("pretrained", None)
+    config.model.backbone.init_cfg = None
+    return config
+
+
+def random_model(config: Any, name: str) -> Any:
+    """Return the detector of a config with random weights, the same for a name."""
+    with seeded(derive_seed("random weights", name)):
+        return speak(build_model(config))
+
+
+def speak(model: Any) -> Any:
+    """Give a detector random weights under which it proposes: scores, boxes and running statistics that differ.
+
+    Published starts give every category a score of 0.01 and every box no offset: no proposals at all.
+    """
+    model.init_weights()
+    for key, tensor in model.state_dict().items():
+        if key.endswith("running_mean"):
+            tensor.normal_(0, 0.1)
+        elif key.endswith("running_var"):
+            tensor.uniform_(0.5, 2)
+        elif key.endswith(("cls.bias", "fc_cls.bias")):
+            tensor.normal_(-1, 0.5)
+        elif key.endswith(("cls.weight", "fc_cls.weight", "reg.weight", "fc_reg.weight")):
+            tensor.mul_(5)
+    return model.eval()
+
+
+def _plant_centroids(study: Study, categories: list[str]) -> None:
+    """Write three random centroids a category for every teacher and the intermediate one."""
+    names = [teacher.name for teacher in study.experiment.teachers]
+    widths = {name: read_config(study.need("teachers", name, "config.py")).model.neck.out_channels for name in names}
+    generator = torch.Generator().manual_seed(0)
+    m = 3 * len(categories)
+    for name, channels in {**widths, INTERMEDIATE: widths[names[0]]}.items():  # it has the anchor's channels
+        centroids = Centroids(
+            mean=torch.zeros(channels),
+            std=torch.ones(channels),
+            centroids=torch.randn(m, channels, generator=generator),
+            category=torch.arange(m) // 3,
+            size=torch.full((m,), 5),
+            about={"categories": categories},
+        )
+        save_centroids(centroids, study.path("clusters", "centroids", f"{name}.safetensors"))
