@@ -126,7 +126,7 @@ def test_duration(seconds: float, words: str) -> None:
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium here: `apt-get install chromium` lets this test run")
 @pytest.mark.parametrize("width", [390, 1440])
-def test_nothing_sticks_out(report: Path, tmp_path: Path, width: int) -> None:
+def test_a_browser_finds_nothing_sticking_out_fetched_or_complained_of(report: Path, tmp_path: Path, width: int) -> None:
     # An iframe has exactly the width asked for, while a headless window has a least width of its own.
     probe = tmp_path / "probe.html"
     probe.write_text(
@@ -134,20 +134,25 @@ def test_nothing_sticks_out(report: Path, tmp_path: Path, width: int) -> None:
         f'style="width:{width}px;height:800px;border:0"></iframe>'
         '<pre id="result">pending</pre><script>const f = document.getElementById("f"); f.onload = () => {'
         "const root = f.contentDocument.documentElement;"
+        'const fetched = f.contentWindow.performance.getEntriesByType("resource").map(e => e.name)'
+        '.filter(name => !name.startsWith("data:"));'
         'document.getElementById("result").textContent = '
-        "`${root.scrollWidth} of ${root.clientWidth}`; };</script>"
+        "`${root.scrollWidth} of ${root.clientWidth}, fetched: ${fetched.join()}`; };</script>"
     )
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
     command += [
         "--allow-file-access-from-files",
         "--virtual-time-budget=8000",
+        "--enable-logging=stderr",
         f"--user-data-dir={tmp_path / 'profile'}",
         "--dump-dom",
         probe.as_uri(),
     ]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=120, check=True)
-    found = re.search(r'<pre id="result">(\d+) of (\d+)</pre>', done.stdout)
+    found = re.search(r'<pre id="result">(\d+) of (\d+), fetched: (.*)</pre>', done.stdout)
     assert found, f"the page did not load: {done.stdout[-300:]} {done.stderr[-300:]}"
-    scroll, client = map(int, found.groups())
+    scroll, client = int(found[1]), int(found[2])
     assert client == width
     assert scroll <= client
+    assert found[3] == "", "the report asks for other files"
+    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
