@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.table import Row, as_json, from_json, machine, markdown
+from benchmarks.table import Row, as_json, machine, markdown
 from mutineck.experiment import unknown
 from mutineck.stage import revision
 from mutineck.storage import read_json, write_json
@@ -48,11 +48,6 @@ def main(arguments: list[str] | None = None) -> None:
     print(markdown(rows))
     missed = [row.name for row in rows if row.shortfall]
     print(f"\n{len(rows)} rows, {len(missed)} short of their targets; kept in {path}")
-
-
-def kept_rows(path: Path) -> list[Row]:
-    """Return all rows of a results file, in the order of the benchmarks."""
-    return [from_json(row) for kept in read_json(path)["benchmarks"].values() for row in kept["rows"]]
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from mutineck.storage import read_json
+
 Result = TypeVar("Result")
 
 FLAGS = ("sse4_2", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "sve")
@@ -193,6 +195,11 @@ def from_json(fields: Mapping[str, Any]) -> Row:
     """Return the row that `as_json` wrote."""
     target = fields["target"]
     return Row(**{**fields, "target": None if target is None else Target(**target)})
+
+
+def kept_rows(path: Path) -> list[Row]:
+    """Return all rows of a file of results, in the order of the benchmarks."""
+    return [from_json(row) for kept in read_json(path)["benchmarks"].values() for row in kept["rows"]]
 
 
 def markdown(rows: Sequence[Row]) -> str:

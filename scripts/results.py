@@ -1,7 +1,7 @@
-"""Keep a study's results beside its experiment, and write the README's table from all that are kept.
+"""Keep a study's results beside its experiment, and write the README's tables from all that are kept.
 
     python scripts/results.py keep bccd        after `mutineck run experiments/bccd.yaml ...`; or a series
-    python scripts/results.py table            rewrites the README between its two markers
+    python scripts/results.py table            rewrites the README between its markers; after `make bench`, too
     python scripts/results.py search weights   keeps the trials of `mutineck search ... --space weights`
 
 A kept study is two small files: `experiments/results/NAME.csv`, tidy rows (arm, seed, split, metric, category, value),
@@ -20,6 +20,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.table import kept_rows, markdown
 from mutineck.ablations.overview import overview
 from mutineck.ablations.results import TEACHER, scores
 from mutineck.ablations.studies import StudyResults, fingerprint
@@ -33,7 +34,8 @@ ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "experiments" / "results"
 SEARCHES = ROOT / "experiments" / "searches"
 README = ROOT / "README.md"
-BEGIN, END = "<!-- results: written by scripts/results.py -->", "<!-- end of results -->"
+MEASURED = ROOT / "benchmarks" / "results"
+BEGIN, END = "<!-- {}: written by scripts/results.py -->", "<!-- end of {} -->"
 
 
 def keep(name: str, outputs: Path) -> None:
@@ -137,10 +139,33 @@ def _one_study(study: StudyResults, about: dict[str, Any]) -> list[str]:
 
 
 def with_table(readme: str) -> str:
-    """Return the README's text with the section between its markers written anew."""
-    before, rest = readme.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n\n{table()}\n{END}{after}"
+    """Return the README's text with the sections between its markers written anew."""
+    for name, text in (("results", table()), ("benchmarks", benchmarks())):
+        begin, end = BEGIN.format(name), END.format(name)
+        before, rest = readme.split(begin)
+        _, after = rest.split(end)
+        readme = f"{before}{begin}\n\n{text}\n{end}{after}"
+    return readme
+
+
+def benchmarks() -> str:
+    """Return the README's section of benchmarks, a table for each class of machines."""
+    lines = []
+    for path in sorted(MEASURED.glob("*.json")):
+        about = read_json(path)
+        where, kept = about["machine"], about["benchmarks"]
+        threads = sorted({each["threads"] for each in kept.values()})
+        rows = kept_rows(path)
+        lines += [
+            f"**{where['class']}.** {where['gpu'] or where['processor']} with {', '.join(where['flags'])}; "
+            f"{where['cores']} cores, {' or '.join(map(str, threads))} thread{'s' if threads != [1] else ''}; "
+            f"torch {where['torch']}. {sum(row.target is not None for row in rows)} targets, "
+            f"{sum(row.shortfall > 0 for row in rows)} of them missed.",
+            "",
+            markdown(rows),
+            "",
+        ]
+    return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -17,6 +17,9 @@ from mutineck.storage import write_json
 from mutineck.workflow import jobs
 
 ROOT = Path(__file__).resolve().parent.parent
+SECTIONS = "".join(
+    f"<!-- {name}: written by scripts/results.py -->\n<!-- end of {name} -->\n" for name in ("results", "benchmarks")
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,7 @@ def finished(tmp_path: Path) -> Path:
         "resources": {"device": "cpu"},
     }
     (tmp_path / "two_seeds.yaml").write_text(yaml.safe_dump(fields, sort_keys=False))
-    (tmp_path / "README.md").write_text("before\n<!-- results: written by scripts/results.py -->\n<!-- end of results -->\nafter\n")
+    (tmp_path / "README.md").write_text(f"before\n{SECTIONS}after\n")
     experiment = Experiment.model_validate(fields)
     root = tmp_path / "outputs" / "two_seeds"
     write_experiment(experiment, root)
@@ -70,6 +73,11 @@ def test_a_study_of_several_seeds_is_kept_and_told(
     results: ModuleType, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results, "KEPT", finished / "kept")
+    monkeypatch.setattr(results, "MEASURED", finished)
+    row = {"name": "losses", "value": 2.0, "unit": "s", "reference": "loop", "reference_value": 3.0, "ratio": 1.5,
+           "target": {"sense": "at least", "bound": 2}, "note": ""}
+    where = {"class": "cpu-2", "processor": "a processor", "flags": ["avx2"], "cores": 2, "gpu": None, "torch": "2"}
+    write_json(finished / "cpu-2.json", {"machine": where, "benchmarks": {"losses": {"threads": 1, "rows": [row]}}})
     monkeypatch.setattr(results, "README", finished / "README.md")
     results.main(["keep", str(finished / "two_seeds.yaml"), "--outputs", str(finished / "outputs")])
     about = results.read_json(finished / "kept" / "two_seeds.json")
@@ -81,6 +89,8 @@ def test_a_study_of_several_seeds_is_kept_and_told(
     assert ["two_seeds", "20.5 ± 0.7", "30.5 ± 0.7 (big)", "35.5 ± 0.7", "55.0", "2"] in cells
     assert ["two_seeds", "1.0", "1.0", "1.0"] in cells
     assert ["`mutineck`", "35.5 ± 0.7", "+15.0"] in cells
+    assert "**cpu-2.** a processor with avx2; 2 cores, 1 thread; torch 2. 1 targets, 1 of them missed." in readme
+    assert ["losses", "2 s", "loop", "3 s", "1.50", "≥ 2", "no, by 25 %"] in cells
     assert "2 seeds" in readme and "<details><summary>two_seeds" in readme
 
 
@@ -98,7 +108,7 @@ def test_a_search_is_kept(results: ModuleType, tmp_path: Path, monkeypatch: pyte
     (root / "trials.csv").write_text("trial,value\n0,0.5\n")
     monkeypatch.setattr(results, "SEARCHES", tmp_path)
     monkeypatch.setattr(results, "README", tmp_path / "README.md")
-    (tmp_path / "README.md").write_text("<!-- results: written by scripts/results.py -->\n<!-- end of results -->")
+    (tmp_path / "README.md").write_text(SECTIONS)
     results.main(["search", "mine", "--outputs", str(tmp_path / "outputs")])
     assert (tmp_path / "mine.csv").read_text() == "trial,value\n0,0.5\n"
     assert set(results.read_json(tmp_path / "mine.json")) == {"space", "revision", "machine"}
