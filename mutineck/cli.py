@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -63,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     add.add_argument(
         "--notebooks", type=Path, metavar="DIR", help="folder of the notebooks (default: the repository's)"
     )
-    add.add_argument("--profile", metavar="PROFILE", help="Snakemake profile, for a cluster")
+    add.add_argument("--profile", metavar="PROFILE", help="Snakemake profile: local, gpus, slurm or a folder")
 
     add = command("status", status, "list what is done, what is stale, and why")
     _study_arguments(add)
@@ -227,7 +228,8 @@ def evaluate(given: argparse.Namespace) -> int:
     experiment, root = _last_study(given)
     split = given.split or experiment.evaluation.report
     rows = measured(Study(experiment, root, "distillation"), given.detector, split=split, config=given.config)
-    for row in rows:
+    # Under torchrun every process has them.
+    for row in rows if os.environ.get("RANK", "0") == "0" else ():
         print(f"{row['split']:<6} {row['metric']:<12} {row['category']:<20} {row['value']:.4f}")
     return 0
 

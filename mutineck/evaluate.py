@@ -7,6 +7,7 @@ from typing import Any
 
 from mutineck.detection.configs import read_config
 from mutineck.detection.frozen import Normalisation, load_detector
+from mutineck.detection.processes import processes
 from mutineck.experiment import ExperimentError
 from mutineck.stage import Study
 from mutineck.teachers.frozen import load_model, normalisation_of
@@ -15,6 +16,8 @@ from mutineck.teachers.stage import measure_split
 
 def evaluate(study: Study, detector: str, *, split: str, config: str | None = None) -> list[dict[str, Any]]:
     """Measure a detector on one split of the study, on the categories that the two share.
+
+    Under `torchrun` each process predicts its share of the pictures, and all of them return the same rows.
 
     Args:
         study: at any stage; its data set must be there.
@@ -31,7 +34,8 @@ def evaluate(study: Study, detector: str, *, split: str, config: str | None = No
         ExperimentError: a checkpoint without a config, or no category in common.
     """
     model, categories, normalisation = _load(study, detector, config)
-    return measure_split(study, model, categories, split=split, normalisation=normalisation)[1]
+    with processes() as group:
+        return measure_split(study, model, categories, split=split, normalisation=normalisation, group=group)[1]
 
 
 def _load(study: Study, detector: str, config: str | None) -> tuple[Any, list[str], Normalisation]:

@@ -263,21 +263,15 @@ def training_config(
     resources: ResourcesSpec,
     seed: int,
     work_dir: Path,
-    processes: int = 1,
     evaluate_every: int = 1,
     hooks: Sequence[dict[str, Any]] = (),
 ) -> Any:
-    """Return a whole mmdet config: what `tools/train.py` of a stock mmdet runs as well.
+    """Return a whole mmdet config: what `tools/train.py` of a stock mmdet runs as well, in one process.
 
-    `schedule.batch` is the global batch; each of `processes` gets its share.
-
-    Raises:
-        ExperimentError: the batch does not divide by the number of processes.
+    It holds the global batch whatever number of processes shares it (`mutineck.detection.training.train`).
     """
     from mmcv import Config
 
-    if schedule.batch % processes:
-        raise ExperimentError(f"schedule.batch={schedule.batch} does not divide by {processes} processes")
     clip = {"max_norm": schedule.clip, "norm_type": 2} if schedule.clip else None
     steps = sorted({max(1, round(share * schedule.epochs)) for share in schedule.steps if share < 1})
     workers = {"workers_per_gpu": resources.workers}
@@ -286,12 +280,12 @@ def training_config(
             "custom_imports": {"imports": list(IMPORTS), "allow_failed_imports": False},
             "model": model,
             "data": {
-                "samples_per_gpu": schedule.batch // processes,
+                "samples_per_gpu": schedule.batch,
                 **workers,
                 "train": train,
                 "val": val,
                 "test": val,
-                "val_dataloader": {"samples_per_gpu": schedule.batch // processes, **workers},
+                "val_dataloader": {"samples_per_gpu": schedule.batch, **workers},
             },
             "optimizer": optimizer_config(schedule),
             "optimizer_config": {"type": "FiniteOptimizerHook", "grad_clip": clip},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +160,8 @@ def device_of(choice: str) -> torch.device:
     """Return the device for `auto`, `cpu` or `cuda`."""
     if choice == "auto":
         choice = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(choice)
+    # Under torchrun each process of a machine has a GPU of its own.
+    return torch.device(choice, int(os.environ.get("LOCAL_RANK", "0"))) if choice == "cuda" else torch.device(choice)
 
 
 @torch.no_grad()

@@ -97,9 +97,8 @@ class PromptEpochRunner(EpochBasedRunner):
         model.load_state_dict(state["state_dict"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
         about = state["meta"]
-        # Steps are of one process's share: as many pictures are fewer steps of more processes.
-        self._iter = about["iter"] * about.get("processes", self.world_size) // self.world_size
-        self._epoch = about["epoch"]
+        # As they are, whatever the number of processes: all of them share one batch, so an epoch has as many steps.
+        self._iter, self._epoch = about["iter"], about["epoch"]
         self.meta["hook_msgs"] = about.get("hook_msgs", {})
 
     def train(self, data_loader: Any, **kwargs: Any) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from mutineck.detection.compat import prepare, quiet
 from mutineck.detection.hooks import CURVES, LATEST
+from mutineck.experiment import ExperimentError
 from mutineck.seeding import seed_everything
 from mutineck.storage import atomic_path, read_json, sha256_json, write_json
 
@@ -26,13 +27,17 @@ def train(config: Any, *, device: torch.device, identity: Mapping[str, Any] | No
     Follows `tools/train.py` of mmdet step by step, so that a config dumped from here trains alike there.
 
     Args:
-        config: see `mutineck.detection.configs.training_config`; trains into `config.work_dir`.
+        config: see `mutineck.detection.configs.training_config`; trains into `config.work_dir`. Its batch is the global
+            one: each process takes its share, so that a training may go on with another number of processes.
         device: where to train.
         identity: what the result depends on beside the config (hashes of what is read). A state left by a training
             with another config or identity is discarded.
 
     Returns:
         The trained detector, on the CPU.
+
+    Raises:
+        ExperimentError: the batch does not divide by the number of processes.
     """
     prepare()
     from mmcv.utils import import_modules_from_strings
@@ -43,8 +48,10 @@ def train(config: Any, *, device: torch.device, identity: Mapping[str, Any] | No
     processes = start_processes(device)
     import_modules_from_strings(**config.custom_imports)
     work_dir = Path(config.work_dir)
+    described = config.pretty_text  # with the global batch: any number of processes may go on
+    _take_share(config, processes)
     if _rank() == 0:
-        _discard_foreign_state(work_dir, {"config": config.pretty_text, **(identity or {})})
+        _discard_foreign_state(work_dir, {"config": described, **(identity or {})})
     if processes > 1:
         torch.distributed.barrier()
     latest = work_dir / LATEST
@@ -57,7 +64,7 @@ def train(config: Any, *, device: torch.device, identity: Mapping[str, Any] | No
     with quiet():
         dataset = build_dataset(config.data.train)
         model.CLASSES = dataset.CLASSES
-        meta = {"seed": config.seed, "CLASSES": tuple(dataset.CLASSES), "processes": processes}
+        meta = {"seed": config.seed, "CLASSES": tuple(dataset.CLASSES)}
         stamp = time.strftime("%Y%m%d_%H%M%S")
         train_detector(model, [dataset], config, distributed=processes > 1, validate=True, timestamp=stamp, meta=meta)
     return model.cpu()
@@ -72,6 +79,14 @@ def start_processes(device: torch.device) -> int:
         # mmcv's own start needs a GPU in every process.
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return processes
+
+
+def _take_share(config: Any, processes: int) -> None:
+    """Divide the batches of a config by the number of processes."""
+    for loader in (config.data, config.data.val_dataloader):
+        if loader.samples_per_gpu % processes:
+            raise ExperimentError(f"schedule.batch={loader.samples_per_gpu} does not divide by {processes} processes")
+        loader.samples_per_gpu //= processes
 
 
 def _rank() -> int:
@@ -143,10 +158,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = Config.fromfile(str(options.config), import_custom_modules=False)
     if options.work_dir:
         config.work_dir = str(options.work_dir)
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    for loader in (config.data, config.data.val_dataloader):
-        # The config names the global batch; each process takes its share.
-        loader.samples_per_gpu = max(1, loader.samples_per_gpu // processes)
     model = train(config, device=device_of(options.device))
     if _rank() == 0:
         final = Path(config.work_dir) / "final.pth"

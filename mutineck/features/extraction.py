@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -16,9 +15,9 @@ from torch.utils.data import DataLoader, Subset
 
 from mutineck.detection.cells import box_levels
 from mutineck.detection.evaluation import Batch, SplitDataset, device_of, evaluation_loader
+from mutineck.detection.processes import Processes, processes
 from mutineck.detection.roi import instance_features
 from mutineck.experiment import INTERMEDIATE, ExperimentError, FeaturesSpec, unknown
-from mutineck.features.processes import Processes, processes
 from mutineck.features.shards import INDEX, Shard, find_shards, write_shard
 from mutineck.stage import Study
 from mutineck.storage import read_json, sha256_file, sha256_json, write_json
@@ -88,7 +87,7 @@ def extract(
             folder = study.path("features", name)
             indices[name] = extract_teacher(
                 partial(load_frozen, study, name),
-                partial(_batches, study),
+                partial(loader_of, study),
                 annotations,
                 folder,
                 name=name,
@@ -96,13 +95,13 @@ def extract(
                 spec=study.experiment.features,
                 shard_images=shard_images,
                 group=group,
-                device=_device(study),
+                device=device_of(study.experiment.resources.device),
             )
     return indices
 
 
-def _batches(study: Study, image_ids: Sequence[int]) -> DataLoader:
-    """Return a loader of these images, in this order."""
+def loader_of(study: Study, image_ids: Sequence[int]) -> DataLoader:
+    """Return a loader of some images of the training split, in this order."""
     whole = evaluation_loader(study, SPLIT, batch=study.experiment.features.batch)
     dataset = cast(SplitDataset, whole.dataset)
     position = {image["id"]: index for index, image in enumerate(dataset.images)}
@@ -112,12 +111,6 @@ def _batches(study: Study, image_ids: Sequence[int]) -> DataLoader:
         collate_fn=whole.collate_fn,
         num_workers=whole.num_workers,
     )
-
-
-def _device(study: Study) -> torch.device:
-    device = device_of(study.experiment.resources.device)
-    # Under torchrun each process of a machine has a GPU of its own.
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if device.type == "cuda" else device
 
 
 def key_of(study: Study, name: str, shard_images: int = SHARD_IMAGES) -> str:

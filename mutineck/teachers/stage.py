@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from mutineck.detection.configs import (
 from mutineck.detection.evaluation import category_ids, device_of, evaluation_loader, measure, picture_folder, predict
 from mutineck.detection.frozen import Normalisation, build_model, renormaliser
 from mutineck.detection.loading import LoadReport, load_strictly
+from mutineck.detection.processes import ALONE, Processes
 from mutineck.detection.training import finish_training, save_detector, train
 from mutineck.experiment import DetectorSpec, ExperimentError, ScheduleSpec, TeacherSpec, unknown
 from mutineck.stage import Study
@@ -153,7 +153,6 @@ def detector_training(
         resources=study.experiment.resources,
         seed=seed,
         work_dir=study.folder.resolve() / "training",
-        processes=int(os.environ.get("WORLD_SIZE", "1")),
         evaluate_every=max(1, schedule.epochs // 4),
         hooks=[dict(hook) for hook in hooks],
     )
@@ -246,10 +245,12 @@ def measure_split(
     split: str,
     aliases: Mapping[str, str] | None = None,
     normalisation: Normalisation | None = None,
+    group: Processes = ALONE,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return a detector's predictions on one split (COCO results), and its metrics on the categories that both know.
 
-    Args as for `measure_detector`; rows hold `split`, `metric`, `category`, `value` in [0, 1].
+    Args as for `measure_detector`; rows hold `split`, `metric`, `category`, `value` in [0, 1]. Each process of `group`
+    predicts its share of the pictures, and all of them return the whole.
 
     Raises:
         ExperimentError: no category in common.
@@ -264,11 +265,12 @@ def measure_split(
     ids = category_ids(annotations, own)
     predictions = predict(
         model,
-        evaluation_loader(study, split),
+        evaluation_loader(study, split, share=(group.rank, group.size)),
         [ids[own.index(name)] if name in own else None for name in names],
         device=device_of(study.experiment.resources.device),
         prepare_image=renormaliser(normalisation_of(input_normalisation(study)), normalisation),
     )
+    predictions = sorted(group.gather(predictions), key=lambda row: row["image_id"])
     return predictions, [{"split": split, **row} for row in measure(annotations, predictions, names)]
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from mutineck.detection.configs import has_masks, model_config, pipelines, read_config, training_config
 from mutineck.detection.frozen import build_model
+from mutineck.detection.training import _take_share
 from mutineck.experiment import FAMILIES, DetectorSpec, ExperimentError, InputSpec, ResourcesSpec, ScheduleSpec
 from tests.detection.tiny import detector
 
@@ -76,13 +77,16 @@ def config_of(**changes: Any) -> Any:
 
 
 def test_the_learning_rate_scales_with_the_batch_and_steps_with_the_epochs() -> None:
-    config = config_of(processes=4)
+    config = config_of()
     assert config.optimizer.lr == pytest.approx(0.01)
     assert config.lr_config.step == [8, 11]
-    assert config.data.samples_per_gpu == 2
+    assert config.data.samples_per_gpu == 8
     assert config.find_unused_parameters is False
 
 
-def test_a_batch_that_does_not_divide_is_refused_with_both_numbers() -> None:
-    with pytest.raises(ExperimentError, match=r"schedule\.batch=8 does not divide by 3 processes"):
-        config_of(processes=3)
+def test_processes_share_the_batch_or_are_refused_with_both_numbers() -> None:
+    config = config_of()
+    _take_share(config, 4)
+    assert config.data.samples_per_gpu == config.data.val_dataloader.samples_per_gpu == 2
+    with pytest.raises(ExperimentError, match=r"schedule\.batch=2 does not divide by 3 processes"):
+        _take_share(config, 3)

@@ -231,17 +231,17 @@ def test_a_term_that_is_nearly_the_whole_loss_is_warned_of_once_and_gradients_ar
     assert norms and all(norm > 0 for norm in norms), "logged though nothing is clipped"
 
 
-def test_a_state_of_more_processes_counts_its_steps_anew(tmp_path: Path) -> None:
+def test_a_state_of_fewer_processes_goes_on_with_its_steps_and_another_model_is_refused(tmp_path: Path) -> None:
     model: Any = torch.nn.Linear(1, 1)
     model.train_step = None  # mmcv asks for one
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    meta = {"iter": 12, "epoch": 3, "processes": 1}
+    meta = {"iter": 12, "epoch": 3}
     state = {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict(), "meta": meta}
     torch.save(state, tmp_path / LATEST)
     runner = PromptEpochRunner(model, optimizer=optimizer, logger=logging.getLogger(), meta={}, max_epochs=5)
     runner._world_size = 2
     runner.resume(str(tmp_path / LATEST))
-    assert (runner.iter, runner.epoch) == (6, 3)
+    assert (runner.iter, runner.epoch) == (12, 3)
     torch.save(state | {"state_dict": {"weight": torch.ones(1, 1)}}, tmp_path / LATEST)
     with pytest.raises(CheckpointError, match=r"(?s)1 missing.*state of another training; remove it"):
         runner.resume(str(tmp_path / LATEST))
@@ -345,6 +345,19 @@ def test_two_processes_train_together_on_cpus(written: Path, tmp_path: Path) -> 
     state = torch.load(tmp_path / "out" / "final.pth", weights_only=True)["state_dict"]
     assert all(value.isfinite().all() for value in state.values())
     assert len((tmp_path / "steps").read_text()) == 2 * 2 * STEPS, "two processes, each with half of every batch"
+
+
+@pytest.mark.slow
+def test_a_training_killed_in_one_process_goes_on_in_two(written: Path, tmp_path: Path) -> None:
+    train = ["-m", "mutineck.detection.training", written, "--work-dir", tmp_path / "out", "--device", "cpu"]
+    (tmp_path / "armed").write_text("1 1 kill")
+    assert run(*train).returncode == -9
+    steps = len((tmp_path / "steps").read_text())
+    finished = run("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *train)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert len((tmp_path / "steps").read_text()) - steps == 2 * STEPS, "the second epoch alone, each process its share"
+    with open(tmp_path / "out" / "curves.csv", newline="") as file:
+        assert max(int(row["iteration"]) for row in csv.DictReader(file)) == 2 * STEPS
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The processes that share an extraction: one, or those that `torchrun` started."""
+"""The processes that share an extraction or an evaluation: one, or those that `torchrun` started."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,20 @@ class Processes:
             import torch.distributed as dist
 
             dist.barrier()
+
+    def gather(self, items: list[Item]) -> list[Item]:
+        """Return the items of every process, process 0's first, to each of them."""
+        if self.size == 1:
+            return items
+        import torch.distributed as dist
+
+        parts: list[list[Item]] = [[] for _ in range(self.size)]
+        dist.all_gather_object(parts, items)
+        return [item for part in parts for item in part]
+
+
+ALONE = Processes()
+"""This process and no other."""
 
 
 @contextlib.contextmanager
@@ -39,4 +56,4 @@ def processes() -> Iterator[Processes]:
         finally:
             dist.destroy_process_group()
     else:
-        yield Processes()
+        yield ALONE
