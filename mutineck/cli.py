@@ -25,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return given.command(given)
     except KeyboardInterrupt:
+        # `run` says more, once it has begun.
+        print("mutineck: stopped; what was finished stays. Go on with the same command", file=sys.stderr)
         return 130
     except (ValueError, OSError, RuntimeError) as error:
         if given.debug:
