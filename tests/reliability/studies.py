@@ -54,11 +54,15 @@ class Run:
         """Whether `mutineck run` itself has ended."""
         return self.process.poll() is not None
 
+    def said(self) -> str:
+        """Return what it has printed."""
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
     @property
     def running(self) -> list[str]:
         """Jobs that it says to have started and not to have done."""
         begun: list[str] = []
-        for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in self.said().splitlines():
             if found := _STARTED.match(line):
                 begun.append(found.group(1))
             elif (found := _DONE.match(line)) and found.group(1) in begun:
