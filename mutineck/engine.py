@@ -99,6 +99,10 @@ def run(
                 if not dry_run:
                     (root / job.manifest).unlink()
         if not dry_run:
+            for job in wanted:
+                if job.stage in force:
+                    # All at once, so that a run that is stopped or killed goes on with those it had not come to.
+                    (root / job.manifest).unlink(missing_ok=True)
             write_json(root / LAST_RUN, {"overrides": list(overrides)})
         config_file = write_json(Path(temporary) / "workflow.json", config)
         cores = cores or len(os.sched_getaffinity(0))
@@ -147,7 +151,7 @@ def snakemake_arguments(
         arguments += ["--dry-run"]
     if profile:
         arguments += ["--profile", profile]
-    if force:
+    if force and dry_run:
         arguments += ["--forcerun", *force]
     return [*arguments, "--", *(path for job in wanted for path in job.outputs)]
 

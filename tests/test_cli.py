@@ -145,7 +145,8 @@ def test_run_hands_everything_on(tmp_path, monkeypatch, capsys):
     assert cli.main([*arguments, "--outputs", str(tmp_path)]) == 0
     assert (received["name"], received["k"], received["outputs"]) == ("smoke", 4, tmp_path)
     assert (received["until"], received["cores"], received["force"]) == ("clusters", 3, ["features"])
-    assert received["again"] == f"mutineck run smoke --set clusters.k=4 --outputs {tmp_path}"
+    settings = f"--set clusters.k=4 --outputs {tmp_path} --until clusters --cores 3"
+    assert received["again"] == f"mutineck run smoke {settings}", "all but what was forced once"
 
 
 def test_results_of_another_revision_are_not_reused_silently(tmp_path, monkeypatch, capsys):
