@@ -11,6 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 import psutil
@@ -117,13 +118,13 @@ def partial(experiment: Experiment, root: Path) -> list[str]:
     return found
 
 
-def differing(experiment: Experiment, first: Path, second: Path, timed: Sequence[str] = ()) -> tuple[int, list[str]]:
+def differing(experiment: Experiment, first: Path, second: Path, apart: Sequence[str] = ()) -> tuple[int, list[str]]:
     """Compare what two finished studies have written, byte for byte.
 
     Args:
         experiment: of both.
         first, second: their folders, each of which was at the same path when it was written: configs name paths.
-        timed: beginnings of the names of files that tell how long something took, and are not compared.
+        apart: files that are not compared, as patterns such as `figures/costs*`.
 
     Returns:
         How many files (folders count as one) were compared, and the names of those that differ.
@@ -132,7 +133,7 @@ def differing(experiment: Experiment, first: Path, second: Path, timed: Sequence
     for job in jobs(experiment):
         written = [(read_manifest(root, *job) or {"writes": {}})["writes"] for root in (first, second)]
         for name in sorted({*written[0], *written[1]}):
-            if not name.startswith(tuple(timed)):
+            if not any(fnmatch(name, pattern) for pattern in apart):
                 count += 1
                 found += [name] if written[0].get(name) != written[1].get(name) else []
     return count, found
