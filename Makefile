@@ -6,7 +6,7 @@ CORES      ?= 2
 BIN        := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock run status figures lab test lint unit slow fuzz kills soak bench doctor rebuild prune clean
+.PHONY: help env lock run status figures lab test lint unit slow fuzz kills soak reliability bench doctor rebuild prune clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,10 +42,12 @@ lint: env  ## ruff and mypy
 
 # One thread a process: the tests run side by side, and float sums do not depend on the number of cores.
 unit: env  ## the quick tests, on CORES processes
-	OMP_NUM_THREADS=1 PYTHONHASHSEED=0 $(BIN)/python -m pytest -q -m "not slow" -n $(CORES) --dist worksteal --durations 10
+	OMP_NUM_THREADS=1 PYTHONHASHSEED=0 $(BIN)/python -m pytest -q -m "not slow" -n $(CORES) --dist worksteal --durations 10 \
+	  --junitxml .junit/unit.xml
 
 slow: env  ## the tests that train or run notebooks
-	OMP_NUM_THREADS=1 PYTHONHASHSEED=0 $(BIN)/python -m pytest -q -m slow -n $(CORES) --dist loadfile --durations 15
+	OMP_NUM_THREADS=1 PYTHONHASHSEED=0 $(BIN)/python -m pytest -q -m slow -n $(CORES) --dist loadfile --durations 15 \
+	  --junitxml .junit/slow.xml
 
 bench: env  ## time and memory beside references, half an hour (ONLY=losses runs one)
 	@$(BIN)/python -m benchmarks $(ONLY)
@@ -59,6 +61,9 @@ kills: env  ## end a smoke study with SIGKILL at random moments (COUNT=50), and 
 soak: env  ## run smoke studies for hours (HOURS=1), and see that nothing grows
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.soak --hours $(or $(HOURS),1)
 
+reliability: env  ## write docs/reliability.md from the last test, fuzz, kills and soak
+	@$(BIN)/python -m tests.reliability.table $(wildcard .junit/*.xml)
+
 doctor: env  ## what is wrong with this environment, and what to type
 	@$(BIN)/python -m mutineck.doctor
 
@@ -69,5 +74,5 @@ prune: env  ## remove environments of other locks from the cache, 6 GB each
 	@$(PYTHON) scripts/environment.py prune
 
 clean:  ## remove what the tools left in the clone; outputs/ and data/ stay
-	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .fuzz .kills .soak .snakemake
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .fuzz .junit .kills .soak .snakemake
 	find mutineck tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -11,10 +11,18 @@ import pytest
 import setuptools  # noqa: F401
 from hypothesis import settings
 
-from mutineck.stage import Study
+from mutineck.stage import Study, revision
 from tests.web import Host
 
 settings.register_profile("fuzz", max_examples=30_000)  # of annotation files; of what takes longer, in proportion
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Write the revision into what `--junitxml` keeps: docs/reliability.md says of which code its counts are."""
+    for plugin in session.config.pluginmanager.get_plugins():
+        if hasattr(plugin, "add_global_property"):
+            code = revision()
+            plugin.add_global_property("revision", f"{code['git']}{' with edits' if code['dirty'] else ''}")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,161 @@
+"""Write docs/reliability.md from what the last runs counted: nothing in its tables is typed by hand.
+
+    python -m tests.reliability.table .junit/*.xml      after `make test`, which leaves these
+    python -m tests.reliability.table                   after `make fuzz`, `make kills` or `make soak`
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mutineck.experiment_file import repository
+from mutineck.storage import read_json, write_json, write_text
+from tests.reliability.junit import cases
+from tests.reliability.topics import TOPICS
+
+DOCUMENT = repository() / "docs" / "reliability.md"
+REPORTS = repository() / "docs" / "reliability"
+BEGIN, END = "<!-- {}: written by make reliability -->", "<!-- end of {} -->"
+
+
+def count(paths: Sequence[Path]) -> dict[str, Any]:
+    """Return what runs of the tests (`--junitxml`) say about each topic: tests by outcome, and files generated."""
+    run = [case for path in paths for case in cases(path)]
+    topics = {}
+    for topic in TOPICS:
+        own = [case for case in run if topic.has(f"{case.module}::{case.name}")]
+        outcomes = {outcome: sum(case.outcome == outcome for case in own) for outcome in ("passed", "failed", "skipped")}
+        topics[topic.wrong] = outcomes | {"files": sum(case.files for case in own)}
+    suites = [suite for path in paths for suite in ElementTree.parse(path).iter("testsuite")]
+    revisions = {item.get("value") for suite in suites for item in suite.iter("property") if item.get("name") == "revision"}
+    return {
+        "tests": len(run),
+        "topics": topics,
+        "revision": sorted(filter(None, revisions)),
+        "finished": max(suite.get("timestamp", "") for suite in suites)[:19] + "Z",
+    }
+
+
+def tables(reports: Mapping[str, Any]) -> dict[str, str]:
+    """Return the document's tables by name, from the reports by name (`tests`, `fuzz`, `kills`, `soak`)."""
+    return {"tests": _tests(reports["tests"]), "longer runs": _longer(reports)}
+
+
+def _tests(report: Mapping[str, Any]) -> str:
+    lines = [
+        f"The last run: {report['finished'][:10]}, revision {', '.join(short(each) for each in report['revision'])}.",
+        "",
+        "| what goes wrong | what is tried | what happens | tests | generated files | where, in `tests/` |",
+        "|---|---|---|---|---|---|",
+    ]
+    for topic in TOPICS:
+        counts = report["topics"][topic.wrong]
+        others = [f"{counts[word]} {word}" for word in ("failed", "skipped") if counts[word]]
+        tests = ", ".join([f"{counts['passed']} passed", *others])
+        files = number(counts["files"]) if counts["files"] else ""
+        where = ", ".join(f"`{path.removeprefix('tests/')}`" for path in topic.where)
+        lines.append(f"| {topic.wrong} | {topic.tried} | {topic.happens} | {tests} | {files} | {where} |")
+    return "\n".join(lines)
+
+
+def _longer(reports: Mapping[str, Any]) -> str:
+    lines = ["| command | the last run | how much | what came of it |", "|---|---|---|---|"]
+    for name, words in (("fuzz", _fuzz), ("kills", _kills), ("soak", _soak)):
+        report = reports.get(name)
+        if report is None:
+            lines.append(f"| `make {name}` | not yet | | |")
+        else:
+            much, came = words(report)
+            when = f"{report['finished'][:10]}, revision {short(report['revision']['git'])}"
+            lines.append(f"| `make {name}` | {when} | {much} | {came} |")
+    return "\n".join(lines)
+
+
+def _fuzz(report: Mapping[str, Any]) -> tuple[str, str]:
+    targets = report["targets"]
+    guided = [numbers for name, numbers in targets.items() if name != "hypothesis"]
+    findings = [name for numbers in targets.values() for name in numbers["findings"]]
+    files, seconds, kept = (sum(each[key] for each in guided) for key in ("files", "seconds", "kept"))
+    much = (
+        f"{number(targets['hypothesis']['files'])} files by property tests; by coverage {number(files)} in "
+        f"{seconds / 60:.0f} minutes, of which {number(kept)} reached new code"
+    )
+    return much, _or_none(findings, "findings")
+
+
+def _kills(report: Mapping[str, Any]) -> tuple[str, str]:
+    much = (
+        f"{report['kills']} SIGKILLs ({_listed(report['how'])}) in {report['starts']} starts, during {_listed(report['during'])}; "
+        f"{sum(report['stops'].values())} stops ({_listed(report['stops'])})"
+    )
+    came = (
+        f"{report['files_compared']} files compared with those of a study left alone: "
+        f"{_or_none(report['files_differing'], 'differ')}; {_or_none(report['faults'], 'faults')}; every stop obeyed, the "
+        f"slowest within {report['slowest_stop']} s"
+    )
+    return much, came
+
+
+def _soak(report: Mapping[str, Any]) -> tuple[str, str]:
+    first, last = report["rounds"][report["warm"] - 1], report["rounds"][-1]
+    names = {"memory_mib": "MiB", "open_files": "open files", "threads": "threads", "processes": "processes"}
+    names |= {name: name.replace("_", " ") for name in first if name.endswith("_files") and name not in names}
+    names |= {"shared_memory": "files in shared memory"}
+    counts = ", ".join(f"{words} {first[name]:g} → {last[name]:g}" for name, words in names.items())
+    much = f"{len(report['rounds'])} studies in {report['hours']:.1f} hours"
+    came = f"{_or_none(report['grown'], 'grown')}, {_or_none(report['faults'], 'faults')}: {counts}"
+    return much, came
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in counts.items())
+
+
+def _or_none(found: Sequence[str], word: str) -> str:
+    return f"{len(found)} {word}: {'; '.join(found)}" if found else f"no {word}" if word != "differ" else "none differs"
+
+
+def number(value: int) -> str:
+    """Return a whole number with its thousands apart."""
+    return f"{value:,}".replace(",", " ")
+
+
+def short(revision: str | None) -> str:
+    """Return a revision in eight digits, and what else its text says."""
+    digits, *more = (revision or "unknown").split()
+    return " ".join([digits[:8], *more])
+
+
+def read_reports() -> dict[str, Any]:
+    """Return the reports that there are."""
+    return {path.stem: read_json(path) for path in sorted(REPORTS.glob("*.json"))}
+
+
+def with_tables(document: str, reports: Mapping[str, Any]) -> str:
+    """Return the document with its tables written anew."""
+    for name, text in tables(reports).items():
+        begin, end = BEGIN.format(name), END.format(name)
+        before, rest = document.split(begin)
+        _, after = rest.split(end)
+        document = f"{before}{begin}\n\n{text}\n\n{end}{after}"
+    return document
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Count, and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("junit", type=Path, nargs="*", help="what runs of the tests wrote (`--junitxml`)")
+    given = parser.parse_args(arguments)
+    if given.junit:
+        write_json(REPORTS / "tests.json", count(given.junit))
+    write_text(DOCUMENT, with_tables(DOCUMENT.read_text(encoding="utf-8"), read_reports()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
