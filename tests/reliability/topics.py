@@ -119,9 +119,16 @@ TOPICS = (
     ),
     Topic(
         "results that are stale",
-        "settings or revision changed, files lost, arms that are gone, leftovers",
-        "run again or said; `mutineck clean` lists them, and asks",
-        (*_tests("test_workflow", "a_changed", "a_setting", "what_may", "differences", "a_finished"), *_tests("test_cli", "results_of", "clean"), *_tests("test_study", "a_changed", "a_second", "every_job"), *_tests("distillation.test_training", "another_schedule", "a_state_of_other")),
+        "settings or revision changed, files lost, another schedule, other teachers",
+        "run again or said, with the reason",
+        (*_tests("test_workflow", "a_changed", "a_setting", "differences", "a_finished"), *_tests("test_cli", "results_of"), *_tests("test_study", "a_changed", "a_second"), *_tests("distillation.test_training", "another_schedule", "a_state_of_other")),
+    ),
+    Topic(
+        "what piles up",
+        "studies one after another: memory, open files, processes, temporary files; arms that are gone, what killed "
+        "processes left, files that belong to no job",
+        "all return to where they were; `mutineck clean` lists what may go, and asks",
+        (*_tests("reliability.test_soak"), *_tests("test_cli", "clean"), *_tests("test_workflow", "what_may"), *_tests("test_study", "every_job")),
     ),
     Topic(
         "values that look like code",
