@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def find_in_zoo(name: str) -> ZooEntry:
     raise ExperimentError(unknown("zoo name", name, shown[:20]))
 
 
+@cache
 def _models(part: Path) -> list[dict[str, Any]]:
     """Return the published detectors that one file of the index lists."""
     content = yaml.safe_load(part.read_text(encoding="utf-8"))
