@@ -25,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return given.command(given)
     except KeyboardInterrupt:
+        # `run` says more, once it has begun.
+        print("mutineck: stopped; what was finished stays. Go on with the same command", file=sys.stderr)
         return 130
     except (ValueError, OSError, RuntimeError) as error:
         if given.debug:
@@ -156,7 +158,11 @@ def run(given: argparse.Namespace) -> int:
     # All of a series are read before the first is run: a mistake in the last shows at once.
     experiments = load_series(given.experiment, given.overrides)
     settings = [word for item in given.overrides for word in ("--set", item)]
-    outputs = [] if given.outputs == Path("outputs") else ["--outputs", str(given.outputs)]
+    # Not --force: what is forced counts as undone from the start of the run, and would begin anew.
+    where = {"outputs": given.outputs, "until": given.until, "cores": given.cores, "notebooks": given.notebooks}
+    where |= {"profile": given.profile}
+    named = [(name, str(value)) for name, value in where.items() if value not in (None, Path("outputs"))]
+    options = [word for name, value in named for word in (f"--{name}", value)]
     failures = []
     for experiment in experiments:
         if len(experiments) > 1:
@@ -172,7 +178,7 @@ def run(given: argparse.Namespace) -> int:
                 profile=given.profile,
                 overrides=given.overrides,
                 notebooks=given.notebooks,
-                again=shlex.join(["mutineck", "run", given.experiment, *settings, *outputs]),
+                again=shlex.join(["mutineck", "run", given.experiment, *settings, *options]),
             )
         except engine.StudyFailed as failure:
             failures.append(str(failure) if len(experiments) == 1 else f"{experiment.name}: {failure}")

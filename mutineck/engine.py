@@ -23,10 +23,10 @@ from mutineck.processes import STOPPING, end_with_parent, exclusive, on_signals
 from mutineck.remedies import remedy
 from mutineck.stage import damage
 from mutineck.storage import write_json, write_text
-from mutineck.workflow import EXPERIMENT_FILE, Job, error_of, jobs, thread_environment, visible_gpus
+from mutineck.workflow import EXPERIMENT_FILE, Job, error_of, jobs, running_of, thread_environment, visible_gpus
 
-GRACE = 6.0
-"""Seconds that jobs get to end after SIGTERM, before SIGKILL."""
+GRACE = 4.0
+"""Seconds that jobs get to end after SIGTERM, before SIGKILL: all is to be over within ten, on a busy machine too."""
 SNAKEMAKE_LOG = "log/snakemake.log"
 LAST_RUN = "log/last_run.json"
 """What the last run was given that the experiment's file does not say."""
@@ -99,15 +99,20 @@ def run(
                 if not dry_run:
                     (root / job.manifest).unlink()
         if not dry_run:
+            for job in wanted:
+                if job.stage in force:
+                    # All at once, so that a run that is stopped or killed goes on with those it had not come to.
+                    (root / job.manifest).unlink(missing_ok=True)
             write_json(root / LAST_RUN, {"overrides": list(overrides)})
         config_file = write_json(Path(temporary) / "workflow.json", config)
         cores = cores or len(os.sched_getaffinity(0))
         command = snakemake_arguments(root, config_file, wanted, cores, len(gpus), dry_run, force, profile)
         log = Path(temporary) / "snakemake.log" if dry_run else root / SNAKEMAKE_LOG
+        started = time.time()
         with _engine(command, experiment, log, lock) as process:
             number = _wait(process)
         if process.returncode and number is None:
-            raise StudyFailed(_explain_failure(root, wanted, log))
+            raise StudyFailed(_explain_failure(root, wanted, log, started, process.returncode))
     if number is not None:
         raise Interrupted(
             f"stopped by {signal.Signals(number).name}; what was finished stays. Go on with: {again}", number
@@ -147,7 +152,7 @@ def snakemake_arguments(
         arguments += ["--dry-run"]
     if profile:
         arguments += ["--profile", profile]
-    if force:
+    if force and dry_run:
         arguments += ["--forcerun", *force]
     return [*arguments, "--", *(path for job in wanted for path in job.outputs)]
 
@@ -206,17 +211,25 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
             time.sleep(0.05)
 
 
-def _explain_failure(root: Path, wanted: Sequence[Job], log: Path) -> str:
-    """Return the errors of the jobs that stopped, or Snakemake's own."""
+def _explain_failure(root: Path, wanted: Sequence[Job], log: Path, started: float, status: int) -> str:
+    """Return the errors of the jobs that stopped or were killed since ``started``, or Snakemake's own."""
     failed = []
     for job in wanted:
-        path = root / error_of(job)
-        if path.is_file() and not (root / job.manifest).is_file():
+        path, notebook = root / error_of(job), root / running_of(job)
+        if (root / job.manifest).is_file():
+            continue
+        if path.is_file():
             # On a full disk a job may get as far as opening this file.
             text = path.read_text(encoding="utf-8").strip() or f"it could not even write {path}"
             failed.append(f"{job} stopped: {text}")
+        elif notebook.is_file() and notebook.stat().st_mtime >= started - 1:
+            failed.append(
+                f"{job} was killed, most often for want of memory. {remedy('out of memory', root)}\n"
+                f"The notebook as far as it came: {notebook}"
+            )
+    how = f"was killed by {signal.Signals(-status).name}" if status < 0 else "failed"
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    text = "\n\n".join(failed) or "\n".join([f"the workflow failed; {log} ends with", *lines[-20:]])
+    text = "\n\n".join(failed) or "\n".join([f"the workflow {how}; {log} ends with", *lines[-20:]])
     advice = remedy("" if failed else text, root)
     return text if advice in text else f"{text}\n\n{advice}"
 

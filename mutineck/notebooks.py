@@ -70,7 +70,7 @@ def execute(
     from mutineck.kernel import this_python
 
     notebook, output = Path(notebook), Path(output)
-    running, failed = (output.with_name(f"{output.stem}.{state}.ipynb") for state in ("running", "failed"))
+    running, failed = running_copy(output), output.with_name(f"{output.stem}.failed.ipynb")
     source = _without_provenance(nbformat.read(notebook, as_version=4))
     _refuse_unknown(parameters, declared_parameters(source, notebook), notebook)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -108,6 +108,11 @@ def execute(
     os.replace(running, output)
     failed.unlink(missing_ok=True)
     return output
+
+
+def running_copy(output: Path) -> Path:
+    """Return where a notebook lies while it is executed into ``output``."""
+    return output.with_name(f"{output.stem}.running.ipynb")
 
 
 def declared_parameters(notebook: NotebookNode, name: str | os.PathLike[str]) -> dict[str, Any]:

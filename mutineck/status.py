@@ -23,6 +23,7 @@ from mutineck.workflow import (
     log_of,
     needs,
     page_of,
+    running_of,
     settings_text,
 )
 
@@ -90,10 +91,9 @@ def _settings(experiment: Experiment, job: Job) -> Any:
 
 
 def _why_missing(root: Path, job: Job) -> str:
-    folder = root / job.folder
     if (root / error_of(job)).is_file():
         return "failed: " + (root / error_of(job)).read_text(encoding="utf-8", errors="replace").split("\n")[0]
-    if (folder / "notebook.running.ipynb").is_file():
+    if (root / running_of(job)).is_file():
         return "started, not finished"
     return "not run yet"
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from mutineck.experiment import INTERMEDIATE, STAGES, Experiment, ExperimentError, load_experiment, slug, unknown
 from mutineck.experiment_file import repository
-from mutineck.notebooks import NotebookError, execute
+from mutineck.notebooks import NotebookError, execute, running_copy
 from mutineck.processes import end_with_parent
 from mutineck.remedies import remedy
 from mutineck.stage import MANIFEST
@@ -236,6 +236,11 @@ def log_of(job: Job) -> str:
 def error_of(job: Job) -> str:
     """Return the path of the file that says why a job stopped, below `outputs/EXPERIMENT`."""
     return log_of(job).removesuffix(".log") + ".error"
+
+
+def running_of(job: Job) -> str:
+    """Return the path of a job's notebook while it is run, below `outputs/EXPERIMENT`."""
+    return f"{job.folder}/{running_copy(Path(NOTEBOOK)).name}"
 
 
 def page_of(job: Job) -> str:

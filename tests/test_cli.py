@@ -111,6 +111,17 @@ def test_clean_asks_first(tmp_path, capsys, monkeypatch):
     assert "nothing to remove" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("answer", ["y", "n", ""], ids=["yes", "no", "nothing"])
+def test_clean_removes_what_was_agreed_to(answer, tmp_path, monkeypatch):
+    left = tmp_path / "smoke" / "teachers" / "gone"
+    left.mkdir(parents=True)
+    terminal = io.StringIO(f"{answer}\n")
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stdin", terminal)
+    assert cli.main(["clean", "smoke", "--outputs", str(tmp_path)]) == int(answer != "y")
+    assert left.is_dir() == (answer != "y")
+
+
 def test_run_hands_everything_on(tmp_path, monkeypatch, capsys):
     received = {}
 
@@ -134,7 +145,8 @@ def test_run_hands_everything_on(tmp_path, monkeypatch, capsys):
     assert cli.main([*arguments, "--outputs", str(tmp_path)]) == 0
     assert (received["name"], received["k"], received["outputs"]) == ("smoke", 4, tmp_path)
     assert (received["until"], received["cores"], received["force"]) == ("clusters", 3, ["features"])
-    assert received["again"] == f"mutineck run smoke --set clusters.k=4 --outputs {tmp_path}"
+    settings = f"--set clusters.k=4 --outputs {tmp_path} --until clusters --cores 3"
+    assert received["again"] == f"mutineck run smoke {settings}", "all but what was forced once"
 
 
 def test_results_of_another_revision_are_not_reused_silently(tmp_path, monkeypatch, capsys):
@@ -149,15 +161,26 @@ def test_results_of_another_revision_are_not_reused_silently(tmp_path, monkeypat
         assert ("1 jobs were made by another revision (mutineck status" in capsys.readouterr().out) == said
 
 
-def test_figures_are_not_drawn_while_a_run_writes(tmp_path, capsys):
+def test_figures_are_not_drawn_while_a_run_writes_nor_the_other_way_round(tmp_path, capsys):
+    with exclusive(tmp_path / "smoke", "mutineck figures smoke"):
+        assert cli.main(["run", "smoke", "--outputs", str(tmp_path)]) == cli.MISTAKE
+    assert f"in use by process {os.getpid()} (mutineck figures smoke" in capsys.readouterr().err
     with exclusive(tmp_path / "smoke", "mutineck run smoke"):
         assert cli.main(["figures", "smoke", "--outputs", str(tmp_path)]) == cli.MISTAKE
     assert f"in use by process {os.getpid()} (mutineck run smoke" in capsys.readouterr().err
 
 
-def test_a_stopped_run_exits_as_a_shell_expects(monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        pytest.param(engine.Interrupted("stopped by SIGTERM", 15), 143, "stopped by SIGTERM", id="SIGTERM"),
+        pytest.param(KeyboardInterrupt(), 130, "Go on with the same command", id="SIGINT before anything runs"),
+    ],
+)
+def test_a_stopped_run_exits_as_a_shell_expects(error, status, said, monkeypatch, capsys, tmp_path):
     def run(*_, **__):
-        raise engine.Interrupted("stopped by SIGTERM", 15)
+        raise error
 
     monkeypatch.setattr(engine, "run", run)
-    assert cli.main(["run", "smoke", "--outputs", str(tmp_path)]) == 143
+    assert cli.main(["run", "smoke", "--outputs", str(tmp_path)]) == status
+    assert said in capsys.readouterr().err

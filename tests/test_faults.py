@@ -1,4 +1,7 @@
-"""Studies on a disk that is full or may not be written: what is said, what stays, and that they go on afterwards."""
+"""Studies whose machine fails them: a full or read-only disk, a process that is killed, memory that is not there.
+
+What is said, what stays, and that they go on afterwards.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mutineck import engine
+from mutineck.experiment import load_experiment
 from mutineck.experiment_file import repository
 from tests.stand_ins import EXPERIMENT, write_notebooks
 
@@ -100,3 +105,44 @@ def test_where_nothing_can_be_written_nothing_is_begun(
     said = on_disk(own_disk, files, before, "$run; echo status $?")
     assert message in said and f"{files}/disk" in said
     assert "status 2" in said and "Traceback" not in said and "[1/" not in said
+
+
+DEADLY = """
+import os, signal, time
+class Deadly:
+    def __len__(self):
+        return 2
+    def __getitem__(self, index):
+        if study.item == "worker":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.empty(1 << 50)
+if study.item in ("kernel", "job"):
+    os.kill(os.getpid() if study.item == "kernel" else os.getppid(), signal.SIGKILL)
+    time.sleep(60)
+if study.stage == "teachers":
+    import torch
+    next(iter(torch.utils.data.DataLoader(Deadly(), num_workers=1)))
+"""
+DEATHS = {
+    "job": "was killed, most often for want of memory. ",
+    "kernel": "stopped: the kernel of 02_teachers.ipynb did not survive (Kernel died), most often for want of memory. ",
+    "worker": "stopped: RuntimeError: DataLoader worker (pid",
+    "memory": "stopped: RuntimeError: Caught RuntimeError in DataLoader worker process 0.",
+}
+
+
+def test_a_job_that_loses_a_process_or_memory_says_stage_file_and_remedy(tmp_path: Path) -> None:
+    teachers = {"teachers": [{"name": name, "detector": {"family": "fcos"}} for name in DEATHS]}
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(EXPERIMENT | teachers | {"arms": {"student": None}}, sort_keys=False))
+    notebooks = write_notebooks(tmp_path, DEADLY)
+    with pytest.raises(engine.StudyFailed) as caught:
+        engine.run(load_experiment(file), tmp_path / "out", until="teachers", cores=4, notebooks=notebooks)
+    root = tmp_path / "out" / "tiny"
+    said = dict(zip(DEATHS, str(caught.value).split("\n\n"), strict=True))
+    for name, begins in DEATHS.items():
+        assert said[name].startswith(f"teachers {name} {begins}")
+        assert "Give the stage a smaller batch, or run fewer jobs at once (--cores)" in said[name]
+        assert f"{root}/teachers/{name}/notebook.{'running' if name == 'job' else 'failed'}.ipynb" in said[name]
+        assert not (root / "teachers" / name / "manifest.json").exists()
+    assert (root / "dataset" / "manifest.json").is_file(), "what was finished stays"

@@ -350,7 +350,10 @@ def test_a_failing_job_says_why_and_leaves_the_rest(study, capfd):
 
 
 @pytest.mark.slow
-def test_a_killed_run_leaves_nothing_finished_and_goes_on(study):
+def test_a_killed_run_leaves_nothing_finished_and_goes_on(study, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(engine.Interrupted):
+        patch.setattr(engine, "_wait", lambda process: signal.SIGTERM)
+        study(*study.settled, force=["teachers"])
     settings = study.beside("teachers.a.seed=3")
     (study.outputs / "nap").write_text("30")
     process = study.start(*settings)
@@ -363,7 +366,7 @@ def test_a_killed_run_leaves_nothing_finished_and_goes_on(study):
     assert not (study.root / "teachers/a/manifest.json").exists()
     (study.outputs / "nap").unlink()
     study(*settings)
-    assert study.ran == ["teachers a", "teachers intermediate"]
+    assert study.ran == ["teachers a", "teachers b", "teachers intermediate"], "what was forced stays to be done"
 
 
 @pytest.mark.slow

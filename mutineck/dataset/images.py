@@ -14,7 +14,8 @@ from PIL import Image, UnidentifiedImageError
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 ORIENTATION = 0x0112
 """EXIF tag of a picture's rotation; 5 to 8 exchange width and height."""
-MAX_PIXELS = 1 << 28
+MAX_PIXELS = 178_956_970
+"""A square of 13 377: more than this PIL refuses to open (twice its `MAX_IMAGE_PIXELS`)."""
 
 MISSING = "missing image"
 UNREADABLE = "unreadable image"

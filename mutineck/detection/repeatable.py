@@ -26,6 +26,9 @@ prepare()
 class RepeatableCocoDataset(CocoDataset):
     """mmdet's COCO data set, with an augmentation that is a function of seed, epoch and image alone.
 
+    Labels are positions in `classes`. mmdet's own are positions among the file's categories, whatever the order of
+    `classes`: a detector of two categories in another order than the file's would learn each under the other's name.
+
     Args:
         seed: seed of the augmentation.
         kwargs: as for `CocoDataset`.
@@ -35,6 +38,20 @@ class RepeatableCocoDataset(CocoDataset):
         self.seed = seed
         self.epoch = 0
         super().__init__(*args, **kwargs)
+
+    def load_annotations(self, ann_file: str) -> list[dict[str, Any]]:
+        """Return the pictures' records, and number the categories.
+
+        Raises:
+            ValueError: a category of `classes` that the file has not.
+        """
+        infos = super().load_annotations(ann_file)
+        ids = {category["name"]: category["id"] for category in self.coco.dataset["categories"]}
+        if absent := [name for name in self.CLASSES if name not in ids]:
+            raise ValueError(f"{ann_file}: classes {absent} are not among its categories {list(ids)}")
+        self.cat_ids = [ids[name] for name in self.CLASSES]
+        self.cat2label = {number: label for label, number in enumerate(self.cat_ids)}
+        return infos
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return one item; the random state outside is left as it was."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import shutil
 import time
@@ -48,7 +49,7 @@ def train(config: Any, *, device: torch.device, identity: Mapping[str, Any] | No
     processes = start_processes(device)
     import_modules_from_strings(**config.custom_imports)
     work_dir = Path(config.work_dir)
-    described = config.pretty_text  # with the global batch: any number of processes may go on
+    described = _describe(config)
     _take_share(config, processes)
     if _rank() == 0:
         _discard_foreign_state(work_dir, {"config": described, **(identity or {})})
@@ -79,6 +80,14 @@ def start_processes(device: torch.device) -> int:
         # mmcv's own start needs a GPU in every process.
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return processes
+
+
+def _describe(config: Any) -> str:
+    """Return what a training depends on in its config: any number of processes and loader workers may go on with it."""
+    described = copy.deepcopy(config)  # its batches are global ones still
+    for loader in (described.data, described.data.val_dataloader):
+        loader.pop("workers_per_gpu", None)
+    return described.pretty_text
 
 
 def _take_share(config: Any, processes: int) -> None:

@@ -252,7 +252,7 @@ class IntermediateTeacher(BaseDetector):
         self,
         backbone: Mapping[str, Any],
         head: Mapping[str, Any],
-        prior: bool = True,
+        prior: bool = False,
         freeze_head: bool = False,
         start: str | None = None,
         train_cfg: Any = None,

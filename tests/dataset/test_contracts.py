@@ -35,8 +35,9 @@ def generated(
 ) -> None:
     """Check files that drawn bytes choose, and note how many there were."""
     count = 0
+    longer = max(1, settings().max_examples // FILES)
 
-    @settings(max_examples=max(files, settings().max_examples), deadline=None)
+    @settings(max_examples=longer * files, deadline=None)
     @given(data=seeds)
     def run(data: bytes) -> None:
         nonlocal count

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mutineck.dataset.images import ORIENTATION, inspect_picture, upright_bbox
+from mutineck.dataset.images import MAX_PIXELS, ORIENTATION, inspect_picture, upright_bbox
 
 
 def noise(width: int, height: int, channels: int = 3) -> np.ndarray:
@@ -111,14 +111,22 @@ def test_one_pixel_and_a_very_wide_picture(tmp_path):
     assert inspect_picture(save(tmp_path / "b.jpg", size=(12000, 4))).stored_size == (12000, 4)
 
 
-def test_a_decompression_bomb_is_refused(tmp_path):
+@pytest.mark.parametrize(("name", "size"), [("a.jpg", (12000, 12000)), ("a.png", (12000, 2000))])
+def test_a_picture_of_12000_pixels_a_side(tmp_path, name, size):
+    Image.new("L", size, 90).save(tmp_path / name)
+    health = inspect_picture(tmp_path / name)
+    assert (health.stored_size, health.problem) == (size, "")
+
+
+@pytest.mark.parametrize("side", [13_378, 20_000, 60_000], ids=["one pixel too many", "more", "a bomb"])
+def test_more_pixels_than_can_be_opened_are_refused(tmp_path, side):
     path = tmp_path / "a.png"
     save(path)
     content = bytearray(path.read_bytes())
-    content[16:24] = (60000).to_bytes(4, "big") * 2
+    content[16:24] = side.to_bytes(4, "big") * 2
     content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
     path.write_bytes(content)
-    assert "pixels" in inspect_picture(path).problem
+    assert f"more than {MAX_PIXELS} pixels" in inspect_picture(path).problem
 
 
 def test_broken_exif_does_not_cost_the_picture(tmp_path):

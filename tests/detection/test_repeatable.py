@@ -17,18 +17,38 @@ from mutineck.stage import Study
 from mutineck.storage import read_json
 
 
-def dataset_of(tiny: Study, seed: int = 0, epoch: int = 0) -> Any:
+def dataset_of(tiny: Study, seed: int = 0, epoch: int = 0, categories: list[str] | None = None) -> Any:
     prepare()
     from mmcv.utils import import_modules_from_strings
     from mmdet.datasets import build_dataset
 
     import_modules_from_strings(["mutineck.detection.repeatable"])
-    categories = read_json(tiny.path("dataset", "dataset.json"))["categories"]
+    categories = categories or read_json(tiny.path("dataset", "dataset.json"))["categories"]
     annotations = tiny.path("dataset", "train.json")
     train = pipelines(tiny.experiment.input)[0]
     dataset = build_dataset(dataset_config(annotations, picture_folder(tiny), categories, train, seed=seed, test=False))
     dataset.epoch = epoch
     return dataset
+
+
+@pytest.mark.parametrize("order", [slice(None, None, -1), slice(2, 0, -1)])
+def test_labels_are_positions_in_the_classes_that_are_asked_for(tiny: Study, order: slice) -> None:
+    content = read_json(tiny.path("dataset", "train.json"))
+    name_of = {category["id"]: category["name"] for category in content["categories"]}
+    wanted = list(name_of.values())[order]
+    dataset = dataset_of(tiny, categories=wanted)
+    seen = 0
+    for index, info in enumerate(dataset.data_infos):
+        rows = [a for a in content["annotations"] if a["image_id"] == info["id"] and not a["iscrowd"]]
+        expected = [name_of[a["category_id"]] for a in rows if name_of[a["category_id"]] in wanted]
+        assert [wanted[label] for label in dataset.get_ann_info(index)["labels"]] == expected
+        seen += len(expected)
+    assert seen > 0
+
+
+def test_a_class_that_the_file_has_not_is_refused(tiny: Study) -> None:
+    with pytest.raises(Exception, match="unicorn"):
+        dataset_of(tiny, categories=["unicorn"])
 
 
 def pictures(dataset: Any) -> list[np.ndarray]:

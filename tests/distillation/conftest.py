@@ -35,7 +35,7 @@ def joint(tiny: Study, tmp_path_factory: pytest.TempPathFactory) -> Study:
         tiny,
         tmp_path_factory.mktemp("joint") / "study",
         arms=("mutineck", "fgd:intermediate", "pkd:intermediate"),
-        intermediate={"mode": "joint", "gate": 1.0, "alignment_images": 4},
+        intermediate={"mode": "joint", "prior": True, "gate": 1.0, "alignment_images": 4},
         distillation={"centroid_cosine": -1.0},
     )
     prepare_intermediate(study.at("teachers", "intermediate"))

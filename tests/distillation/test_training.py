@@ -6,6 +6,7 @@ import csv
 import logging
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -152,15 +153,18 @@ def test_loader_processes_change_no_weight_and_a_config_in_a_state_is_not_run(
     from tests.detection.stopping import Stopped
 
     study = study_of(tiny, ready, tmp_path / "s", workers=2)
-    stoppable(monkeypatch, tmp_path / "hook", "1 0 raise")
+    steps = stoppable(monkeypatch, tmp_path / "hook", "1 0 raise")
     with pytest.raises(Stopped):
         distil(study)
     latest, target = study.folder / "training" / LATEST, tmp_path / "owned"
     state = torch.load(latest, weights_only=True)
     state["meta"]["config"] = f"import os\nos.mkdir({str(target)!r})"
     torch.save(state, latest)
+    before, fewer = len(steps.read_text()), study.experiment.resources.model_copy(update={"workers": 1})
+    study.experiment = study.experiment.model_copy(update={"resources": fewer})
     distil(study)
     assert not target.exists()
+    assert len(steps.read_text()) - before == (EPOCHS - 1) * STEPS, "other workers go on with the same training"
     expected = weights(unstopped)
     assert all(torch.equal(value, expected[name]) for name, value in weights(study).items())
 
@@ -338,13 +342,16 @@ def test_a_training_killed_outright_ends_bit_for_bit_alike(written: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_two_processes_train_together_on_cpus(written: Path, tmp_path: Path) -> None:
-    finished = run("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "mutineck.detection.training",
-                   written, "--work-dir", tmp_path / "out", "--device", "cpu")
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    state = torch.load(tmp_path / "out" / "final.pth", weights_only=True)["state_dict"]
-    assert all(value.isfinite().all() for value in state.values())
-    assert len((tmp_path / "steps").read_text()) == 2 * 2 * STEPS, "two processes, each with half of every batch"
+def test_two_processes_train_together_on_cpus_and_repeat_bit_for_bit(written: Path, tmp_path: Path) -> None:
+    written.write_text(re.sub(r"max_epochs=\d+", "max_epochs=1", written.read_text()))
+    states = []
+    for name in ("once", "again"):
+        finished = run("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "mutineck.detection.training",
+                       written, "--work-dir", tmp_path / name, "--device", "cpu")
+        assert finished.returncode == 0, finished.stderr[-3000:]
+        states.append(torch.load(tmp_path / name / "final.pth", weights_only=True)["state_dict"])
+    assert all(value.isfinite().all() and torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert len((tmp_path / "steps").read_text()) == 2 * 2 * STEPS, "two runs of two processes, each with half of every batch"
 
 
 @pytest.mark.slow

@@ -111,6 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
         "experiment": experiment.name,
         "hours": round((time.monotonic() - started) / 3600, 2),
         "rounds": rounds,
+        "warm": WARM,
         "grown": returned(rounds),
         "faults": faults,
         "revision": revision(),

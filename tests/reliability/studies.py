@@ -11,6 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 import psutil
@@ -54,11 +55,15 @@ class Run:
         """Whether `mutineck run` itself has ended."""
         return self.process.poll() is not None
 
+    def said(self) -> str:
+        """Return what it has printed."""
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
     @property
     def running(self) -> list[str]:
         """Jobs that it says to have started and not to have done."""
         begun: list[str] = []
-        for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in self.said().splitlines():
             if found := _STARTED.match(line):
                 begun.append(found.group(1))
             elif (found := _DONE.match(line)) and found.group(1) in begun:
@@ -113,13 +118,13 @@ def partial(experiment: Experiment, root: Path) -> list[str]:
     return found
 
 
-def differing(experiment: Experiment, first: Path, second: Path, timed: Sequence[str] = ()) -> tuple[int, list[str]]:
+def differing(experiment: Experiment, first: Path, second: Path, apart: Sequence[str] = ()) -> tuple[int, list[str]]:
     """Compare what two finished studies have written, byte for byte.
 
     Args:
         experiment: of both.
         first, second: their folders, each of which was at the same path when it was written: configs name paths.
-        timed: beginnings of the names of files that tell how long something took, and are not compared.
+        apart: files that are not compared, as patterns such as `figures/costs*`.
 
     Returns:
         How many files (folders count as one) were compared, and the names of those that differ.
@@ -128,7 +133,7 @@ def differing(experiment: Experiment, first: Path, second: Path, timed: Sequence
     for job in jobs(experiment):
         written = [(read_manifest(root, *job) or {"writes": {}})["writes"] for root in (first, second)]
         for name in sorted({*written[0], *written[1]}):
-            if not name.startswith(tuple(timed)):
+            if not any(fnmatch(name, pattern) for pattern in apart):
                 count += 1
                 found += [name] if written[0].get(name) != written[1].get(name) else []
     return count, found

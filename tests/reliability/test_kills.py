@@ -52,19 +52,23 @@ def test_what_differs_is_noticed(experiment_file: Path, tmp_path: Path) -> None:
     )
     assert differing(experiment, one, same) == (1, [])
     assert differing(experiment, one, other) == (1, ["dataset/train.json"])
-    assert differing(experiment, one, other, timed=["dataset/train"]) == (0, [])
+    assert differing(experiment, one, other, apart=["*/train.*"]) == (0, [])
 
 
 @pytest.mark.slow
-def test_a_study_is_killed_and_ends_alike(experiment_file: Path, tmp_path: Path) -> None:
+def test_a_study_is_killed_and_stopped_and_ends_alike(
+    experiment_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kills, "START", 1.0)
     notebooks = tmp_path / "notebooks"
     notebooks.mkdir()
     write_notebooks(notebooks, "import time; time.sleep(1)\n(study.folder / 'train.json').write_text('{}')")
-    arguments = ["--count", "2", "--work", str(tmp_path / "work"), "--report", str(tmp_path / "kills.json")]
+    arguments = ["--count", "1", "--work", str(tmp_path / "work"), "--report", str(tmp_path / "kills.json")]
     arguments += [str(experiment_file), "--notebooks", str(notebooks), "--until", "dataset"]
     assert kills.main(arguments) == 0
     report = read_json(tmp_path / "kills.json")
-    assert report["kills"] == 2 == sum(report["how"].values()) and report["starts"] == report["studies"] + 3
+    assert report["kills"] == 1 == sum(report["how"].values()) and report["starts"] >= report["studies"] + 3
+    assert sum(report["stops"].values()) == 1 and 0 < report["slowest_stop"] < kills.OBEYS
     assert report["files_compared"] == report["studies"] and not report["files_differing"] and not report["faults"]
 
 
