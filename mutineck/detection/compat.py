@@ -31,6 +31,7 @@ def prepare() -> None:
         MMDistributedDataParallel._use_replicated_tensor_module = False
     _let_cpu_processes_train_together()
     _suppress_faster()
+    _pool_faster()
     from mutineck.detection import pretrained  # noqa: F401  what is fetched is verified, and fits
     torch.serialization.add_safe_globals(checkpoint_globals())
     # mmcv writes a line a parameter at every initialisation.
@@ -96,6 +97,30 @@ def suppress(published: Any, boxes: Tensor, scores: Tensor, iou_threshold: float
     order = scores.sort(descending=True).indices
     ranks = torch.arange(len(order), 0, -1, dtype=torch.float32)
     return order[nms(boxes[order], ranks, iou_threshold)]
+
+
+def _pool_faster() -> None:
+    """Let RoIAlign of a fixed number of samples go by rows on a CPU; back, it is a quarter of a small training step."""
+    from mmcv.ops import RoIAlign
+
+    RoIAlign.forward = functools.partialmethod(pool, RoIAlign.forward)
+
+
+def pool(layer: Any, published: Any, maps: Tensor, regions: Tensor) -> Tensor:
+    """Return what mmcv's `RoIAlign` returns, to rounding.
+
+    Args:
+        layer: mmcv's.
+        published: its `forward`, for what `align_rows` does not do.
+        maps: `(N, C, H, W)`.
+        regions: `(R, 5)` as `(image, x_min, y_min, x_max, y_max)`, pixels.
+    """
+    from mutineck.detection.pooling import align_rows
+
+    suits = layer.sampling_ratio > 0 and layer.pool_mode == "avg" and layer.aligned
+    if not suits or maps.device.type != "cpu" or maps.dtype != torch.float32:
+        return published(layer, maps, regions)
+    return align_rows(maps, regions, layer.output_size, layer.spatial_scale, layer.sampling_ratio)
 
 
 def checkpoint_globals() -> list[Any]:

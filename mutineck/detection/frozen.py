@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mutineck.detection.compat import prepare, quiet
 from mutineck.detection.loading import LoadReport, load_strictly
-from mutineck.detection.looking import align_rows, looking
+from mutineck.detection.looking import looking
 from mutineck.detection.winograd import with_winograd
 from mutineck.experiment import ExperimentError, unknown
 
@@ -168,7 +168,7 @@ def freeze(model: nn.Module) -> nn.Module:
 
     roi_head = getattr(model, "roi_head", None)
     if roi_head is not None:
-        roi_head.bbox_roi_extractor = align_rows(looking(roi_head.bbox_roi_extractor))
+        roi_head.bbox_roi_extractor = looking(roi_head.bbox_roi_extractor)
         if getattr(roi_head, "with_mask", False):
             # Neither maps nor proposals come from it.
             roi_head.mask_head = None

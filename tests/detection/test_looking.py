@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mutineck.detection.compat import prepare
-from mutineck.detection.looking import LookingExtractor, RowAlign, align_rows, looking
+from mutineck.detection.looking import LookingExtractor, looking
 
 BOXES = {
     "every_level": [20, 60, 130, 200, 300, 500, 30, 250],
@@ -42,32 +42,3 @@ def test_each_stage_of_a_cascade_is_taken_and_others_are_left() -> None:
     assert [type(stage) for stage in stages] == [LookingExtractor, LookingExtractor]
     other = nn.Identity()
     assert looking(other) is other
-
-
-@pytest.mark.parametrize("samples", [1, 2, 3])
-def test_sums_of_rows_are_mmcvs_alignment_to_rounding_wherever_regions_lie(samples: int) -> None:
-    prepare()
-    from mmcv.ops import RoIAlign
-
-    generator = torch.Generator().manual_seed(samples)
-    layer = RoIAlign((7, 5), 1 / 8, samples, use_torchvision=True)
-    maps = torch.randn(3, 6, 9, 14, generator=generator)
-    corner = torch.rand(200, 2, generator=generator) * 160 - 40  # beside and beyond the maps, too
-    sides = torch.rand(200, 2, generator=generator) * 120
-    sides[:20] = 0
-    image = torch.randint(0, 3, (200, 1), generator=generator).float()
-    regions = torch.cat([image, corner, corner + sides], dim=1)
-    ours = align_rows(layer)
-    assert isinstance(ours, RowAlign)
-    with torch.no_grad():
-        torch.testing.assert_close(ours(maps, regions), layer(maps, regions), rtol=0, atol=2e-5)
-        assert ours(maps, regions[:0]).shape == (0, 6, 7, 5)
-    assert ours(maps.requires_grad_(), regions).requires_grad
-
-
-def test_alignment_of_as_many_samples_as_a_bin_has_pixels_stays_mmcvs() -> None:
-    prepare()
-    from mmcv.ops import RoIAlign
-
-    for layer in (RoIAlign(7, 1 / 8, 0), RoIAlign(7, 1 / 8, 2, "max"), RoIAlign(7, 1 / 8, 2, aligned=False)):
-        assert align_rows(layer) is layer
