@@ -61,12 +61,12 @@ def overrides_of(name: str, pictures: Path, side: int, device: str) -> list[str]
     return given
 
 
-def prepare(name: str, pictures: Path, folder: Path, *, side: int, device: str) -> Study:
+def prepare(name: str, pictures: Path, folder: Path, *, side: int, device: str, zoo: Path | None = None) -> Study:
     """Write data set, teachers of random weights, intermediate teacher and random centroids; return the study."""
-    return random_study(load_experiment(name, overrides_of(name, pictures, side, device)), folder)
+    return random_study(load_experiment(name, overrides_of(name, pictures, side, device)), folder, zoo=zoo)
 
 
-def train_steps(study: Study, *, steps: int = 1) -> dict[str, Any]:
+def train_steps(study: Study, *, steps: int = 1, batch: int = BATCH) -> dict[str, Any]:
     """Take training steps of the arm `mutineck` (forward, backward, optimiser) and return terms, seconds, memory."""
     import mutineck.distillation.distiller  # noqa: F401  (registers it with mmdet)
     from mutineck.detection.evaluation import device_of, evaluation_loader
@@ -80,12 +80,12 @@ def train_steps(study: Study, *, steps: int = 1) -> dict[str, Any]:
     distiller.to(device).train()
     distiller.epoch = 1.0
     optimiser = torch.optim.SGD([p for p in distiller.parameters() if p.requires_grad], lr=1e-4, momentum=0.9)
-    batch = next(iter(evaluation_loader(study, "train", batch=BATCH)))
+    first = next(iter(evaluation_loader(study, "train", batch=batch)))
     data = {
-        "img": batch.image.to(device),
-        "img_metas": batch.metas,
-        "gt_bboxes": [b[~crowd].to(device) for b, crowd in zip(batch.boxes, batch.crowd, strict=True)],
-        "gt_labels": [v[~crowd].to(device) for v, crowd in zip(batch.labels, batch.crowd, strict=True)],
+        "img": first.image.to(device),
+        "img_metas": first.metas,
+        "gt_bboxes": [b[~crowd].to(device) for b, crowd in zip(first.boxes, first.crowd, strict=True)],
+        "gt_labels": [v[~crowd].to(device) for v, crowd in zip(first.labels, first.crowd, strict=True)],
     }
     seconds: list[float] = []
     for _ in range(steps):
@@ -104,7 +104,7 @@ def train_steps(study: Study, *, steps: int = 1) -> dict[str, Any]:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "experiment": study.experiment.name,
-        "input": list(batch.image.shape),
+        "input": list(first.image.shape),
         "categories": len(config["categories"]),
         "terms": {name: value for name, value in outputs["log_vars"].items() if "loss" in name},
         "unused": unused,

@@ -22,12 +22,13 @@ from mutineck.teachers.frozen import input_normalisation
 from mutineck.teachers.zoo import ZooEntry, find_in_zoo
 
 
-def random_study(experiment: Experiment, folder: Path) -> Study:
+def random_study(experiment: Experiment, folder: Path, *, zoo: Path | None = None) -> Study:
     """Write data set, teachers of random weights, an intermediate teacher as it starts and random centroids.
 
     Args:
         experiment: its data set is converted; teachers of its zoo are built from their configs, not downloaded.
         folder: becomes the study's.
+        zoo: folder that keeps the zoo's random weights, for other studies; the study's own if None.
 
     Returns:
         The study at its arm `mutineck`, seed 0.
@@ -37,8 +38,9 @@ def random_study(experiment: Experiment, folder: Path) -> Study:
     categories = read_json(study.need("dataset", "dataset.json"))["categories"]
 
     def weights_of(entry: ZooEntry) -> Path:
-        path = folder / f"{entry.name}.pth"
-        torch.save({"state_dict": random_model(zoo_config(entry.name), entry.name).state_dict()}, path)
+        path = (zoo or folder) / f"{entry.name}.pth"
+        if not path.is_file():
+            torch.save({"state_dict": random_model(zoo_config(entry.name), entry.name).state_dict()}, path)
         return path
 
     # A measured mAP would say nothing, so nothing is measured, and no floor or gate is asked about.

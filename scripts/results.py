@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -24,9 +25,11 @@ from benchmarks.table import kept_rows, markdown
 from mutineck.ablations.overview import overview
 from mutineck.ablations.results import TEACHER, scores
 from mutineck.ablations.studies import StudyResults, fingerprint
+from mutineck.engine import LAST_RUN
 from mutineck.experiment import load_experiment, slug
 from mutineck.experiment_file import study_files
 from mutineck.stage import read_manifest, revision
+from mutineck.status import last_overrides
 from mutineck.storage import read_json, write_json, write_text
 from mutineck.workflow import jobs, visible_gpus
 
@@ -49,11 +52,10 @@ def keep(name: str, outputs: Path) -> None:
     KEPT.mkdir(exist_ok=True)
     shutil.copyfile(root / "ablations" / "results.csv", KEPT / f"{name}.csv")
     last = max(done, key=lambda manifest: manifest["finished"])
-    where = "" if experiment.dataset.root is None else " --set dataset.root=PATH"
     write_json(
         KEPT / f"{name}.json",
         {
-            "command": f"mutineck run experiments/{name}.yaml{where}",
+            "command": command(name, root),
             "description": experiment.description,
             "seeds": list(experiment.seeds),
             "split": experiment.evaluation.report,
@@ -67,6 +69,13 @@ def keep(name: str, outputs: Path) -> None:
             },
         },
     )
+
+
+def command(name: str, root: Path) -> str:
+    """Return what to type to repeat a study, with all that was set beside its file; the data's folder is one's own."""
+    given = last_overrides(root / LAST_RUN)
+    named = ["dataset.root=PATH" if item.startswith("dataset.root=") else item for item in given]
+    return shlex.join(["mutineck", "run", f"experiments/{name}.yaml", *(w for item in named for w in ("--set", item))])
 
 
 def keep_search(name: str, outputs: Path) -> None:

@@ -82,6 +82,10 @@ def test_a_kernel_that_dies_is_reported_with_the_remedy(tmp_path):
     assert (tmp_path / "out.failed.ipynb").is_file()
 
 
+def test_no_grammar_is_built_to_read_a_notebook():
+    assert "jsonschema" in sys.modules and sys.modules["rfc3987_syntax"] is None
+
+
 def test_a_misspelt_parameter_is_refused_before_anything_runs(tmp_path):
     notebook = notebook_with(tmp_path / "n.ipynb")
     with pytest.raises(ExperimentError, match=r"n\.ipynb: unknown parameter 'numbr'; did you mean 'number'"):

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from mutineck.ablations.table import write_tables
-from mutineck.engine import write_experiment
+from mutineck.engine import LAST_RUN, write_experiment
 from mutineck.experiment import Experiment
 from mutineck.stage import Study
 from mutineck.storage import write_json
@@ -66,6 +66,7 @@ def finished(tmp_path: Path) -> Path:
             value += 0.01 * job.folder.endswith("seed1")
             write_json(root / job.folder / "metrics.json", [{"split": "test", "metric": "bbox_mAP", "category": "", "value": value}])
     write_tables(Study(experiment, root, "ablations"))
+    write_json(root / LAST_RUN, {"overrides": ["dataset.root=/home/somebody", "seeds=[0, 1]"]})
     return tmp_path
 
 
@@ -82,7 +83,7 @@ def test_a_study_of_several_seeds_is_kept_and_told(
     results.main(["keep", str(finished / "two_seeds.yaml"), "--outputs", str(finished / "outputs")])
     about = results.read_json(finished / "kept" / "two_seeds.json")
     assert about["seeds"] == [0, 1] and about["machine"].endswith("cores, no GPU")
-    assert about["command"] == "mutineck run experiments/two_seeds.yaml"
+    assert about["command"] == "mutineck run experiments/two_seeds.yaml --set dataset.root=PATH --set 'seeds=[0, 1]'"
     readme = (finished / "README.md").read_text(encoding="utf-8")
     assert readme.startswith("before\n") and readme.endswith("after\n")
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in readme.splitlines() if line.startswith("| ")]

@@ -57,24 +57,29 @@ class Runner:
     def __init__(self, experiment_file, notebooks, outputs):
         self.file, self.notebooks, self.outputs = experiment_file, notebooks, outputs
         self.root = outputs / "tiny"
-        self.at_rest = True
+        self.settled = ()  # the settings with which it was up to date last
 
     def __call__(self, *overrides, **options):
         self.forget()
         experiment = load_experiment(self.file, overrides)
-        self.at_rest = not overrides
         settings = {
             "until": "teachers",
             "cores": 2,
             "notebooks": self.notebooks,
             "overrides": overrides,
         } | options
-        return engine.run(experiment, self.outputs, **settings)
+        engine.run(experiment, self.outputs, **settings)
+        if not settings.get("dry_run"):
+            self.settled = overrides
+
+    def beside(self, *overrides):
+        """Return these settings, and for the rest those that the study has."""
+        fields = {setting.partition("=")[0] for setting in overrides}
+        return (*(own for own in self.settled if own.partition("=")[0] not in fields), *overrides)
 
     def start(self, *overrides):
         """Start the same in a process of its own."""
         self.forget()
-        self.at_rest = False
         command = [
             sys.executable,
             "-m",
@@ -123,9 +128,7 @@ def finished(experiment_file, notebooks, tmp_path_factory):
 
 @pytest.fixture
 def study(finished):
-    """The finished study; what a test has done to it is undone before the next."""
-    if not finished.at_rest:
-        finished()
+    """The study, up to date with the settings that the test before has left, or stopped at its first teacher."""
     finished.forget()
     yield finished
     for name in ("nap", "fail"):
@@ -282,10 +285,10 @@ def test_differences_name_the_field():
 
 @pytest.mark.slow
 def test_a_finished_study_is_up_to_date(study, capfd):
-    study()
+    study(*study.settled)
     assert study.ran == []
     assert "nothing to do" in capfd.readouterr().out
-    states = status.inspect(load_experiment(study.file), study.root)
+    states = status.inspect(load_experiment(study.file, study.settled), study.root)
     assert [state.done for state in states[:4]] == [True] * 4
     assert states[4].reasons == ("not run yet",)
     for state in states[:4]:
@@ -295,42 +298,45 @@ def test_a_finished_study_is_up_to_date(study, capfd):
 
 @pytest.mark.slow
 def test_a_changed_setting_runs_its_dependents_alone(study, capfd):
-    study("teachers.b.seed=1", dry_run=True)
+    settings = study.beside("teachers.b.seed=1")
+    study(*settings, dry_run=True)
     assert study.ran == []
     assert "settings changed" in capfd.readouterr().out
-    changed = load_experiment(study.file, ["teachers.b.seed=1"])
+    changed = load_experiment(study.file, settings)
     stale = {
         str(state.job): state.reasons for state in status.inspect(changed, study.root)[:4] if not state.done
     }
     assert stale["teachers b"] == ("settings changed: teacher.seed: 0 -> 1",)
     assert stale["teachers intermediate"] == ("teachers b has to be run first",)
-    study("teachers.b.seed=1")
+    study(*settings)
     assert study.ran == sorted(stale) == ["teachers b", "teachers intermediate"]
 
 
 @pytest.mark.slow
 def test_a_finished_job_that_has_lost_a_file_is_run_again(study, capfd):
+    experiment = load_experiment(study.file, study.settled)
     path = study.root / "teachers" / "b" / "result.bin"
     path.write_text("")
     manifest = read_json(study.root / "teachers/b/manifest.json")
     write_json(study.root / "teachers/b/manifest.json", manifest | {"writes": {"teachers/b/result.bin": "0"}})
-    assert status.inspect(load_experiment(study.file), study.root)[2].reasons == ()
+    assert status.inspect(experiment, study.root)[2].reasons == ()
     path.unlink()
-    states = status.inspect(load_experiment(study.file), study.root)
+    states = status.inspect(experiment, study.root)
     assert states[2].reasons == ("teachers/b/result.bin is gone",)
     (study.root / "dataset/manifest.json").write_text("{")
-    (state, *_) = status.inspect(load_experiment(study.file), study.root)
+    (state, *_) = status.inspect(experiment, study.root)
     assert state.reasons[0].startswith("its manifest cannot be read: ")
-    study()
+    study(*study.settled)
     assert "teachers b: teachers/b/result.bin is gone; it is run again" in capfd.readouterr().out
     assert study.ran == ["dataset None", "teachers a", "teachers b", "teachers intermediate"]
 
 
 @pytest.mark.slow
 def test_a_failing_job_says_why_and_leaves_the_rest(study, capfd):
+    settings = study.beside("teachers.a.seed=2", "teachers.b.seed=2")
     (study.outputs / "fail").write_text("a")
     with pytest.raises(engine.StudyFailed) as error:
-        study("teachers.a.seed=2", "teachers.b.seed=2")
+        study(*settings)
     assert str(error.value).startswith(
         "teachers a stopped: ValueError: the picture 7.jpg is empty\nraised by cell [4] of 02_"
     )
@@ -338,7 +344,7 @@ def test_a_failing_job_says_why_and_leaves_the_rest(study, capfd):
     assert (study.root / "teachers/a/notebook.failed.ipynb").is_file()
     assert not (study.root / "teachers/a/manifest.json").exists()
     (study.outputs / "fail").unlink()
-    study("teachers.a.seed=2", "teachers.b.seed=2")
+    study(*settings)
     assert study.ran == ["teachers a", "teachers intermediate"]
     assert not (study.root / "teachers/a/notebook.failed.ipynb").exists()
 
@@ -347,18 +353,19 @@ def test_a_failing_job_says_why_and_leaves_the_rest(study, capfd):
 def test_a_killed_run_leaves_nothing_finished_and_goes_on(study, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(engine.Interrupted):
         patch.setattr(engine, "_wait", lambda process: signal.SIGTERM)
-        study(force=["teachers"])
+        study(*study.settled, force=["teachers"])
+    settings = study.beside("teachers.a.seed=3")
     (study.outputs / "nap").write_text("30")
-    process = study.start("teachers.a.seed=3")
+    process = study.start(*settings)
     study.wait_for("teachers a")
     with pytest.raises(BusyError, match=f"process {process.pid} "):
-        study("teachers.a.seed=3")
+        study(*settings)
     process.kill()
     process.communicate()
     wait_until_gone(str(study.notebooks))
     assert not (study.root / "teachers/a/manifest.json").exists()
     (study.outputs / "nap").unlink()
-    study("teachers.a.seed=3")
+    study(*settings)
     assert study.ran == ["teachers a", "teachers b", "teachers intermediate"], "what was forced stays to be done"
 
 
@@ -368,15 +375,16 @@ def test_a_stopped_run_ends_soon_and_says_how_to_go_on(study, number):
     # A shell that runs the tests in the background ignores SIGINT for all its children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     (study.outputs / "nap").write_text("30")
-    seed = f"teachers.a.seed={int(number) + 10}"
-    process = study.start(seed)
+    settings = study.beside(f"teachers.a.seed={int(number) + 10}")
+    process = study.start(*settings)
     study.wait_for("teachers a")
     process.send_signal(number)
     text, _ = process.communicate(timeout=10)
     assert process.returncode == 128 + number
-    assert f"Go on with: mutineck run {study.file} --set {seed} --outputs {shlex.quote(str(study.outputs))}" in text
+    given = " ".join(f"--set {setting}" for setting in settings)
+    assert f"Go on with: mutineck run {study.file} {given} --outputs {shlex.quote(str(study.outputs))}" in text
     assert processes_below(str(study.notebooks)) == []
-    assert status.inspect(load_experiment(study.file, [seed]), study.root)[1].reasons == (
+    assert status.inspect(load_experiment(study.file, settings), study.root)[1].reasons == (
         "started, not finished",
     )
 

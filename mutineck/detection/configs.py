@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
 from mutineck.experiment import DetectorSpec, ExperimentError, InputSpec, ResourcesSpec, ScheduleSpec, unknown
+from mutineck.storage import write_text
 
 # Where mmdet keeps each family's published network; sizes are changed from there.
 FAMILY_CONFIGS = {
@@ -58,6 +60,39 @@ def read_config(path: str | Path) -> Any:
             return Config.fromfile(str(candidate))
     siblings = [p.name for p in candidates[1].parent.glob("*.py")]
     raise ExperimentError(f"config {str(path)!r}: " + unknown("config file", Path(path).name, sorted(siblings)[:40]))
+
+
+def config_text(config: Mapping[str, Any]) -> str:
+    """Return a config's fields as Python, an assignment each, as mmcv's `Config.fromfile` reads them.
+
+    mmcv's own `pretty_text` searches for the best breaks of all its lines, for most of a second.
+    """
+    return "".join(f"{name} = {_python(value)}\n" for name, value in config.items())
+
+
+def _python(value: Any, indent: str = "") -> str:
+    """Return a plain value as Python, a dict as a call where its keys allow; long ones an item a line."""
+    inner = f"{indent}    "
+    if isinstance(value, Mapping) and all(str(key).isidentifier() and not iskeyword(key) for key in value):
+        begin, end = "dict(", ")"
+        items = [f"{key}={_python(item, inner)}" for key, item in value.items()]
+    elif isinstance(value, Mapping):
+        begin, end = "{", "}"
+        items = [f"{key!r}: {_python(item, inner)}" for key, item in value.items()]
+    elif isinstance(value, list | tuple):
+        begin, end = ("[", "]") if isinstance(value, list) else ("(", ",)" if len(value) == 1 else ")")
+        items = [_python(item, inner) for item in value]
+    else:
+        return repr(value)
+    line = f"{begin}{', '.join(items)}{end}"
+    if len(indent) + len(line) <= 110 and "\n" not in line:
+        return line
+    return f"{begin}\n" + "".join(f"{inner}{item},\n" for item in items) + f"{indent}{end.removeprefix(',')}"
+
+
+def write_config(path: Path, config: Mapping[str, Any]) -> Path:
+    """Write a config atomically for mmdet to read; return the path."""
+    return write_text(path, config_text(config))
 
 
 def model_config(spec: DetectorSpec, num_classes: int) -> dict[str, Any]:

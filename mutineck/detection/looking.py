@@ -1,4 +1,4 @@
-"""RoI pooling of a network that only looks: mmdet's numbers without what its training needs."""
+"""RoI pooling of a network that only looks, without what its training needs."""
 
 from __future__ import annotations
 

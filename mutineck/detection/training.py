@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from mutineck.detection.compat import prepare, quiet
+from mutineck.detection.configs import config_text, write_config
 from mutineck.detection.hooks import CURVES, LATEST
 from mutineck.experiment import ExperimentError
 from mutineck.seeding import seed_everything
@@ -87,7 +88,7 @@ def _describe(config: Any) -> str:
     described = copy.deepcopy(config)  # its batches are global ones still
     for loader in (described.data, described.data.val_dataloader):
         loader.pop("workers_per_gpu", None)
-    return described.pretty_text
+    return config_text(described)
 
 
 def _take_share(config: Any, processes: int) -> None:
@@ -137,17 +138,13 @@ def save_detector(
     Returns:
         The paths of checkpoint and config.
     """
-    from mmcv import Config
-
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with atomic_path(folder / checkpoint) as temporary:
         torch.save({"state_dict": weights, "meta": {"CLASSES": tuple(categories)}}, temporary)
     config = {"model": dict(model_config), "categories": list(categories), "normalisation": dict(normalisation)}
     if imports:
         config["custom_imports"] = {"imports": list(imports), "allow_failed_imports": False}
-    with atomic_path(folder / "config.py") as temporary:
-        Config(config).dump(str(temporary))
-    return folder / checkpoint, folder / "config.py"
+    return folder / checkpoint, write_config(folder / "config.py", config)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

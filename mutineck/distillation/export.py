@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mutineck.detection.configs import read_config
+from mutineck.detection.configs import read_config, write_config
 from mutineck.detection.frozen import build_model
 from mutineck.detection.loading import load_strictly, read_weights
 from mutineck.storage import atomic_path
@@ -48,8 +48,7 @@ def export_student(folder: str | Path, out: str | Path) -> tuple[Path, Path]:
     target = out.with_name(out.name + ".pth"), out.with_name(out.name + ".py")
     with atomic_path(target[0]) as temporary:
         torch.save({"state_dict": read_weights(needed[0]), "meta": {"CLASSES": tuple(own.categories)}}, temporary)
-    with atomic_path(target[1]) as temporary:
-        Config(config).dump(str(temporary))
+    write_config(target[1], config)
     return target
 
 

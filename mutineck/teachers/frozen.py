@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mutineck.detection.configs import read_config
-from mutineck.detection.frozen import PROPOSAL_LIMITS, FrozenDetector, Normalisation, build_model
+from mutineck.detection.frozen import ARITHMETIC, PROPOSAL_LIMITS, FrozenDetector, Normalisation, build_model
 from mutineck.detection.loading import load_strictly
 from mutineck.experiment import INTERMEDIATE, slug
 from mutineck.stage import Study
@@ -71,7 +71,13 @@ def load_folder(
         normalisation=normalisation_of(config.normalisation),
         student_normalisation=normalisation_of(student_normalisation),
         identity=sha256_json(
-            [sha256_file(weights_of(folder)), _without_folders(config.model.to_dict()), PROPOSAL_LIMITS, members, given]
+            [
+                sha256_file(weights_of(folder)),
+                _without_folders(config.model.to_dict()),
+                [ARITHMETIC, PROPOSAL_LIMITS],
+                members,
+                given,
+            ]
         ),
     )
 

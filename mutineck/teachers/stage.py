@@ -15,6 +15,7 @@ from mutineck.detection.configs import (
     pipelines,
     read_config,
     training_config,
+    write_config,
 )
 from mutineck.detection.evaluation import category_ids, device_of, evaluation_loader, measure, picture_folder, predict
 from mutineck.detection.frozen import Normalisation, build_model, renormaliser
@@ -156,7 +157,7 @@ def detector_training(
         evaluate_every=max(1, schedule.epochs // 4),
         hooks=[dict(hook) for hook in hooks],
     )
-    config.dump(str(study.folder / TRAINING_CONFIG))
+    write_config(study.folder / TRAINING_CONFIG, config)
     return config
 
 

@@ -9,7 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from mutineck.detection.configs import has_masks, model_config, pipelines, read_config, training_config
+from mutineck.detection.configs import (
+    has_masks,
+    model_config,
+    pipelines,
+    read_config,
+    training_config,
+    write_config,
+)
 from mutineck.detection.frozen import build_model
 from mutineck.detection.training import _take_share
 from mutineck.experiment import FAMILIES, DetectorSpec, ExperimentError, InputSpec, ResourcesSpec, ScheduleSpec
@@ -90,3 +97,16 @@ def test_processes_share_the_batch_or_are_refused_with_both_numbers() -> None:
     assert config.data.samples_per_gpu == config.data.val_dataloader.samples_per_gpu == 2
     with pytest.raises(ExperimentError, match=r"schedule\.batch=2 does not divide by 3 processes"):
         _take_share(config, 3)
+
+
+def test_a_written_config_is_read_as_it_was(tmp_path: Path) -> None:
+    fields = {
+        "model": {"type": "RetinaNet", "neck": None, "sizes": [(1,), (), [], {}], "rate": 1e-05, "on": True},
+        "long": [{"type": "LoadImageFromFile", "path": "/it's/a \"folder\"/{of}/pictures\\n" * 3}] * 3,
+        "loss": {"lambda": 1, "two words": 2, "nested": {"a": {"b": {"c": -0.5}}}},
+    }
+    written = read_config(write_config(tmp_path / "config.py", fields))
+    assert written._cfg_dict.to_dict() == fields
+    whole = read_config("faster_rcnn/faster_rcnn_r50_fpn_1x_coco.py")._cfg_dict.to_dict()
+    assert read_config(write_config(tmp_path / "whole.py", whole))._cfg_dict.to_dict() == whole
+    assert all(len(line) <= 120 for line in (tmp_path / "whole.py").read_text().splitlines())

@@ -36,11 +36,18 @@ def coco_folder(folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for teachers' weights that several studies share."""
+    return tmp_path_factory.mktemp("zoo")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_a_full_size_study_takes_a_step(tmp_path: Path, name: str) -> None:
-    study = prepare(name, coco_folder(tmp_path / "pictures"), tmp_path / "study", side=160, device="cpu")
-    found = train_steps(study)
+def test_a_full_size_study_takes_a_step(tmp_path: Path, zoo: Path, name: str) -> None:
+    pictures = coco_folder(tmp_path / "pictures")
+    study = prepare(name, pictures, tmp_path / "study", side=160, device="cpu", zoo=zoo)
+    found = train_steps(study, batch=1)  # its 512 regions a picture take the time, however small it is
     assert found["categories"] == (20 if name == "voc" else 80)
     assert found["unused"] == []
     assert {"loss_kd_centre", "loss_kd_direction", "loss_kd_global"} <= set(found["terms"])

@@ -73,6 +73,7 @@ def test_the_intermediate_teacher_learns_from_the_cache_too(ready: Study, tmp_pa
     teachers = [load_frozen(ready, t.name) for t in ready.experiment.teachers]
     config = intermediate_config(ready, teachers)
     config["backbone"]["cache"] = {"folder": str(tmp_path), "gib": 1}
+    config["prior"] = True  # so that it asks for proposals, too
     batch = first_batch(ready)
     found = []
     for _ in range(2):

@@ -1,0 +1,72 @@
+"""Where the time of a run goes, by parts that are named functions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any
+from unittest import mock
+
+import torch
+
+REST = "the rest"
+
+
+def shares(
+    run: Callable[[], object], parts: Mapping[str, Sequence[tuple[Any, str]]], *, runs: int = 5
+) -> dict[str, float]:
+    """Return which share of a run's time each part takes, largest first; what no part takes is `the rest`.
+
+    Args:
+        run: called `runs` times.
+        parts: name to functions, each as owner (a class or module) and attribute. Of nested ones the inner one counts.
+        runs: how often.
+    """
+    seconds = dict.fromkeys((*parts, REST), 0.0)
+    running = [REST]
+    last = _now()
+
+    def switch() -> None:
+        nonlocal last
+        now = _now()
+        seconds[running[-1]] += now - last
+        last = now
+
+    def timed(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            switch()
+            running.append(part)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                switch()
+                running.pop()
+
+        return call
+
+    patches = [
+        mock.patch.object(owner, name, timed(part, getattr(owner, name)))
+        for part, functions in parts.items()
+        for owner, name in functions
+    ]
+    for patch in patches:
+        patch.start()
+    try:
+        last = _now()
+        for _ in range(runs):
+            run()
+        switch()
+    finally:
+        for patch in patches:
+            patch.stop()
+    total = sum(seconds.values())
+    return dict(sorted(((part, value / total) for part, value in seconds.items()), key=lambda item: -item[1]))
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    alone = torch.get_num_threads() == 1 and not torch.cuda.is_available()
+    return time.process_time() if alone else time.perf_counter()
