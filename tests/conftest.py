@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -14,7 +15,8 @@ from hypothesis import settings
 from mutineck.stage import Study, revision
 from tests.web import Host
 
-settings.register_profile("fuzz", max_examples=30_000)  # of annotation files; of what takes longer, in proportion
+# Of annotation files; of what takes longer, in proportion. `make fuzz MINUTES=...` says how many.
+settings.register_profile("fuzz", max_examples=int(os.environ.get("FUZZ_FILES", "12000")))
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

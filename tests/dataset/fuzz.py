@@ -36,6 +36,8 @@ SUFFIXES = {"voc": ".xml", "coco": ".json"}
 TARGETS = ("voc-bytes", "voc-built", "coco-bytes", "coco-built")
 """Bytes are a file as they are, or choose what a file says (`tests/dataset/wild.py`)."""
 LONGEST = 4096
+FILES_A_MINUTE = 1200
+"""VOC files, and as many COCO files, that the property tests make for each minute of fuzzing."""
 INSTRUMENTED = ["mutineck.dataset", "tests.dataset", "defusedxml", "json"]
 
 
@@ -125,13 +127,15 @@ def _last(pattern: str, log: str) -> int:
     return int(found[-1]) if found else 0
 
 
-def at_length() -> dict[str, Any]:
+def at_length(minutes: float) -> dict[str, Any]:
     """Run the property tests with hypothesis' profile `fuzz` and return how many files they made."""
     junit = WORK / "hypothesis.xml"
     tests = Path(__file__).parent / "test_contracts.py"
     command = [sys.executable, "-m", "pytest", "-q", str(tests), "--hypothesis-profile", "fuzz", f"--junitxml={junit}"]
     started = time.monotonic()
-    done = subprocess.run([*command, "-p", "no:cacheprovider", "--timeout", "0"], cwd=repository(), check=False)
+    environment = os.environ | {"FUZZ_FILES": str(round(FILES_A_MINUTE * minutes))}
+    command += ["-p", "no:cacheprovider", "--timeout", "0"]
+    done = subprocess.run(command, cwd=repository(), env=environment, check=False)
     run = list(cases(junit))
     failed = [case.name for case in run if case.outcome == "failed"]
     if done.returncode and not failed:
@@ -157,7 +161,7 @@ def main() -> int:
         return 1
     WORK.mkdir(exist_ok=True)
     result: dict[str, Any] = {"revision": revision(), "finished": "", "targets": {}}
-    result["targets"]["hypothesis"] = at_length()
+    result["targets"]["hypothesis"] = at_length(given.minutes)
     seconds = max(1, round(given.minutes * 60 * given.jobs / len(TARGETS)))
     with ThreadPoolExecutor(given.jobs) as pool:
         found = pool.map(lambda target: fuzz(target, seconds, given.seeds), TARGETS)
