@@ -68,6 +68,8 @@ def read_coco_folder(
             raise DatasetError(f"{file}: cannot be read ({error})") from error
         document, problems = read_coco(content, name, names)
         del content  # 448 MB for COCO's train split.
+        if documents:
+            _agree(document, name, documents["train"], read[0].relative_to(root).as_posix())
         read.append(file)
         if limit is not None:
             chosen = set(first_by_hash([image["file_name"] for image in document["images"]], limit, seed))
@@ -75,11 +77,25 @@ def read_coco_folder(
         problems += _check_pictures(document, folder, root, name)
         usable = keep_images(document, lambda image: image["width"] > 0)
         problems += fit_to_images(usable, name)
-        if documents and usable["categories"] != documents["train"]["categories"]:
-            raise DatasetError(f"{name}: categories: they differ from those of the train split")
         documents[split] = usable
         defects += problems
     return documents, defects, read
+
+
+def _agree(document: dict[str, Any], file: str, train: dict[str, Any], train_file: str) -> None:
+    """Give a document the train split's order of categories, in place; refuse other ids or names."""
+    here, there = ({row["id"]: row["name"] for row in each["categories"]} for each in (document, train))
+    if here != there:
+        apart = [
+            f"{number} is {here.get(number, 'nothing')[:60]}, not {there.get(number, 'nothing')[:60]}"
+            for number in sorted(here.keys() | there.keys())
+            if here.get(number) != there.get(number)
+        ]
+        raise DatasetError(
+            f"{file}: categories: they are not those of {train_file}: {', '.join(apart[:3])}"
+            f"{' ...' if apart[3:] else ''}; expected the same ids and names in both"
+        )
+    document["categories"] = train["categories"]
 
 
 def _check_pictures(document: dict[str, Any], folder: Path, root: Path, file: str) -> list[Defect]:

@@ -226,6 +226,33 @@ def test_coco_without_its_validation_split_is_refused(tmp_path):
         convert(study)
 
 
+@pytest.mark.parametrize(
+    ("categories", "message"),
+    [
+        pytest.param([{"id": 90, "name": "toothbrush"}, {"id": 18, "name": "dog"}], "", id="another order"),
+        pytest.param(
+            [{"id": 18, "name": "dog"}, {"id": 9, "name": "toothbrush"}, {"id": 90, "name": "cat"}],
+            r"^annotations/instances_val2017\.json: categories: they are not those of annotations/instances_train2017"
+            r"\.json: 9 is toothbrush, not nothing, 90 is cat, not toothbrush; expected the same",
+            id="other ids",
+        ),
+    ],
+)
+def test_coco_splits_agree_about_categories_or_both_files_are_named(tmp_path, categories, message):
+    root = tmp_path / "coco"
+    make_coco(root)
+    path = root / "annotations" / "instances_val2017.json"
+    path.write_text(json.dumps(read_json(path) | {"categories": categories}))
+    study = make_study(tmp_path / "out", format="coco", root=str(root))
+    if message:
+        with pytest.raises(DatasetError, match=message):
+            convert(study)
+    else:
+        assert convert(study).categories == ("dog", "toothbrush")
+        val = read_json(study.path("dataset", "val.json"))
+        assert [item["id"] for item in val["categories"]] == [18, 90]
+
+
 def test_a_download_happens_only_on_request(tmp_path, monkeypatch, voc_root):
     fill(voc_root, 12)
     asked = []
