@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mutineck import __version__
+from mutineck.processes import raised_signals
 
 if TYPE_CHECKING:
     from mutineck.experiment import Experiment
@@ -23,11 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 1 something is stale, 2 a mistake or a failure."""
     given = build_parser().parse_args(arguments)
     try:
-        return given.command(given)
-    except KeyboardInterrupt:
-        # `run` says more, once it has begun.
+        with raised_signals():
+            return given.command(given)
+    except KeyboardInterrupt as stop:
+        # `run` says more, once its jobs have begun.
         print("mutineck: stopped; what was finished stays. Go on with the same command", file=sys.stderr)
-        return 130
+        return 128 + getattr(stop, "number", signal.SIGINT)
     except (ValueError, OSError, RuntimeError) as error:
         if given.debug:
             raise

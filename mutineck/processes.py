@@ -113,6 +113,31 @@ def on_signals(action: Callable[[int], None]) -> None:
             signal.signal(number, lambda received, _frame: action(received))
 
 
+class Stopped(KeyboardInterrupt):
+    """SIGTERM or SIGHUP came."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextlib.contextmanager
+def raised_signals() -> Iterator[None]:
+    """Raise `Stopped` on SIGTERM and SIGHUP in the block, as Python raises KeyboardInterrupt on SIGINT."""
+
+    def stop(number: int, _frame: object) -> None:
+        raise Stopped(number)
+
+    own = [number for number in STOPPING if number != signal.SIGINT and signal.getsignal(number) is signal.SIG_DFL]
+    for number in own:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in own:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def end(number: int) -> None:
     """Kill every descendant of this process, and leave at once with the exit status of that signal."""
     end_children()

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import pytest
 from mutineck import cli, engine
 from mutineck.experiment import load_experiment
 from mutineck.experiment_file import repository
-from mutineck.processes import exclusive
+from mutineck.processes import STOPPING, exclusive
 from mutineck.stage import Study
 from mutineck.storage import write_json
 from mutineck.workflow import jobs
@@ -174,13 +175,20 @@ def test_figures_are_not_drawn_while_a_run_writes_nor_the_other_way_round(tmp_pa
     ("error", "status", "said"),
     [
         pytest.param(engine.Interrupted("stopped by SIGTERM", 15), 143, "stopped by SIGTERM", id="SIGTERM"),
-        pytest.param(KeyboardInterrupt(), 130, "Go on with the same command", id="SIGINT before anything runs"),
+        pytest.param(signal.SIGTERM, 143, "Go on with the same command", id="SIGTERM before anything runs"),
+        pytest.param(signal.SIGINT, 130, "Go on with the same command", id="SIGINT before anything runs"),
     ],
 )
 def test_a_stopped_run_exits_as_a_shell_expects(error, status, said, monkeypatch, capsys, tmp_path):
     def run(*_, **__):
-        raise error
+        if isinstance(error, Exception):
+            raise error
+        signal.raise_signal(error)
 
     monkeypatch.setattr(engine, "run", run)
+    # A shell that runs the tests in the background ignores SIGINT for all its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = [signal.getsignal(number) for number in STOPPING]
     assert cli.main(["run", "smoke", "--outputs", str(tmp_path)]) == status
     assert said in capsys.readouterr().err
+    assert [signal.getsignal(number) for number in STOPPING] == before

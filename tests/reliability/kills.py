@@ -116,7 +116,8 @@ class Killer:
             if run.ended:
                 self.faults.append(f"run {self.runs} failed by itself: {run.said()[-1500:]}")
                 return
-            if self.stops.total() * KILLS_A_STOP <= self.done:
+            # Python itself, while it starts, obeys without a word.
+            if run.running and self.stops.total() * KILLS_A_STOP <= self.done:
                 self._stop(run)
             else:
                 self._kill(run)
