@@ -34,7 +34,10 @@ figures: env  ## draw all figures again from what is stored
 lab: env  ## the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks
 
-test: lint unit slow  ## lint, types, unit tests and the chained run of every notebook
+# Types are one process's work: beside the quick tests no core waits for them.
+test: env  ## lint, types, unit tests and the chained run of every notebook
+	@$(MAKE) --no-print-directory -j 2 lint unit
+	@$(MAKE) --no-print-directory slow
 
 lint: env  ## ruff and mypy
 	$(BIN)/ruff check mutineck tests scripts benchmarks

@@ -85,7 +85,7 @@ def test_an_exported_student_is_plain_mmdet(study: Path, tmp_path: Path) -> None
     script = (
         "import sys, warnings; warnings.filterwarnings('ignore'); sys.modules['mutineck'] = None\n"
         "import json, numpy, torch, mmdet.apis, mmcv\n"
-        f"model = mmdet.apis.init_detector({str(tmp_path / 'student.py')!r}, device='cpu')\n"
+        f"model = mmdet.apis.init_detector({str(tmp_path / 'student.py')!r}, {str(tmp_path / 'student.pth')!r}, device='cpu')\n"
         f"state = torch.load({str(tmp_path / 'student.pth')!r}, weights_only=True)['state_dict']\n"
         "found = model.load_state_dict(state, strict=False)\n"
         "result = mmdet.apis.inference_detector(model, numpy.zeros((120, 160, 3), numpy.uint8))\n"
@@ -94,6 +94,7 @@ def test_an_exported_student_is_plain_mmdet(study: Path, tmp_path: Path) -> None
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert loaded.returncode == 0, loaded.stderr
     assert json.loads(loaded.stdout.splitlines()[-1]) == [[], [], 10]
+    assert "missing" not in loaded.stdout and "unexpected" not in loaded.stdout
 
 
 def test_figures_are_drawn_again_to_the_same_bytes(study: Path) -> None:

@@ -104,12 +104,16 @@ def cosines(study: Study) -> Drawing:
             axis = axes[row, column]
             axis.imshow(matrix, cmap=shade.cmap, norm=shade.norm)
             axis.set_facecolor("#D9D9D9")
-            axis.set_title(f"{name}, {SPACES[space]}\nmean between categories {means[name, space]:+.2f}")
+            between = f"between: {means[name, space]:+.2f}"
+            axis.set_title(between if row else f"{name}\n{between}")
+            if column == 0:
+                axis.set_ylabel(SPACES[space], color="black")
             size = max(3.5, min(7, 60 * side / k))
             axis.set_xticks(range(k), categories if row else [], rotation=90, fontsize=size)
             axis.set_yticks(range(k), [] if column else categories, fontsize=size)
             axis.tick_params(length=0)
             if k <= 6:
+                ink_size = min(6.0, 72 * side / k / 3)  # five characters fit into a cell
                 for (y, x), value in np.ndenumerate(matrix):
                     ink = "white" if abs(value) > 0.6 else "black"
                     axis.text(
@@ -118,7 +122,7 @@ def cosines(study: Study) -> Drawing:
                         "–" if math.isnan(value) else f"{value:.2f}",
                         ha="center",
                         va="center",
-                        fontsize=6,
+                        fontsize=ink_size,
                         color=ink,
                     )
     bar = figure.colorbar(shade, ax=axes, shrink=0.6, aspect=30, pad=0.01)
@@ -129,7 +133,8 @@ def cosines(study: Study) -> Drawing:
         figure,
         table,
         "Cosines between categories",
-        "Mean cosine between training targets of each two categories, over all pairs. Raw vectors share a "
+        "Mean cosine between training targets of each two categories, over all pairs; between: its mean over pairs "
+        "of different categories. Raw vectors share a "
         "large common part, so a threshold on their cosine would tell nothing; centring and scaling takes "
         f"the mean between categories of {story}.",
         f"Heat maps of cosines between {k} categories, above of raw vectors, below of centred ones: {story}.",

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -280,26 +281,6 @@ class TestExport:
         with pytest.raises(FileNotFoundError, match=r"student\.pth is missing: .* holds no finished student"):
             export_student(tmp_path, tmp_path / "out")
 
-    @pytest.mark.slow
-    def test_it_works_where_this_package_is_not(self, unstopped: Study, exported: tuple[Path, Path], tmp_path: Path) -> None:
-        picture = next(unstopped.path("dataset", "source", "JPEGImages").iterdir())
-        program = f"""
-import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "mutineck":
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Refuse())
-from mmdet.apis import init_detector, inference_detector
-model = init_detector({str(exported[1])!r}, {str(exported[0])!r}, device="cpu")
-print("boxes of", len(inference_detector(model, {str(picture)!r})))
-assert "mutineck" not in sys.modules
-"""
-        finished = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
-        assert finished.returncode == 0, finished.stderr
-        assert "boxes of 10" in finished.stdout
-        assert "missing" not in finished.stdout and "unexpected" not in finished.stdout
-
 
 def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(repository()), "OMP_NUM_THREADS": "1", **more}
@@ -326,19 +307,28 @@ def run(*command: str | Path, **settings: Any) -> subprocess.CompletedProcess[st
 
 
 @pytest.mark.slow
-def test_a_training_killed_outright_ends_bit_for_bit_alike(written: Path, tmp_path: Path) -> None:
-    train = ["-m", "mutineck.detection.training", written, "--work-dir"]
-    assert run(*train, tmp_path / "whole").returncode == 0
+def test_a_training_killed_outright_ends_bit_for_bit_alike_and_goes_on_in_two_processes(written: Path, tmp_path: Path) -> None:
+    train = ["-m", "mutineck.detection.training", written, "--device", "cpu", "--work-dir"]
+    whole, killed, kept = (tmp_path / name for name in ("whole", "killed", "kept"))
+    assert run(*train, whole).returncode == 0
     (tmp_path / "armed").write_text("1 1 kill")
-    assert run(*train, tmp_path / "killed").returncode == -9
-    assert not (tmp_path / "killed" / "final.pth").exists()
-    finished = run(*train, tmp_path / "killed")
+    assert run(*train, killed).returncode == -9
+    assert not (killed / "final.pth").exists()
+    steps = len((tmp_path / "steps").read_text())
+    assert steps == 2 * STEPS + STEPS + 2
+    shutil.copytree(killed, kept)
+    finished = run(*train, killed)
     assert finished.returncode == 0, finished.stderr
-    whole, killed = (
-        torch.load(tmp_path / name / "final.pth", weights_only=True)["state_dict"] for name in ("whole", "killed")
-    )
-    assert all(torch.equal(value, whole[name]) for name, value in killed.items())
-    assert len((tmp_path / "steps").read_text()) == 2 * STEPS + (STEPS + 2) + STEPS
+    expected, found = (torch.load(folder / "final.pth", weights_only=True)["state_dict"] for folder in (whole, killed))
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+    assert len((tmp_path / "steps").read_text()) == steps + STEPS
+    shutil.rmtree(killed)
+    kept.rename(killed)
+    finished = run("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *train, killed)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert len((tmp_path / "steps").read_text()) == steps + STEPS + 2 * STEPS, "the second epoch alone, each process its share"
+    with open(killed / "curves.csv", newline="") as file:
+        assert max(int(row["iteration"]) for row in csv.DictReader(file)) == 2 * STEPS
 
 
 @pytest.mark.slow
@@ -352,19 +342,6 @@ def test_two_processes_train_together_on_cpus_and_repeat_bit_for_bit(written: Pa
         states.append(torch.load(tmp_path / name / "final.pth", weights_only=True)["state_dict"])
     assert all(value.isfinite().all() and torch.equal(value, states[1][name]) for name, value in states[0].items())
     assert len((tmp_path / "steps").read_text()) == 2 * 2 * STEPS, "two runs of two processes, each with half of every batch"
-
-
-@pytest.mark.slow
-def test_a_training_killed_in_one_process_goes_on_in_two(written: Path, tmp_path: Path) -> None:
-    train = ["-m", "mutineck.detection.training", written, "--work-dir", tmp_path / "out", "--device", "cpu"]
-    (tmp_path / "armed").write_text("1 1 kill")
-    assert run(*train).returncode == -9
-    steps = len((tmp_path / "steps").read_text())
-    finished = run("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *train)
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    assert len((tmp_path / "steps").read_text()) - steps == 2 * STEPS, "the second epoch alone, each process its share"
-    with open(tmp_path / "out" / "curves.csv", newline="") as file:
-        assert max(int(row["iteration"]) for row in csv.DictReader(file)) == 2 * STEPS
 
 
 @pytest.mark.slow
