@@ -20,6 +20,7 @@ from tests.reliability.topics import TOPICS
 
 DOCUMENT = repository() / "docs" / "reliability.md"
 REPORTS = repository() / "docs" / "reliability"
+UNCOUNTED = "Not counted yet: type `make test`, then `make reliability`."
 BEGIN, END = "<!-- {}: written by make reliability -->", "<!-- end of {} -->"
 
 
@@ -43,21 +44,21 @@ def count(paths: Sequence[Path]) -> dict[str, Any]:
 
 def tables(reports: Mapping[str, Any]) -> dict[str, str]:
     """Return the document's tables by name, from the reports by name (`tests`, `fuzz`, `kills`, `soak`)."""
-    return {"tests": _tests(reports["tests"]), "longer runs": _longer(reports)}
+    return {"tests": _tests(reports.get("tests")), "longer runs": _longer(reports)}
 
 
-def _tests(report: Mapping[str, Any]) -> str:
+def _tests(report: Mapping[str, Any] | None) -> str:
+    when = f"The last run: {report['finished'][:10]}, revision {', '.join(map(short, report['revision']))}." if report else UNCOUNTED
     lines = [
-        f"The last run: {report['finished'][:10]}, revision {', '.join(short(each) for each in report['revision'])}.",
+        when,
         "",
         "| what goes wrong | what is tried | what happens | tests | generated files | where, in `tests/` |",
         "|---|---|---|---|---|---|",
     ]
     for topic in TOPICS:
-        counts = report["topics"][topic.wrong]
-        others = [f"{counts[word]} {word}" for word in ("failed", "skipped") if counts[word]]
-        tests = ", ".join([f"{counts['passed']} passed", *others])
-        files = number(counts["files"]) if counts["files"] else ""
+        counts = report["topics"][topic.wrong] if report else {}
+        tests = ", ".join(f"{counts[word]} {word}" for word in ("passed", "failed", "skipped") if counts.get(word))
+        files = number(counts["files"]) if counts.get("files") else ""
         where = ", ".join(f"`{path.removeprefix('tests/')}`" for path in topic.where)
         lines.append(f"| {topic.wrong} | {topic.tried} | {topic.happens} | {tests} | {files} | {where} |")
     return "\n".join(lines)

@@ -43,6 +43,9 @@ def test_the_document_says_what_was_counted() -> None:
 
 def test_counts_are_of_sound_runs() -> None:
     reports = table.read_reports()
+    if "tests" not in reports:
+        assert table.UNCOUNTED in table.DOCUMENT.read_text(encoding="utf-8")
+        return
     assert reports["tests"]["topics"].keys() == {topic.wrong for topic in TOPICS}
     for topic, counts in reports["tests"]["topics"].items():
         assert counts["passed"] > 0 == counts["failed"], topic
@@ -67,7 +70,7 @@ def test_runs_are_counted_by_topic_and_outcome(tmp_path: Path) -> None:
     assert found["topics"]["COCO annotations from the wild"]["failed"] == 1
     text = table.tables({"tests": found})["tests"]
     assert "The last run: 2001-01-02, revision 12345678." in text
-    assert "| 2 passed | 3 000 | `dataset/test_voc.py`" in text and "| 0 passed, 1 skipped |" in text
+    assert "| 2 passed | 3 000 | `dataset/test_voc.py`" in text and "| 1 skipped |" in text
 
 
 def test_longer_runs_are_told_with_what_they_found() -> None:
