@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, workflow.basedir)
 
 from mutineck.experiment import STAGES, load_experiment
-from mutineck.workflow import EXPERIMENT_FILE, GPU_STAGES, ITEM_STAGES, Job, jobs, log_of, needs, settings_text, thread_environment
+from mutineck.workflow import EXPERIMENT_FILE, ITEM_STAGES, Job, cores, jobs, needs, resources, settings_text, thread_environment
 
 experiment = load_experiment(Path(config.get("experiment", EXPERIMENT_FILE)).resolve())
 run_one_job = [
@@ -51,9 +51,9 @@ for stage in STAGES:
             settings=lambda wildcards, stage=stage: settings_text(experiment, job(stage, wildcards)),
         # Where cores are few, what the most other jobs wait for comes first.
         priority: len(STAGES) - STAGES.index(stage)
-        threads: experiment.resources.threads
+        threads: cores(experiment, stage)
         resources:
-            gpu=int(stage in GPU_STAGES and config.get("gpus", 0) > 0),
+            **resources(experiment, stage, gpus=config.get("gpus", 0) > 0),
         message:
             stage + (" {wildcards.item}" if several else "")
         shell:

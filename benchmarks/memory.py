@@ -6,7 +6,7 @@ import statistics
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -20,6 +20,13 @@ FIRST = 30
 EVALUATIONS = 20
 
 
+class Memory(NamedTuple):
+    """Bytes of a process: resident, and of those the anonymous ones, which are not pages of files."""
+
+    resident: int
+    anonymous: int
+
+
 def rows() -> list[Row]:
     """Measure a training of `mutineck` and repeated evaluations, each in a process of its own."""
     training = in_child(train_watched)
@@ -30,8 +37,8 @@ def rows() -> list[Row]:
     ]
 
 
-def train_watched() -> list[int]:
-    """Train an arm `mutineck` with its evaluations and checkpoints; return resident bytes after every step."""
+def train_watched() -> list[Memory]:
+    """Train an arm `mutineck` with its evaluations and checkpoints; return the memory after every step."""
     from mmcv.runner import HOOKS, Hook
 
     from mutineck.detection.evaluation import device_of
@@ -40,7 +47,7 @@ def train_watched() -> list[int]:
     from mutineck.distillation.stage import distiller_config
     from mutineck.teachers.stage import dataset_categories, detector_training
 
-    found: list[int] = []
+    found: list[Memory] = []
 
     @HOOKS.register_module()
     class ResidentMemoryHook(Hook):
@@ -61,8 +68,8 @@ def train_watched() -> list[int]:
     return found
 
 
-def evaluate_watched() -> list[int]:
-    """Measure a detector on a split again and again; return resident bytes after every time but the first."""
+def evaluate_watched() -> list[Memory]:
+    """Measure a detector on a split again and again; return the memory after every time but the first."""
     from mutineck.teachers.frozen import load_model
     from mutineck.teachers.stage import dataset_categories, measure_split
 
@@ -76,12 +83,16 @@ def evaluate_watched() -> list[int]:
     return found[1:]
 
 
-def resident() -> int:
-    """Return the resident bytes of this process, uncollected garbage with them."""
-    return psutil.Process().memory_info().rss
+def resident() -> Memory:
+    """Return the memory of this process, uncollected garbage with it."""
+    found = psutil.Process().memory_info()
+    return Memory(found.rss, found.rss - found.shared)
 
 
-def _growth(name: str, bytes_: Sequence[int], since: str, *, window: int) -> Row:
+def _growth(name: str, found: Sequence[Memory], since: str, *, window: int) -> Row:
     """Return the row that compares the last window's median with the first one's."""
-    first, last = (statistics.median(part) / 2**20 for part in (bytes_[:window], bytes_[-window:]))
-    return Row(name, last, "MiB", since, first, last / first, Target("at most", 1.01))
+    parts = found[:window], found[-window:]
+    first, last = (statistics.median(memory.resident for memory in part) / 2**20 for part in parts)
+    before, after = (statistics.median(memory.anonymous for memory in part) / 2**20 for part in parts)
+    note = f"anonymous, which no system takes back: {before:.0f} MiB, then {after:.0f}"
+    return Row(name, last, "MiB", since, first, last / first, Target("at most", 1.01), note)

@@ -60,7 +60,7 @@ def rows() -> list[Row]:
     """Measure at the size of `shapes` and at that of published networks; print where each step goes."""
     return [
         *_measured("size of shapes, 8 x 192x144", {"dataset.shapes.images": 40}, 1.3, rounds=11),
-        *_measured("R101 + R101 to R50, 2 x 512x512", PUBLISHED, 1.15, rounds=5),
+        *_measured("R101 + R101 to R50, 2 x 512x512", PUBLISHED, 1.15, rounds=3),
     ]
 
 
@@ -78,7 +78,7 @@ def _measured(name: str, changed: Mapping[str, Any], most: float, *, rounds: int
         runs |= {"plain": lambda: [each(image) for each in extract]}
         runs |= {"ours": lambda: [teacher.maps(image) for teacher in frozen]}
         measured = side_by_side(runs, rounds=rounds)
-        found = shares(whole, PARTS)
+        found = shares(whole, PARTS, runs=min(rounds, 5))
     print(f"where a step of `{ARM}` goes, {name}:")
     for part, share in found.items():
         print(f"  {100 * share:5.1f} %  {part}")

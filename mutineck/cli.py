@@ -69,7 +69,9 @@ def build_parser() -> argparse.ArgumentParser:
     add.add_argument(
         "--notebooks", type=Path, metavar="DIR", help="folder of the notebooks (default: the repository's)"
     )
-    add.add_argument("--profile", metavar="PROFILE", help="Snakemake profile: local, gpus, slurm or a folder")
+    add.add_argument(
+        "--profile", metavar="P", help="where jobs run: local (default), gpus, slurm, or a folder with your profile"
+    )
 
     add = command("status", status, "list what is done, what is stale, and why")
     _study_arguments(add)
@@ -178,7 +180,7 @@ def run(given: argparse.Namespace) -> int:
                 cores=given.cores,
                 dry_run=given.dry_run,
                 force=given.force,
-                profile=given.profile,
+                profile=given.profile or engine.LOCAL,
                 overrides=given.overrides,
                 notebooks=given.notebooks,
                 again=shlex.join(["mutineck", "run", given.experiment, *settings, *options]),

@@ -9,17 +9,18 @@ import signal
 import subprocess
 import sys
 import tempfile
-import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import yaml
 
 from mutineck.experiment import STAGES, Experiment, ExperimentError, unknown
 from mutineck.experiment_file import repository
 from mutineck.processes import STOPPING, end_with_parent, exclusive, on_signals
+from mutineck.profiles import LOCAL, Profile, find_profile
+from mutineck.progress import ProgressHandler
 from mutineck.remedies import remedy
 from mutineck.stage import damage
 from mutineck.storage import write_json, write_text
@@ -27,7 +28,10 @@ from mutineck.workflow import EXPERIMENT_FILE, Job, error_of, jobs, running_of, 
 
 GRACE = 4.0
 """Seconds that jobs get to end after SIGTERM, before SIGKILL: all is to be over within ten, on a busy machine too."""
+CANCEL = 60.0
+"""Seconds that a cluster gets to take back its jobs."""
 SNAKEMAKE_LOG = "log/snakemake.log"
+SNAKEMAKE_CONFIG = "log/snakemake.json"
 LAST_RUN = "log/last_run.json"
 """What the last run was given that the experiment's file does not say."""
 
@@ -52,7 +56,7 @@ def run(
     cores: int | None = None,
     dry_run: bool = False,
     force: Sequence[str] = (),
-    profile: str | None = None,
+    profile: str = LOCAL,
     overrides: Sequence[str] = (),
     notebooks: Path | None = None,
     again: str = "mutineck run",
@@ -63,10 +67,10 @@ def run(
         experiment: what to run.
         outputs: folder that holds the study's folder.
         until: last stage; all of them if None.
-        cores: CPU cores to use; all there are if None.
+        cores: CPU cores to use; what the profile says, or all there are, if None.
         dry_run: only say what would be done and why.
         force: stages to do again though they are up to date.
-        profile: Snakemake profile, e.g. for a cluster.
+        profile: where jobs run: `local`, `gpus`, `slurm`, or a user's Snakemake profile by its folder.
         overrides: what was set beside the experiment's file; noted for `mutineck status`.
         notebooks: folder of the notebooks; the repository's if None.
         again: command that goes on, for messages.
@@ -75,6 +79,7 @@ def run(
         The study's folder.
 
     Raises:
+        ExperimentError: no such stage or profile; or what the profile runs jobs with, or on, is not here.
         BusyError: another run works on the same study.
         StudyFailed: a job failed; those that do not need it have been finished.
         Interrupted: SIGINT, SIGTERM or SIGHUP came.
@@ -87,6 +92,11 @@ def run(
     if set("{}") & set(str(root)):
         raise ExperimentError(f"{root}: Snakemake reads braces in a path as wildcards; name another folder (--outputs)")
     gpus = [] if experiment.resources.device == "cpu" else visible_gpus()
+    where = find_profile(profile)
+    if not dry_run:
+        where.check(gpus)
+    elif where.missing:
+        print(f"for a run that is not dry: {where.advice}", flush=True)
     config: dict[str, Any] = {"cwd": str(Path.cwd()), "gpus": len(gpus)}
     if notebooks is not None:
         config["notebooks"] = str(notebooks.resolve())
@@ -104,13 +114,14 @@ def run(
                     # All at once, so that a run that is stopped or killed goes on with those it had not come to.
                     (root / job.manifest).unlink(missing_ok=True)
             write_json(root / LAST_RUN, {"overrides": list(overrides)})
-        config_file = write_json(Path(temporary) / "workflow.json", config)
-        cores = cores or len(os.sched_getaffinity(0))
-        command = snakemake_arguments(root, config_file, wanted, cores, len(gpus), dry_run, force, profile)
+        # In the study's folder: a cluster's nodes read it, too.
+        config_file = write_json((Path(temporary) if dry_run else root) / SNAKEMAKE_CONFIG, config)
+        command = snakemake_arguments(root, config_file, wanted, cores, len(gpus), dry_run, force, where)
         log = Path(temporary) / "snakemake.log" if dry_run else root / SNAKEMAKE_LOG
+        patience = CANCEL if where.remote else 0.0
         started = time.time()
-        with _engine(command, experiment, log, lock) as process:
-            number = _wait(process)
+        with _engine(command, experiment, log, lock, patience) as process:
+            number = _wait(process, patience)
         if process.returncode and number is None:
             raise StudyFailed(_explain_failure(root, wanted, log, started, process.returncode))
     if number is not None:
@@ -135,30 +146,39 @@ def snakemake_arguments(
     root: Path,
     config_file: Path,
     wanted: Sequence[Job],
-    cores: int,
+    cores: int | None,
     gpus: int,
     dry_run: bool,
     force: Sequence[str],
-    profile: str | None,
+    profile: Profile,
 ) -> list[str]:
     """Return Snakemake's command line for a set of jobs."""
     arguments = ["--snakefile", str(repository() / "Snakefile"), "--directory", str(root)]
-    arguments += ["--configfile", str(config_file), "--cores", str(cores), "--resources", f"gpu={gpus}"]
+    arguments += ["--configfile", str(config_file), "--profile", str(profile.file)]
+    # What stands on the command line wins over the profile.
+    if profile.remote and dry_run:
+        # Snakemake takes a dry run for one of a single core here, and shows no job with more.
+        arguments += ["--cores", str(cores or sys.maxsize)]
+        arguments += ["--executor", LOCAL] if profile.missing else []  # the jobs, and what they ask for, are the same
+    elif cores or not {"cores", "jobs"} & set(profile.options):
+        arguments += ["--cores", str(cores or len(os.sched_getaffinity(0)))]
+    if not profile.remote:
+        arguments += ["--resources", f"gpu={gpus}"]
     # A new clone or a new Python is no reason to train again; inputs and settings are.
     arguments += ["--rerun-triggers", "mtime", "params", "input"]
     # The study's own lock goes away with a killed run, Snakemake's would not.
     arguments += ["--nolock", "--rerun-incomplete", "--keep-going"]
     if dry_run:
         arguments += ["--dry-run"]
-    if profile:
-        arguments += ["--profile", profile]
     if force and dry_run:
         arguments += ["--forcerun", *force]
     return [*arguments, "--", *(path for job in wanted for path in job.outputs)]
 
 
 @contextlib.contextmanager
-def _engine(command: list[str], experiment: Experiment, log: Path, lock: int) -> Iterator[subprocess.Popen[bytes]]:
+def _engine(
+    command: list[str], experiment: Experiment, log: Path, lock: int, patience: float
+) -> Iterator[subprocess.Popen[bytes]]:
     """Start Snakemake in a process group of its own, whose members all end with the block."""
     environment = os.environ | thread_environment(experiment) | {"PYTHONUNBUFFERED": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(repository()), environment.get("PYTHONPATH")]))
@@ -175,10 +195,10 @@ def _engine(command: list[str], experiment: Experiment, log: Path, lock: int) ->
         yield process
     finally:
         if process.poll() is None:
-            _end_group(process)
+            _end_group(process, patience)
 
 
-def _wait(process: subprocess.Popen[bytes]) -> int | None:
+def _wait(process: subprocess.Popen[bytes], patience: float) -> int | None:
     """Wait for the engine; on a signal end it and return the signal's number."""
     received: list[int] = []
     previous = {number: signal.getsignal(number) for number in STOPPING}
@@ -187,7 +207,7 @@ def _wait(process: subprocess.Popen[bytes]) -> int | None:
         while process.poll() is None:
             if received:
                 print("stopping ...", flush=True)
-                _end_group(process)
+                _end_group(process, patience)
                 return received[0]
             time.sleep(0.05)
     finally:
@@ -196,8 +216,15 @@ def _wait(process: subprocess.Popen[bytes]) -> int | None:
     return None
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End the engine and its jobs: politely, and after a few seconds for certain."""
+def _end_group(process: subprocess.Popen[bytes], patience: float) -> None:
+    """End the engine and its jobs: politely, and after a few seconds for certain.
+
+    Where jobs run on a cluster, the engine gets ``patience`` seconds first, to take them back.
+    """
+    if patience:
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
     for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -234,59 +261,21 @@ def _explain_failure(root: Path, wanted: Sequence[Job], log: Path, started: floa
     return text if advice in text else f"{text}\n\n{advice}"
 
 
-class ProgressHandler(logging.Handler):
-    """Turns Snakemake's events into lines such as `[5/14] distillation fgd-mean/seed0 ...`."""
-
-    def __init__(self, screen: TextIO, *, dry_run: bool) -> None:
-        super().__init__(logging.INFO)
-        self.screen = screen
-        self.dry_run = dry_run
-        self.total = 0
-        self.started = 0
-        self._running: dict[int, tuple[str, float]] = {}
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print what a record means to somebody who waits."""
-        event: Any = getattr(record, "event", None)
-        details = record.__dict__
-        if event == "run_info":
-            self.total = int(details["stats"].get("total", 0))
-        elif event == "job_info":
-            self.started += 1
-            label = details["rule_msg"] or details["rule_name"]
-            self._running[details["jobid"]] = (label, time.monotonic())
-            reason = f": {_plain(details['reason'])}" if self.dry_run else " ..."
-            self._say(f"[{self.started}/{self.total}] {label}{reason}")
-        elif event == "job_finished" and not self.dry_run:
-            label, begun = self._running.pop(details["job_id"], ("", 0.0))
-            self._say(f"  {label} done in {_duration(time.monotonic() - begun)}")
-        elif event is None and "Nothing to be done" in record.getMessage():
-            self._say("up to date: there is nothing to do")
-
-    def _say(self, text: str) -> None:
-        print(text, file=self.screen, flush=True)
-
-
-def _plain(reason: str) -> str:
-    """Return Snakemake's reason for a job in one short line."""
-    parts = []
-    for part in " ".join(reason.split()).split("; "):
-        # Snakemake quotes all settings, before and now.
-        changed = part.startswith("Params have changed")
-        parts.append("settings changed (mutineck status says which)" if changed else part)
-    return textwrap.shorten("; ".join(parts), 200, placeholder=" ...")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def _interrupt(_number: int) -> None:
+    """Let Snakemake take back the jobs that a cluster has, and end."""
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def main(arguments: list[str]) -> None:
     """Run Snakemake on a command line, with progress on standard output; ends when its parent does."""
-    end_with_parent()
-    logging.getLogger("snakemake").addHandler(ProgressHandler(sys.stdout, dry_run="--dry-run" in arguments))
+    remote = find_profile(arguments[arguments.index("--profile") + 1]).remote
+    if remote:
+        end_with_parent(ending=_interrupt)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Snakemake's own way of cancelling
+    else:
+        end_with_parent()
+    handler = ProgressHandler(sys.stdout, dry_run="--dry-run" in arguments, asking=remote)
+    logging.getLogger("snakemake").addHandler(handler)
     # Snakemake writes dry runs to standard output; here that is for progress, and the log has the rest.
     sys.stdout = sys.stderr
     from snakemake.cli import main as snakemake

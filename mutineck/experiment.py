@@ -279,10 +279,15 @@ class ResourcesSpec(Record):
     """CPU threads of a job; Snakemake runs as many jobs at once as fit into the cores."""
     workers: int = Field(0, ge=0)
     """Loader processes of a training."""
+    memory_gib: float = Field(8.0, gt=0)
+    """Memory that a job may take, GiB: what a cluster is asked for."""
+    hours: float = Field(24.0, gt=0)
+    """Longest that a job may take: what a cluster is asked for. Started again, a training goes on where it was."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     cache: Literal["off", "auto", "on"] = "auto"
     """Keep what frozen teachers say of each picture on disk: `auto` where all of it fits into `cache_gib`."""
-    cache_gib: float = Field(4, gt=0)
+    # A float, as it is once it has been to a file and back: a training's config says it, and is compared.
+    cache_gib: float = Field(4.0, gt=0)
     """Bound of the teacher cache of a study, GiB."""
 
     @field_validator("cache", mode="before")

@@ -88,21 +88,26 @@ def one_after_another(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def end_with_parent(interval: float = 0.5) -> None:
+def end_with_parent(interval: float = 0.5, ending: Callable[[int], None] | None = None) -> None:
     """End this process and all its descendants when its parent is gone, and on SIGINT, SIGTERM and SIGHUP.
 
     A killed run must not leave notebooks that go on writing into its folder: their kernels live in sessions
     of their own, where no signal to the group reaches them.
+
+    Args:
+        interval: seconds between two looks at the parent.
+        ending: called with the signal's number in the place of `end`.
     """
+    ending = ending or end
     parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(interval)
-        end(signal.SIGTERM)
+        ending(signal.SIGTERM)
 
     threading.Thread(target=watch, name="end with parent", daemon=True).start()
-    on_signals(end)
+    on_signals(ending)
 
 
 def on_signals(action: Callable[[int], None]) -> None:

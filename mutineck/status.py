@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mutineck.engine import LAST_RUN, SNAKEMAKE_LOG
+from mutineck.engine import LAST_RUN, SNAKEMAKE_CONFIG, SNAKEMAKE_LOG
 from mutineck.experiment import Experiment
 from mutineck.processes import LOCK
 from mutineck.stage import damage, read_manifest, revision
@@ -29,7 +29,7 @@ from mutineck.workflow import (
 
 _LEFTOVER = re.compile(r"^\..+\.[a-z0-9_]{8}(\.\w+)?$|\.(running|failed)\.ipynb$")
 """What a killed process leaves: temporary files of atomic writes, and notebooks that did not end."""
-_KEPT = (EXPERIMENT_FILE, SNAKEMAKE_LOG, LAST_RUN, ".snakemake", "cache")
+_KEPT = (EXPERIMENT_FILE, SNAKEMAKE_CONFIG, SNAKEMAKE_LOG, LAST_RUN, ".snakemake", "cache")
 """What lies in a study's folder beside its jobs' results and logs."""
 
 

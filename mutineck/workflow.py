@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import fcntl
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -161,6 +162,30 @@ def parameters(experiment: Experiment, root: Path, job: Job) -> dict[str, Any]:
     return given
 
 
+def cores(experiment: Experiment, stage: str) -> int:
+    """Return how many cores a job of a stage keeps busy: its threads, and its loader processes if it reads pictures."""
+    return experiment.resources.threads + (experiment.resources.workers if stage in GPU_STAGES else 0)
+
+
+def resources(experiment: Experiment, stage: str, *, gpus: bool) -> dict[str, int]:
+    """Return what else a job of a stage asks its scheduler for, in Snakemake's terms.
+
+    Args:
+        experiment: its `resources` say how much.
+        stage: decides whether a GPU is of use.
+        gpus: whether there are any, here or on the cluster.
+
+    Returns:
+        `gpu`: how many; `mem_mb`: memory in MB; `runtime`: minutes.
+    """
+    given = experiment.resources
+    return {
+        "gpu": int(gpus and stage in GPU_STAGES and given.device != "cpu"),
+        "mem_mb": math.ceil(given.memory_gib * 2**30 / 1e6),
+        "runtime": math.ceil(given.hours * 60),
+    }
+
+
 def thread_environment(experiment: Experiment) -> dict[str, str]:
     """Return the environment variables that bound a job to its CPU threads."""
     return dict.fromkeys(THREAD_VARIABLES, str(experiment.resources.threads))
@@ -181,12 +206,14 @@ def visible_gpus() -> list[str]:
 def own_gpu(gpus: list[str], folder: Path | None = None, interval: float = 1.0) -> Iterator[str | None]:
     """Hold one of the GPUs for the block, as the only one this process sees; None if there are none.
 
-    Snakemake counts how many GPUs its jobs use and does not say which; lock files do, to all jobs of a user.
+    Snakemake counts how many GPUs its jobs use and does not say which; lock files do, to all jobs of a user. SLURM
+    counts from 0 in each of its allocations, so there they are an allocation's own.
     """
     if not gpus:
         yield None
         return
-    folder = folder or Path(tempfile.gettempdir()) / f"mutineck-gpus-{os.getuid()}"
+    shared = "-".join(filter(None, ["mutineck-gpus", str(os.getuid()), os.environ.get("SLURM_JOB_ID")]))
+    folder = folder or Path(tempfile.gettempdir()) / shared
     folder.mkdir(parents=True, exist_ok=True)
     while True:
         for gpu in gpus:

@@ -33,8 +33,8 @@ if (outputs / "nap").exists():
 """
 
 
-def write_notebooks(folder: Path, work: str = WORK) -> Path:
-    """Write a notebook for each stage, with ``work`` as its third cell, and return the folder."""
+def write_notebooks(folder: Path, work: str = WORK, end: str = "manifest = study.finish()") -> Path:
+    """Write a notebook for each stage, with ``work`` as its third cell and ``end`` as its last, and return the folder."""
     for stage in STAGES:
         names = "\n".join(
             f"{name} = {[] if name == 'overrides' else 0 if name == 'seed' else ''!r}" for name in PARAMETERS[stage]
@@ -43,7 +43,7 @@ def write_notebooks(folder: Path, work: str = WORK) -> Path:
             new_code_cell(names, metadata={"tags": ["parameters"]}),
             new_code_cell(f"from mutineck.stage import begin\nstudy = begin({stage!r}, globals())"),
             new_code_cell(work),
-            new_code_cell("manifest = study.finish()"),
+            new_code_cell(end),
         ]
         nbformat.write(new_notebook(cells=cells), folder / notebook_of(stage))
     return folder

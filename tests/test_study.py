@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from mutineck.experiment import load_experiment
 from mutineck.stage import read_manifest
@@ -44,6 +45,19 @@ def test_every_job_is_finished_and_says_from_what(study: Path) -> None:
         for name, digest in manifest["writes"].items():
             assert sha256_path(study / name) == digest, f"{job}: {name} was changed after it was finished"
     assert unlisted(experiment, study) == [] == removable(experiment, study)
+
+
+def test_an_arm_that_trains_alone_ends_as_it_did_beside_others(study: Path, tmp_path: Path) -> None:
+    root = tmp_path / "smoke"
+    (root / "log").mkdir(parents=True)
+    for name in ("experiment.yaml", "dataset", "teachers"):
+        (root / name).symlink_to(study / name)
+    job = "distillation/fgd-mean/seed0"
+    script = [sys.executable, "-m", "mutineck.workflow", job, "--root", str(root)]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    alone, beside = (torch.load(at / job / "student.pth", weights_only=True)["state_dict"] for at in (root, study))
+    assert alone.keys() == beside.keys() and all(torch.equal(value, beside[name]) for name, value in alone.items())
 
 
 def test_a_second_run_does_nothing_and_says_so(study: Path) -> None:

@@ -352,7 +352,7 @@ def test_a_failing_job_says_why_and_leaves_the_rest(study, capfd):
 @pytest.mark.slow
 def test_a_killed_run_leaves_nothing_finished_and_goes_on(study, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(engine.Interrupted):
-        patch.setattr(engine, "_wait", lambda process: signal.SIGTERM)
+        patch.setattr(engine, "_wait", lambda *_: signal.SIGTERM)
         study(*study.settled, force=["teachers"])
     settings = study.beside("teachers.a.seed=3")
     (study.outputs / "nap").write_text("30")

@@ -8,6 +8,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor
 
 FLOAT_NUMBERS = 2**24
 """Whole numbers up to this one are told apart in float32."""
+_enough: ContextVar[int] = ContextVar("enough", default=FLOAT_NUMBERS)
+"""Boxes after which suppression may end."""
 
 
 @functools.cache
@@ -74,6 +77,15 @@ def _suppress_faster() -> None:
     from mmcv.ops.nms import ext_module
 
     ext_module.nms = functools.partial(suppress, ext_module.nms)
+    from mmdet.models.dense_heads import RPNHead
+
+    published = RPNHead._bbox_post_process
+
+    def keep_the_best(head: Any, scores: Any, boxes: Any, anchors: Any, levels: Any, cfg: Any, *rest: Any) -> Any:
+        with best(cfg.max_per_img):
+            return published(head, scores, boxes, anchors, levels, cfg, *rest)
+
+    RPNHead._bbox_post_process = keep_the_best
 
 
 def suppress(published: Any, boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
@@ -96,7 +108,24 @@ def suppress(published: Any, boxes: Tensor, scores: Tensor, iou_threshold: float
     # mmcv's own order, handed on as ranks: boxes of equal scores keep their places in it.
     order = scores.sort(descending=True).indices
     ranks = torch.arange(len(order), 0, -1, dtype=torch.float32)
-    return order[nms(boxes[order], ranks, iou_threshold)]
+    enough = _enough.get()
+    looked_at = min(len(order), 2 * enough)
+    while True:
+        # A box is dropped for better ones alone: what is kept of the best is kept of all.
+        kept = nms(boxes[order[:looked_at]], ranks[:looked_at], iou_threshold)
+        if len(kept) >= enough or looked_at == len(order):
+            return order[kept[:enough]]
+        looked_at = min(len(order), 2 * looked_at)
+
+
+@contextlib.contextmanager
+def best(count: int) -> Iterator[None]:
+    """Within the block, suppression on a CPU ends with so many boxes: nobody asks for more."""
+    token = _enough.set(min(count, _enough.get()))
+    try:
+        yield
+    finally:
+        _enough.reset(token)
 
 
 def _pool_faster() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mutineck.detection.compat import prepare, quiet
+from mutineck.detection.compat import best, prepare, quiet
 from mutineck.detection.loading import LoadReport, load_strictly
 from mutineck.detection.looking import looking
 from mutineck.detection.winograd import with_winograd
@@ -232,7 +232,8 @@ def _two_stage(
     model: Any, features: tuple[Tensor, ...], metas: list[dict[str, Any]]
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Refined boxes of the best regions, with their scores of every category."""
-    regions = [r[:TWO_STAGE_PROPOSALS] for r in model.rpn_head.simple_test_rpn(features, metas)]
+    with best(TWO_STAGE_PROPOSALS):
+        regions = [r[:TWO_STAGE_PROPOSALS] for r in model.rpn_head.simple_test_rpn(features, metas)]
     if isinstance(getattr(model.roi_head, "bbox_head", None), nn.ModuleList):
         return _cascade(model.roi_head, features, regions, metas)
     boxes, scores = model.roi_head.simple_test_bboxes(features, metas, regions, None, rescale=False)

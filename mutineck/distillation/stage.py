@@ -110,6 +110,25 @@ def distil(study: Study) -> list[dict[str, Any]]:
     Raises:
         FileNotFoundError: an earlier stage has not been run; the message names the command.
     """
+    name, seed = arm_and_seed(study)
+    categories = dataset_categories(study)
+    distiller, config = train_student(study)
+    model_dict = model_config(study.experiment.student.detector, len(categories))
+    save_student(study, distiller.student, model_dict, categories)
+    rows = measure_detector(study, distiller.student, categories, labels={"name": name, "arm": name, "seed": seed})
+    finish_training(config, study.folder)
+    return rows
+
+
+def train_student(study: Study) -> tuple[Any, Any]:
+    """Train the distiller of `study.item`, going on where an earlier call was stopped; return it and its config.
+
+    Under `torchrun` each process takes its share of every batch. What is reached stays in the stage's folder until
+    `distil` has made a student of it.
+
+    Raises:
+        FileNotFoundError: an earlier stage has not been run; the message names the command.
+    """
     experiment = study.experiment
     name, seed = arm_and_seed(study)
     arm = experiment.arm(name)
@@ -118,16 +137,11 @@ def distil(study: Study) -> list[dict[str, Any]]:
     schedule = experiment.student.schedule
     if arm.epochs:
         schedule = schedule.model_copy(update={"epochs": arm.epochs})
+    masks = has_masks(model_dict["student"])
     categories = dataset_categories(study)
-    config = detector_training(
-        study, model_dict, categories, schedule, seed=seed, masks=has_masks(model_dict["student"]), hooks=HOOKS
-    )
+    config = detector_training(study, model_dict, categories, schedule, seed=seed, masks=masks, hooks=HOOKS)
     identity = {key: sha256_file(path) for key, path in files.items()}
-    distiller = train(config, device=device_of(experiment.resources.device), identity=identity)
-    save_student(study, distiller.student, model_dict["student"], categories)
-    rows = measure_detector(study, distiller.student, categories, labels={"name": name, "arm": name, "seed": seed})
-    finish_training(config, study.folder)
-    return rows
+    return train(config, device=device_of(experiment.resources.device), identity=identity), config
 
 
 def save_student(study: Study, student: torch.nn.Module, model_dict: dict[str, Any], categories: list[str]) -> None:

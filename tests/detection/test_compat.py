@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mutineck.detection.compat import prepare
+from mutineck.detection.compat import best, prepare
 
 CASES = ("spread", "crowded", "equal_scores", "levels_far_apart", "empty_boxes", "none")
 
@@ -37,3 +37,7 @@ def test_suppression_keeps_the_boxes_of_mmcvs_own_in_their_order(case: str) -> N
         for threshold in (0.3, 0.7):
             expected = published(boxes, scores, iou_threshold=threshold, offset=0)
             assert torch.equal(ext_module.nms(boxes, scores, iou_threshold=threshold, offset=0), expected)
+            for count in (1, 40, 300):
+                with best(count), best(1000):
+                    found = ext_module.nms(boxes, scores, iou_threshold=threshold, offset=0)
+                assert torch.equal(found, expected[:count])

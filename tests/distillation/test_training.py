@@ -23,6 +23,7 @@ from mutineck.detection.repeatable import PromptEpochRunner
 from mutineck.detection.training import IDENTITY
 from mutineck.distillation import distil, stage
 from mutineck.distillation.export import export_student
+from mutineck.engine import write_experiment
 from mutineck.experiment_file import repository
 from mutineck.stage import Study
 from mutineck.storage import read_json
@@ -342,6 +343,22 @@ def test_two_processes_train_together_on_cpus_and_repeat_bit_for_bit(written: Pa
         states.append(torch.load(tmp_path / name / "final.pth", weights_only=True)["state_dict"])
     assert all(value.isfinite().all() and torch.equal(value, states[1][name]) for name, value in states[0].items())
     assert len((tmp_path / "steps").read_text()) == 2 * 2 * STEPS, "two runs of two processes, each with half of every batch"
+
+
+@pytest.mark.slow
+def test_what_two_processes_have_trained_is_the_studys_student(tiny: Study, ready: Study, tmp_path: Path) -> None:
+    study = study_of(tiny, ready, tmp_path / "tiny", epochs=1)
+    experiment = write_experiment(study.experiment, study.root)
+    finished = run("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "mutineck.distillation",
+                   experiment, "mutineck", "--outputs", tmp_path)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    state = torch.load(study.folder / "training" / LATEST, weights_only=False)["state_dict"]
+    trained = {name.removeprefix("student."): value for name, value in state.items() if name.startswith("student.")}
+    distil(study)
+    student = weights(study)
+    assert student.keys() == trained.keys()
+    assert all(torch.equal(value, trained[name]) for name, value in student.items()), "nothing is trained again"
+    assert max(int(row["iteration"]) for row in curves(study)) == STEPS
 
 
 @pytest.mark.slow
