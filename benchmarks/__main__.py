@@ -14,7 +14,7 @@ from mutineck.experiment import unknown
 from mutineck.stage import revision
 from mutineck.storage import read_json, write_json
 
-BENCHMARKS = ("losses", "teacher", "step", "cache", "features", "clusters", "memory", "start")
+BENCHMARKS = ("losses", "teacher", "step", "cache", "features", "clusters", "memory", "start", "processes")
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -1,17 +1,17 @@
 """One training step of a full-size study with random weights: does it build, what does it hold, how long does it take.
 
-    python benchmarks/full_scale.py COCO_FOLDER [--experiments coco voc] [--side 320] [--device cuda] [--steps 50]
+    python -m benchmarks.full_scale COCO_FOLDER [--experiments coco voc] [--side 320] [--device cuda] [--steps 50]
 
 The zoo's teachers are built from their published configs with random weights, so nothing is downloaded and the
 numbers say nothing of accuracy. Any folder in COCO's layout (annotations/instances_{train,val}2017.json, train2017/,
-val2017/) will do.
+val2017/) will do. What was found is kept in `benchmarks/results/full_scale/CLASS.json`; the README's table is made of
+it by `python scripts/results.py table`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -23,9 +23,12 @@ from typing import Any
 import torch
 
 from benchmarks.study import random_study
+from benchmarks.table import machine, number, peak_resident
 from mutineck.experiment import load_experiment
-from mutineck.stage import Study
+from mutineck.stage import Study, revision
+from mutineck.storage import read_json, write_json
 
+RESULTS = Path(__file__).parent / "results" / "full_scale"
 EXPERIMENTS = ("coco", "coco_fcos", "coco_retina", "voc")
 BATCH = 2
 VOC_NAMES = {
@@ -67,7 +70,10 @@ def prepare(name: str, pictures: Path, folder: Path, *, side: int, device: str, 
 
 
 def train_steps(study: Study, *, steps: int = 1, batch: int = BATCH) -> dict[str, Any]:
-    """Take training steps of the arm `mutineck` (forward, backward, optimiser) and return terms, seconds, memory."""
+    """Take training steps of the arm `mutineck` (forward, backward, optimiser) and return terms, seconds, memory.
+
+    On one CPU thread, seconds are processor time: a neighbour on the machine is no part of them.
+    """
     import mutineck.distillation.distiller  # noqa: F401  (registers it with mmdet)
     from mutineck.detection.evaluation import device_of, evaluation_loader
     from mutineck.detection.frozen import build_model
@@ -87,60 +93,88 @@ def train_steps(study: Study, *, steps: int = 1, batch: int = BATCH) -> dict[str
         "gt_bboxes": [b[~crowd].to(device) for b, crowd in zip(first.boxes, first.crowd, strict=True)],
         "gt_labels": [v[~crowd].to(device) for v, crowd in zip(first.labels, first.crowd, strict=True)],
     }
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
     seconds: list[float] = []
     for _ in range(steps):
-        started = time.perf_counter()
+        started = clock()
         outputs = distiller.train_step(data, optimiser)
         optimiser.zero_grad()
         outputs["loss"].backward()
         optimiser.step()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
+        seconds.append(clock() - started)
     unused = [name for name, p in distiller.named_parameters() if p.requires_grad and p.grad is None]
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated()
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else peak_resident()
     return {
         "experiment": study.experiment.name,
+        "teachers": [teacher.zoo or teacher.name for teacher in study.experiment.teachers],
+        "student": study.experiment.student.detector.config or study.experiment.student.detector.family,
         "input": list(first.image.shape),
         "categories": len(config["categories"]),
         "terms": {name: value for name, value in outputs["log_vars"].items() if "loss" in name},
         "unused": unused,
         "parameters": sum(p.numel() for p in distiller.student.parameters()),
+        "steps": steps,
+        "clock": "processor" if alone else "wall",
         # The first steps pay for memory and kernels; of many, the later half tells.
         "seconds": statistics.median(seconds[len(seconds) // 2 :]),
         "peak_gib": peak / 2**30,
     }
 
 
-def main() -> None:
-    """Measure each experiment in a process of its own and print a Markdown table."""
+def section(path: Path) -> str:
+    """Return the README's table of what was kept in a file."""
+    kept = read_json(path)
+    where = kept["machine"]
+    lines = [
+        f"**{where['class']}.** {where['gpu'] or where['processor']}; one step of the arm `mutineck`, batch {BATCH}, "
+        "random weights.",
+        "",
+        "| experiment | teachers | student | weights of it | categories | input | one step | peak memory |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in kept["rows"].items():
+        height, width = row["input"][2:]
+        taken = f"{number(row['seconds'], 's')} of {row['clock']} time"
+        student = Path(row["student"]).stem
+        cells = [f"`{name}`", " and ".join(row["teachers"]), student, f"{row['parameters'] / 1e6:.1f} M"]
+        cells += [f"{row['categories']}", f"{width}x{height}", taken, f"{row['peak_gib']:.1f} GiB"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure each experiment in a process of its own, keep what was found, and print the README's table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", type=Path)
     parser.add_argument("--experiments", nargs="+", default=list(EXPERIMENTS), choices=EXPERIMENTS)
     parser.add_argument("--side", type=int, default=320, help="longer side of the input in pixels (published: 1333)")
-    parser.add_argument("--steps", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
     parser.add_argument("--single", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.single:
         with tempfile.TemporaryDirectory() as folder:
             name, pictures = options.experiments[0], options.pictures
             study = prepare(name, pictures, Path(folder), side=options.side, device=options.device)
             print(json.dumps(train_steps(study, steps=options.steps)))
         return
-    print(f"| experiment | input | categories | student | one step, s ({options.device}) | peak memory, GiB |")
-    print("|---|---|---|---|---|---|")
+    here = machine()
+    path = options.results / f"{here['class']}.json"
+    rows = read_json(path)["rows"] if path.is_file() else {}
     for name in options.experiments:
-        command = [sys.executable, __file__, str(options.pictures), "--experiments", name, "--single"]
-        command += ["--side", str(options.side), "--steps", str(options.steps), "--device", options.device]
+        print(f"{name} ...", flush=True)
+        command = [sys.executable, "-m", "benchmarks.full_scale", str(options.pictures), "--experiments", name]
+        command += ["--side", str(options.side), "--steps", str(options.steps), "--device", options.device, "--single"]
         finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        row = json.loads(finished.stdout.splitlines()[-1])
-        size = "x".join(map(str, row["input"]))
-        print(f"| `{name}` | {size} | {row['categories']} | {row['parameters'] / 1e6:.1f} M | "
-              f"{row['seconds']:.2f} | {row['peak_gib']:.1f} |", flush=True)
+        measured = {"measured": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "revision": revision()}
+        rows[name] = json.loads(finished.stdout.splitlines()[-1]) | measured
+        # After each: a run that is stopped takes none of the others with it.
+        write_json(path, {"machine": here, "rows": {name: rows[name] for name in EXPERIMENTS if name in rows}})
+    print(section(path))
 
 
 if __name__ == "__main__":

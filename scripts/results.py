@@ -21,6 +21,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks import full_scale, paper
 from benchmarks.table import kept_rows, markdown
 from mutineck.ablations.overview import overview
 from mutineck.ablations.results import TEACHER, scores
@@ -149,7 +150,12 @@ def _one_study(study: StudyResults, about: dict[str, Any]) -> list[str]:
 
 def with_table(readme: str) -> str:
     """Return the README's text with the sections between its markers written anew."""
-    for name, text in (("results", table()), ("benchmarks", benchmarks())):
+    for name, text in (
+        ("results", table()),
+        ("benchmarks", benchmarks()),
+        ("full scale", one_step()),
+        ("paper", on_paper()),
+    ):
         begin, end = BEGIN.format(name), END.format(name)
         before, rest = readme.split(begin)
         _, after = rest.split(end)
@@ -175,6 +181,18 @@ def benchmarks() -> str:
             "",
         ]
     return "\n".join(lines)
+
+
+def one_step() -> str:
+    """Return the README's section of one step of each full-scale study, a table for each class of machines."""
+    return "\n".join(full_scale.section(path) for path in sorted((MEASURED / "full_scale").glob("*.json")))
+
+
+def on_paper() -> str:
+    """Return the section of what full-scale studies cost, with what freezing a teacher was measured to gain."""
+    found = [row for path in sorted(MEASURED.glob("*.json")) for row in kept_rows(path)]
+    folding = next((row.ratio for row in found if row.name.startswith("teacher pass, faster_rcnn_r101")), None)
+    return "\n".join(paper.section(path, folding) for path in sorted((MEASURED / "paper").glob("*.json")))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.processes import boxes_apart, gradients_apart, vectors_apart
 from benchmarks.table import (
     Rounds,
     Row,
@@ -77,3 +78,20 @@ def test_the_machine_is_described_without_its_name() -> None:
 
     assert platform.node() not in {str(value) for value in machine().values()}
     assert machine()["cores"] > 0
+
+
+def test_results_of_processes_are_compared_target_by_target() -> None:
+    one = {"w": torch.tensor([1.0, 4.0]), "small": torch.tensor([0.01])}
+    two = {"w": torch.tensor([1.0, 3.0]), "small": torch.tensor([0.03])}
+    assert gradients_apart(one, two) == pytest.approx(0.25)
+    with pytest.raises(ValueError, match="other weights"):
+        gradients_apart(one, {"w": two["w"]})
+    rows = {"annotation_id": np.array([7, 3]), "vector": np.array([[1.0, -2.0], [0.0, 0.0]], np.float16)}
+    swapped = {"annotation_id": np.array([3, 7]), "vector": np.array([[0.0, 0.5], [1.0, -2.0]], np.float16)}
+    assert vectors_apart(rows, rows) == 0 and vectors_apart(rows, swapped) == 0.25
+    with pytest.raises(ValueError, match="other targets"):
+        vectors_apart(rows, {**swapped, "annotation_id": np.array([3, 8])})
+    box = {"image_id": 1, "category_id": 2, "bbox": [0.0, 1.0, 2.0, 3.0]}
+    assert boxes_apart([box], [{**box, "bbox": [0.0, 1.0, 2.5, 3.0]}]) == 0.5
+    with pytest.raises(ValueError, match="1 and 2 boxes"):
+        boxes_apart([box], [box, box])

@@ -18,7 +18,8 @@ from mutineck.workflow import jobs
 
 ROOT = Path(__file__).resolve().parent.parent
 SECTIONS = "".join(
-    f"<!-- {name}: written by scripts/results.py -->\n<!-- end of {name} -->\n" for name in ("results", "benchmarks")
+    f"<!-- {name}: written by scripts/results.py -->\n<!-- end of {name} -->\n"
+    for name in ("results", "benchmarks", "full scale", "paper")
 )
 
 
