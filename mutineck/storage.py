@@ -48,7 +48,7 @@ def atomic_path(path: str | os.PathLike[str], *, durable: bool = True) -> Iterat
         temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
+def write_bytes(path: str | os.PathLike[str], content: bytes | memoryview) -> Path:
     """Write bytes atomically and return the path."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)

@@ -1,7 +1,8 @@
-"""Checkpoints: read as data only, matched strictly, reported in counts."""
+"""Checkpoints: read as data only, matched strictly, reported in counts, and written so that they repeat."""
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from mutineck.detection.compat import prepare
 from mutineck.detection.layouts import find_detector, some, split_foreign
+from mutineck.storage import write_bytes
 
 
 class CheckpointError(RuntimeError):
@@ -88,6 +90,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a mapping of weights, got {type(content).__name__}")
     return content
+
+
+def write_checkpoint(path: str | Path, content: Mapping[str, Any]) -> Path:
+    """Write a checkpoint atomically and return the path; equal content makes equal files, whose hash names it.
+
+    Left to itself, torch writes the file's own name into it, and that of an atomic write is a random one; nor does it
+    say why it could not write.
+    """
+    buffer = io.BytesIO()
+    torch.save(dict(content), buffer)
+    return write_bytes(path, buffer.getbuffer())
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:

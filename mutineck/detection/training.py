@@ -16,9 +16,10 @@ import torch
 from mutineck.detection.compat import prepare, quiet
 from mutineck.detection.configs import config_text, write_config
 from mutineck.detection.hooks import CURVES, LATEST
+from mutineck.detection.loading import write_checkpoint
 from mutineck.experiment import ExperimentError
 from mutineck.seeding import seed_everything
-from mutineck.storage import atomic_path, read_json, sha256_json, write_json
+from mutineck.storage import read_json, sha256_json, write_json
 
 IDENTITY = "training.json"
 
@@ -141,8 +142,7 @@ def save_detector(
         The paths of checkpoint and config.
     """
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    with atomic_path(folder / checkpoint) as temporary:
-        torch.save({"state_dict": weights, "meta": {"CLASSES": tuple(categories)}}, temporary)
+    write_checkpoint(folder / checkpoint, {"state_dict": weights, "meta": {"CLASSES": tuple(categories)}})
     config = {"model": dict(model_config), "categories": list(categories), "normalisation": dict(normalisation)}
     if imports:
         config["custom_imports"] = {"imports": list(imports), "allow_failed_imports": False}
@@ -168,10 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config.work_dir = str(options.work_dir)
     model = train(config, device=device_of(options.device))
     if _rank() == 0:
-        final = Path(config.work_dir) / "final.pth"
-        with atomic_path(final) as temporary:
-            torch.save({"state_dict": getattr(model, "student", model).state_dict()}, temporary)
-        print(f"weights: {final}")
+        state = getattr(model, "student", model).state_dict()
+        print(f"weights: {write_checkpoint(Path(config.work_dir) / 'final.pth', {'state_dict': state})}")
 
 
 if __name__ == "__main__":

@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mutineck.detection.configs import read_config, write_config
 from mutineck.detection.frozen import build_model
-from mutineck.detection.loading import load_strictly, read_weights
-from mutineck.storage import atomic_path
+from mutineck.detection.loading import load_strictly, read_weights, write_checkpoint
 from mutineck.teachers.stage import TRAINING_CONFIG
 
 
@@ -46,8 +43,7 @@ def export_student(folder: str | Path, out: str | Path) -> tuple[Path, Path]:
         "classes": list(own.categories),
     }
     target = out.with_name(out.name + ".pth"), out.with_name(out.name + ".py")
-    with atomic_path(target[0]) as temporary:
-        torch.save({"state_dict": read_weights(needed[0]), "meta": {"CLASSES": tuple(own.categories)}}, temporary)
+    write_checkpoint(target[0], {"state_dict": read_weights(needed[0]), "meta": {"CLASSES": tuple(own.categories)}})
     write_config(target[1], config)
     return target
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from mutineck.detection.evaluation import device_of, evaluation_loader
 from mutineck.detection.frozen import FrozenDetector, build_model
-from mutineck.detection.loading import inherit_weights
+from mutineck.detection.loading import inherit_weights, write_checkpoint
 from mutineck.detection.training import finish_training, save_detector, train
 from mutineck.experiment import INTERMEDIATE, ExperimentError
 from mutineck.seeding import derive_seed, seeded
 from mutineck.stage import Study
-from mutineck.storage import atomic_path, read_json, sha256_file, write_json
+from mutineck.storage import read_json, sha256_file, write_json
 from mutineck.teachers.alignment import RidgeRegression
 from mutineck.teachers.cache import cache_settings
 from mutineck.teachers.frozen import input_normalisation, load_frozen
@@ -57,8 +55,7 @@ def prepare_intermediate(study: Study) -> list[dict[str, Any]]:
     print(f"head of the intermediate teacher: {report}")
     if spec.head == "anchor":
         _refuse_partial_anchor(anchor, categories)
-    with atomic_path(study.folder / START) as temporary:
-        torch.save({"state_dict": model.detector.state_dict()}, temporary)
+    write_checkpoint(study.folder / START, {"state_dict": model.detector.state_dict()})
     config = None
     if spec.mode == "staged" and not _is_identity(study):
         # The cache is of the training and not of the teacher, whose config outlives it.

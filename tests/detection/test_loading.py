@@ -11,7 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from mutineck.detection.loading import CheckpointError, LoadReport, load_strictly, match_weights, read_weights
+from mutineck.detection.loading import (
+    CheckpointError,
+    LoadReport,
+    load_strictly,
+    match_weights,
+    read_weights,
+    write_checkpoint,
+)
 from tests.detection.tiny import random_detector
 
 
@@ -174,6 +181,14 @@ def test_the_report_shows_five_names_and_counts_the_rest() -> None:
         "  another shape: w (checkpoint (2,), model (3,))",
     ]
     assert not report.complete
+
+
+def test_equal_weights_make_equal_files(model: nn.Module, tmp_path: Path) -> None:
+    content = {"state_dict": model.state_dict(), "meta": {"CLASSES": ("a", "b")}}
+    first, second = (write_checkpoint(tmp_path / name, content) for name in ("first.pth", "second.pth"))
+    assert first.read_bytes() == second.read_bytes() and load_strictly(model, first).complete
+    changed = write_checkpoint(tmp_path / "changed.pth", content | {"state_dict": spoilt(model)})
+    assert changed.read_bytes() != first.read_bytes()
 
 
 def test_matching_changes_nothing(model: nn.Module) -> None:
