@@ -20,6 +20,8 @@ from tests.reliability.topics import TOPICS
 
 DOCUMENT = repository() / "docs" / "reliability.md"
 REPORTS = repository() / "docs" / "reliability"
+SHOWN = 3
+"""Findings that the document names of each kind; the reports have all."""
 UNCOUNTED = "Not counted yet: type `make test`, then `make reliability`."
 BEGIN, END = "<!-- {}: written by make reliability -->", "<!-- end of {} -->"
 
@@ -118,7 +120,10 @@ def _listed(counts: Mapping[str, int]) -> str:
 
 
 def _or_none(found: Sequence[str], word: str) -> str:
-    return f"{len(found)} {word}: {'; '.join(found)}" if found else f"no {word}" if word != "differ" else "none differs"
+    if not found:
+        return "none differs" if word == "differ" else f"no {word}"
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return f"{len(found)} {word}: {'; '.join(item.rstrip(': ') for item in found[:SHOWN])}{more}"
 
 
 def number(value: int) -> str:
