@@ -1,8 +1,8 @@
 """One process against two that `torchrun` starts, on the same work: training steps, extraction, evaluation.
 
-Times are by the wall clock, and a second process helps only where a core waits for it: nothing else may run on the
-machine meanwhile. Each row's note says how busy it was, and what processor time says, which is how the work was divided
-whatever else ran. Processes talk over gloo, so this measures no GPU.
+Times are the processor time of the process that takes most: what a second core that waits for work saves, whatever else
+the machine does. The wall clock says the same where both cores are free; each row's note has it, with the load before.
+Processes talk over gloo, so this measures no GPU.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from mutineck.storage import read_json
 IMAGES = 160
 BATCH = 8
 STEPS = 8
-TURNS = 2
+TURNS = 1
 """How often each number of processes is started."""
 REPEATS = 2
 """How often each start extracts and evaluates."""
@@ -54,7 +54,7 @@ def rows() -> list[Row]:
         for turn in range(TURNS):
             for name in list(PROCESSES)[:: 1 if turn % 2 == 0 else -1]:
                 found[name].append(start(study.root, PROCESSES[name]))
-    note = f"wall clock; load {load:.1f} on {len(os.sched_getaffinity(0))} cores before"
+    note = f"load {load:.1f} on {len(os.sched_getaffinity(0))} cores before"
     one, two = found[ALONE][0], found[TOGETHER][0]
     pictures = len(set(one["vectors"]["image_id"].tolist()))
     return [
@@ -72,8 +72,8 @@ def _faster(name: str, what: str, found: Mapping[str, list[dict[str, Any]]], not
         [statistics.median(taken[clock] for each in found[n] for taken in each["seconds"][what]) for n in PROCESSES]
         for clock in (0, 1)
     )
-    divided = f"{note}; by the busier one's processor time {processor[0] / processor[1]:.2f}"
-    return Row(name, wall[1], "s", ALONE, wall[0], wall[0] / wall[1], note=divided)
+    note = f"the busier one; {wall[0] / wall[1]:.2f} by the wall clock, {note}"
+    return Row(name, processor[1], "s", ALONE, processor[0], processor[0] / processor[1], note=note)
 
 
 def _apart(name: str, value: float, most: float) -> Row:
