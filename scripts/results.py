@@ -24,7 +24,7 @@ import pandas as pd
 from benchmarks import full_scale, paper
 from benchmarks.table import kept_rows, markdown
 from mutineck.ablations.overview import overview
-from mutineck.ablations.results import TEACHER, scores
+from mutineck.ablations.results import TEACHER, part_known, scores
 from mutineck.ablations.studies import StudyResults, fingerprint
 from mutineck.engine import LAST_RUN
 from mutineck.experiment import load_experiment, slug
@@ -141,7 +141,8 @@ def _one_study(study: StudyResults, about: dict[str, Any]) -> list[str]:
     ]
     for name, group in values:
         arm = str(name)
-        who = f"*teacher {arm.removeprefix(TEACHER)}*" if arm.startswith(TEACHER) else f"`{arm}`"
+        part = part_known(study.frame, arm, study.split)
+        who = f"*teacher {arm.removeprefix(TEACHER)}*{part}" if arm.startswith(TEACHER) else f"`{arm}`"
         spread = f" ± {group.std(ddof=1):.1f}" if len(group) > 1 else ""
         gain = "" if arm.startswith(TEACHER) or arm == "student" else f"{group.mean() - alone:+.1f}"
         lines.append(f"| {who} | {group.mean():.1f}{spread} | {gain} |")

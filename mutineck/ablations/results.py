@@ -75,6 +75,13 @@ def scores(frame: pd.DataFrame, split: str, metric: str = HEADLINE, category: st
     return frame[chosen].reset_index(drop=True)
 
 
+def part_known(frame: pd.DataFrame, arm: str, split: str) -> str:
+    """Return ` (1 of 3 categories)` for a teacher that does not know all: its mAP is over those alone. Else nothing."""
+    rows = frame[(frame["split"] == split) & (frame["metric"] == "AP")].dropna(subset=["value"])
+    known, of_all = rows.loc[rows["arm"] == arm, "category"].nunique(), rows["category"].nunique()
+    return f" ({known} of {of_all} categories)" if 0 < known < of_all else ""
+
+
 def shown_arm(frame: pd.DataFrame, split: str) -> str | None:
     """Return the taught arm that pictures of before and after show, or None if no taught arm has results.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mutineck.ablations.results import TEACHER, collect, missing, scores
+from mutineck.ablations.results import TEACHER, collect, missing, part_known, scores
 from mutineck.ablations.statistics import mean_interval
 from mutineck.figures.style import DASHES, TWO_COLUMNS, Drawing, arm_colours, in_words, new_figure
 from mutineck.stage import Study
@@ -16,7 +16,8 @@ def arms(study: Study) -> Drawing:
     """
     experiment = study.experiment
     split = experiment.evaluation.report
-    rows = scores(collect(study), split)
+    frame = collect(study)
+    rows = scores(frame, split)
     rows = rows.assign(percent=100 * rows["value"])
     names = list(experiment.arms)
     colours = arm_colours(names)
@@ -54,7 +55,7 @@ def arms(study: Study) -> Drawing:
         label.set_bbox({"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.85})
     teachers = rows[rows["arm"].str.startswith(TEACHER)].dropna(subset=["percent"])
     for position, (arm, value) in enumerate(zip(teachers["arm"], teachers["percent"], strict=True)):
-        name = f"{arm.removeprefix(TEACHER)} {value:.1f}"
+        name = f"{arm.removeprefix(TEACHER)} {value:.1f}{part_known(frame, arm, split)}"
         axis.axvline(
             value,
             color="#444444",

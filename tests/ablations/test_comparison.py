@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from mutineck.ablations.results import best_teacher, collect, missing, scores, shown_arm
+from mutineck.ablations.results import best_teacher, collect, missing, part_known, scores, shown_arm
 from mutineck.ablations.statistics import compare, mean_interval, paired_differences
 from mutineck.ablations.table import readable, summarise, to_latex, to_markdown, write_tables
 from mutineck.experiment import Experiment, slug
@@ -69,6 +69,15 @@ def test_the_method_is_shown_whatever_its_result(study: Study) -> None:
     frame = collect(study)
     worse = frame[frame["arm"] == "fgd:mean"].assign(arm="mutineck", value=0.01)
     assert shown_arm(pd.concat([frame, worse]), "test") == "mutineck"
+
+
+def test_a_teacher_of_some_categories_says_so(study: Study) -> None:
+    some = [row(0.5), row(0.5, "AP", "disc")]
+    write_json(study.path("teachers", "retina", "metrics.json"), some)
+    write_json(study.path("teachers", "faster", "metrics.json"), [*some, row(0.3, "AP", "ring"), row(None, "AP", "never seen")])
+    frame = collect(study)
+    assert part_known(frame, "teacher:retina", "test") == " (1 of 2 categories)"
+    assert part_known(frame, "teacher:faster", "test") == part_known(frame, "student", "test") == ""
 
 
 def test_missing_runs_are_named(study: Study) -> None:
