@@ -113,7 +113,8 @@ def start(root: Path, count: int) -> dict[str, Any]:
         # What torchrun itself says at the end is long, and is not why.
         own = [line for line in done.stderr.splitlines() if line.startswith("[rank")]
         raise RuntimeError("\n".join([f"{count} processes failed:", *(own[-20:] or [done.stderr[-3000:]])]))
-    return torch.load(root / "found.pt", weights_only=False)
+    found = torch.load(root / "found.pt", weights_only=True)
+    return found | {"vectors": {name: column.numpy() for name, column in found["vectors"].items()}}
 
 
 def work(root: Path) -> None:
@@ -138,7 +139,8 @@ def work(root: Path) -> None:
         extraction = timed(partial(extract_shared, study, frozen, group), group)
         evaluation = timed(evaluate, group)
         if group.rank == 0:
-            rows = load_features(vectors, ["image_id", "annotation_id", "vector"])
+            columns = load_features(vectors, ["image_id", "annotation_id", "vector"])
+            rows = {name: torch.tensor(column) for name, column in columns.items()}
             seconds = {"training": training, "extraction": extraction, "evaluation": evaluation}
             torch.save({"seconds": seconds, "gradients": gradients, "vectors": rows, "boxes": boxes}, root / "found.pt")
         group.wait()
