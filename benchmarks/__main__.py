@@ -33,11 +33,11 @@ def main(arguments: list[str] | None = None) -> None:
     rows: list[Row] = []
     for name in given.names or BENCHMARKS:
         print(f"{name} ...", flush=True)
-        started = time.perf_counter()
+        started, loaded = time.perf_counter(), revision()  # now: whoever works on in the clone moves it meanwhile
         found = importlib.import_module(f"benchmarks.{name}").rows()
         kept[name] = {
             "measured": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "revision": revision(),
+            "revision": loaded,
             "threads": torch.get_num_threads(),
             "seconds": round(time.perf_counter() - started, 1),
             "rows": [as_json(row) for row in found],
