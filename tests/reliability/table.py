@@ -121,7 +121,7 @@ def _listed(counts: Mapping[str, int]) -> str:
 
 def _or_none(found: Sequence[str], word: str) -> str:
     if not found:
-        return "none differs" if word == "differ" else f"no {word}"
+        return {"differ": "none differs", "grown": "nothing grows"}.get(word, f"no {word}")
     more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     return f"{len(found)} {word}: {'; '.join(item.rstrip(': ') for item in found[:SHOWN])}{more}"
 

@@ -88,6 +88,6 @@ def test_longer_runs_are_told_with_what_they_found() -> None:
     lines = table.tables({"tests": tested, **reports})["longer runs"].splitlines()[2:]
     assert "60 000 files by property tests; by coverage 60 000 in 2 minutes" in lines[0] and "1 findings: voc-bytes-crash" in lines[0]
     assert "50 SIGKILLs (everything 30, one process 20) in 61 starts" in lines[1] and "none differs; no faults" in lines[1]
-    assert "2 studies in 1.0 hours | no grown, no faults: MiB 300 → 300, open files 9 → 9" in lines[2]
+    assert "2 studies in 1.0 hours | nothing grows, no faults: MiB 300 → 300, open files 9 → 9" in lines[2]
     empty = table.tables({"tests": tested})["longer runs"]
     assert empty.count("not yet") == 3
