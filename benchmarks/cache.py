@@ -11,8 +11,8 @@ from torch import Tensor
 
 import mutineck.detection.repeatable  # noqa: F401  (registers the data set with mmdet)
 from benchmarks.step import ARM, PARTS, Stepper
-from benchmarks.stopwatch import shares
-from benchmarks.study import random_study
+from benchmarks.stopwatch import shares, tell
+from benchmarks.study import random_study, take_step
 from benchmarks.table import Row, side_by_side
 from mutineck.experiment import load_experiment
 from mutineck.seeding import seed_everything
@@ -36,9 +36,7 @@ def rows() -> list[Row]:
         moved, apart = distance(start, running.weights()), distance(cached.weights(), running.weights())
         found = shares(cached, PARTS, runs=1)
         size = sum(file.stat().st_size for file in study.path("cache").rglob("*.safetensors")) / 2**20
-    for part, share in found.items():
-        print(f"  {100 * share:5.1f} %  {part}")
-    note = ", ".join(f"{part} {100 * share:.0f} %" for part, share in found.items() if share >= 0.01)
+    note = tell(f"where an epoch of `{ARM}` from the cache goes", found)
     name = f"an epoch of `{ARM}` from the cache, {cached.pictures} pictures of 192x144"
     return [
         measured.longer(name, "cached", ALONE, 1.25, note),
@@ -82,7 +80,4 @@ class Epochs(Stepper):
         """Take an epoch."""
         seed_everything(0)
         for batch in self.loader:
-            outputs = self.model.train_step(batch, self.optimiser)
-            self.optimiser.zero_grad()
-            outputs["loss"].backward()
-            self.optimiser.step()
+            take_step(self.model, batch, self.optimiser)

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from benchmarks.study import random_study
 from benchmarks.table import Row, side_by_side
 from mutineck.detection.evaluation import Batch, device_of, evaluation_loader
 from mutineck.detection.frozen import FrozenDetector
+from mutineck.detection.processes import Processes
 from mutineck.experiment import load_experiment
 from mutineck.features.extraction import extract_teacher, loader_of
 from mutineck.features.shards import load_features
@@ -66,10 +68,13 @@ def _extraction(name: str, overrides: Mapping[str, object], *, rounds: int) -> R
     return measured.faster(f"features of {pictures} pictures, {name}", "ours", BARE, 0.9, note)
 
 
-def extract_again(study: Study, teacher: FrozenDetector) -> None:
-    """Extract a teacher's vectors into a folder that is not there yet."""
+def extract_again(study: Study, teacher: FrozenDetector, group: Processes | None = None, **more: Any) -> None:
+    """Extract a teacher's vectors into a folder that is not there yet, each process its shards; `more` as there."""
+    group = group or Processes()
     folder = study.path("features", teacher.name)
-    shutil.rmtree(folder, ignore_errors=True)
+    if group.rank == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+    group.wait()
     extract_teacher(
         lambda: teacher,
         partial(loader_of, study),
@@ -78,7 +83,9 @@ def extract_again(study: Study, teacher: FrozenDetector) -> None:
         name=teacher.name,
         key="",
         spec=study.experiment.features,
+        group=group,
         device=device_of(study.experiment.resources.device),
+        **more,
     )
 
 

@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.study import random_study
-from benchmarks.table import machine, number, peak_resident
+from benchmarks.study import random_study, take_step
+from benchmarks.table import clock_of, machine, number, peak_resident
 from mutineck.experiment import load_experiment
 from mutineck.stage import Study, revision
 from mutineck.storage import read_json, write_json
@@ -93,15 +93,11 @@ def train_steps(study: Study, *, steps: int = 1, batch: int = BATCH) -> dict[str
         "gt_bboxes": [b[~crowd].to(device) for b, crowd in zip(first.boxes, first.crowd, strict=True)],
         "gt_labels": [v[~crowd].to(device) for v, crowd in zip(first.labels, first.crowd, strict=True)],
     }
-    alone = device.type == "cpu" and torch.get_num_threads() == 1
-    clock = time.process_time if alone else time.perf_counter
+    clock = clock_of(gpu=device.type == "cuda")
     seconds: list[float] = []
     for _ in range(steps):
         started = clock()
-        outputs = distiller.train_step(data, optimiser)
-        optimiser.zero_grad()
-        outputs["loss"].backward()
-        optimiser.step()
+        outputs = take_step(distiller, data, optimiser)
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(clock() - started)
@@ -117,7 +113,7 @@ def train_steps(study: Study, *, steps: int = 1, batch: int = BATCH) -> dict[str
         "unused": unused,
         "parameters": sum(p.numel() for p in distiller.student.parameters()),
         "steps": steps,
-        "clock": "processor" if alone else "wall",
+        "clock": "processor" if clock is time.process_time else "wall",
         # The first steps pay for memory and kernels; of many, the later half tells.
         "seconds": statistics.median(seconds[len(seconds) // 2 :]),
         "peak_gib": peak / 2**30,

@@ -94,8 +94,7 @@ def looks(counts: Counts, experiment: Experiment, arm: str) -> float:
     """Return the FLOPs that frozen teachers take of a picture in an arm's training."""
     spec = experiment.arm(arm)
     teachers = [counts.teachers[name] for name in spec.teacher_names([t.name for t in experiment.teachers])]
-    proposals = spec.regions or spec.source in ("adapters", "confidence")
-    return sum(t.maps + proposals * t.proposals for t in teachers) + spec.needs_intermediate * counts.merge
+    return sum(t.maps + spec.needs_proposals * t.proposals for t in teachers) + spec.needs_intermediate * counts.merge
 
 
 def exchange_seconds(counts: Counts, gpus: int, assumed: Assumptions) -> float:

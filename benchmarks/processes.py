@@ -8,7 +8,6 @@ Processes talk over gloo, so this measures no GPU.
 from __future__ import annotations
 
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -23,14 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.study import random_study
+from benchmarks.features import extract_again
+from benchmarks.study import random_study, take_step
 from benchmarks.table import Row, Target
 from mutineck.detection.processes import Processes, processes
 from mutineck.engine import write_experiment
 from mutineck.experiment import load_experiment
 from mutineck.experiment_file import repository
 from mutineck.stage import Study
-from mutineck.storage import read_json
 
 IMAGES = 160
 BATCH = 8
@@ -136,7 +135,7 @@ def work(root: Path) -> None:
         def evaluate() -> None:
             boxes[:] = measure_split(study, model, dataset_categories(study), split="train", group=group)[0]
 
-        extraction = timed(partial(extract_shared, study, frozen, group), group)
+        extraction = timed(partial(extract_again, study, frozen, group, shard_images=BATCH), group)
         evaluation = timed(evaluate, group)
         if group.rank == 0:
             columns = load_features(vectors, ["image_id", "annotation_id", "vector"])
@@ -200,11 +199,9 @@ def train_steps(study: Study, group: Processes) -> tuple[list[tuple[float, float
     gradients: dict[str, Tensor] = {}
 
     def step() -> None:
-        optimiser.zero_grad()
-        shared.train_step(data, optimiser)["loss"].backward()
+        take_step(shared, data, optimiser)
         if not gradients:
             gradients.update((n, p.grad.clone()) for n, p in distiller.named_parameters() if p.grad is not None)
-        optimiser.step()
 
     return timed(step, group, STEPS), gradients
 
@@ -212,27 +209,6 @@ def train_steps(study: Study, group: Processes) -> tuple[list[tuple[float, float
 def first(_sampler: Any, gallery: Any, number: int) -> Any:
     """Stand for mmdet's random choice of samples: what is drawn must not depend on who draws."""
     return gallery[:number]
-
-
-def extract_shared(study: Study, teacher: Any, group: Processes) -> None:
-    """Extract a teacher's vectors, each process its shards, into a folder that is not there yet."""
-    from mutineck.features.extraction import extract_teacher, loader_of
-
-    folder = study.path("features", teacher.name)
-    if group.rank == 0:
-        shutil.rmtree(folder, ignore_errors=True)
-    group.wait()
-    extract_teacher(
-        lambda: teacher,
-        partial(loader_of, study),
-        read_json(study.need("dataset", "train.json")),
-        folder,
-        name=teacher.name,
-        key="",
-        spec=study.experiment.features,
-        shard_images=BATCH,
-        group=group,
-    )
 
 
 if __name__ == "__main__":

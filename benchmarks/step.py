@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from mmdet.models.detectors import TwoStageDetector
 
-from benchmarks.stopwatch import shares
-from benchmarks.study import random_study
+from benchmarks.stopwatch import shares, tell
+from benchmarks.study import random_study, take_step
 from benchmarks.table import Rounds, Row, Target, side_by_side
 from mutineck.detection.compat import prepare
 from mutineck.detection.configs import optimizer_config
@@ -79,10 +79,7 @@ def _measured(name: str, changed: Mapping[str, Any], most: float, *, rounds: int
         runs |= {"ours": lambda: [teacher.maps(image) for teacher in frozen]}
         measured = side_by_side(runs, rounds=rounds)
         found = shares(whole, PARTS, runs=min(rounds, 5))
-    print(f"where a step of `{ARM}` goes, {name}:")
-    for part, share in found.items():
-        print(f"  {100 * share:5.1f} %  {part}")
-    note = ", ".join(f"{part} {100 * share:.0f} %" for part, share in found.items() if share >= 0.01)
+    note = tell(f"where a step of `{ARM}` goes, {name}", found)
     label = f"step of `{ARM}`, {name}"
     return [
         _sum(measured, label, "plain", "student's step + plain `extract_feat` of both", most, note),
@@ -137,7 +134,4 @@ class Stepper:
 
     def __call__(self) -> None:
         """Take a step."""
-        outputs = self.distiller.train_step(self.data, self.optimiser)
-        self.optimiser.zero_grad()
-        outputs["loss"].backward()
-        self.optimiser.step()
+        take_step(self.distiller, self.data, self.optimiser)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any
 from unittest import mock
 
 import torch
+
+from benchmarks.table import clock_of
 
 REST = "the rest"
 
@@ -65,8 +66,16 @@ def shares(
     return dict(sorted(((part, value / total) for part, value in seconds.items()), key=lambda item: -item[1]))
 
 
+def tell(title: str, found: Mapping[str, float]) -> str:
+    """Print the shares of `shares`, and return those of a hundredth and more as a row's note."""
+    print(f"{title}:")
+    for part, share in found.items():
+        print(f"  {100 * share:5.1f} %  {part}")
+    return ", ".join(f"{part} {100 * share:.0f} %" for part, share in found.items() if share >= 0.01)
+
+
 def _now() -> float:
-    if torch.cuda.is_available():
+    gpu = torch.cuda.is_available()
+    if gpu:
         torch.cuda.synchronize()
-    alone = torch.get_num_threads() == 1 and not torch.cuda.is_available()
-    return time.process_time() if alone else time.perf_counter()
+    return clock_of(gpu=gpu)()

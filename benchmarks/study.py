@@ -68,6 +68,15 @@ def random_study(experiment: Experiment, folder: Path, *, zoo: Path | None = Non
     return study.at("distillation", "mutineck/seed0")
 
 
+def take_step(model: Any, data: Any, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+    """Take a training step as mmcv's runner does (forward, backward, optimiser); return what `train_step` returned."""
+    outputs: dict[str, Any] = model.train_step(data, optimiser)
+    optimiser.zero_grad()
+    outputs["loss"].backward()
+    optimiser.step()
+    return outputs
+
+
 def zoo_config(name: str) -> Any:
     """Return a published detector's config without the weights that it would fetch."""
     config = read_config(find_in_zoo(name).config)

@@ -100,6 +100,21 @@ class Rounds:
         return Row(name, self.median(ours), "s", reference, self.median(reference), ratio, target, note)
 
 
+def with_section(document: str, name: str, text: str, writer: str) -> str:
+    """Return a document with other text between the markers of a section; `writer` is the command that does it."""
+    begin, end = f"<!-- {name}: written by {writer} -->", f"<!-- end of {name} -->"
+    before, rest = document.split(begin)
+    _, after = rest.split(end)
+    return f"{before}{begin}\n\n{text.rstrip()}\n\n{end}{after}"
+
+
+def clock_of(*, gpu: bool) -> Callable[[], float]:
+    """Return the clock that runs are timed by: of processor time on one CPU thread, else the one on the wall."""
+    import torch
+
+    return time.process_time if torch.get_num_threads() == 1 and not gpu else time.perf_counter
+
+
 def side_by_side(
     runs: Mapping[str, Callable[[], object]], *, rounds: int = 7, warm: int = 1, wall: bool = False
 ) -> Rounds:
@@ -116,8 +131,7 @@ def side_by_side(
     """
     import torch
 
-    alone = torch.get_num_threads() == 1 and not torch.cuda.is_available()
-    clock = time.process_time if alone and not wall else time.perf_counter
+    clock = time.perf_counter if wall else clock_of(gpu=torch.cuda.is_available())
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(-warm, rounds):
         order = list(runs)[:: 1 if turn % 2 == 0 else -1]

@@ -37,6 +37,11 @@ class ArmSpec(BaseModel):
         """Whether the arm learns from the intermediate teacher's map."""
         return self.source == "intermediate"
 
+    @property
+    def needs_proposals(self) -> bool:
+        """Whether the arm asks what the teachers propose, and not for their maps alone."""
+        return self.regions or self.source in ("adapters", "confidence")
+
     def teacher_names(self, teachers: Sequence[str]) -> tuple[str, ...]:
         """Return the single teachers whose networks run while this arm trains, the anchor first."""
         if self.feature == "none" and not self.centroids:

@@ -106,13 +106,10 @@ def run(
         for job in wanted:
             if damaged := damage(root, *job):
                 print(f"{job}: {damaged}; it is run again", flush=True)
-                if not dry_run:
-                    (root / job.manifest).unlink()
+            if not dry_run and (damaged or job.stage in force):
+                # All at once, so that a run that is stopped or killed goes on with those it had not come to.
+                (root / job.manifest).unlink(missing_ok=True)
         if not dry_run:
-            for job in wanted:
-                if job.stage in force:
-                    # All at once, so that a run that is stopped or killed goes on with those it had not come to.
-                    (root / job.manifest).unlink(missing_ok=True)
             write_json(root / LAST_RUN, {"overrides": list(overrides)})
         # In the study's folder: a cluster's nodes read it, too.
         config_file = write_json((Path(temporary) if dry_run else root) / SNAKEMAKE_CONFIG, config)

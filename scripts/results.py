@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks import full_scale, paper
-from benchmarks.table import kept_rows, markdown
+from benchmarks.table import kept_rows, markdown, with_section
 from mutineck.ablations.overview import overview
 from mutineck.ablations.results import TEACHER, part_known, scores
 from mutineck.ablations.studies import StudyResults, fingerprint
@@ -39,7 +39,6 @@ KEPT = ROOT / "experiments" / "results"
 SEARCHES = ROOT / "experiments" / "searches"
 README = ROOT / "README.md"
 MEASURED = ROOT / "benchmarks" / "results"
-BEGIN, END = "<!-- {}: written by scripts/results.py -->", "<!-- end of {} -->"
 
 
 def keep(name: str, outputs: Path) -> None:
@@ -157,10 +156,7 @@ def with_table(readme: str) -> str:
         ("full scale", one_step()),
         ("paper", on_paper()),
     ):
-        begin, end = BEGIN.format(name), END.format(name)
-        before, rest = readme.split(begin)
-        _, after = rest.split(end)
-        readme = f"{before}{begin}\n\n{text}\n{end}{after}"
+        readme = with_section(readme, name, text, "scripts/results.py")
     return readme
 
 

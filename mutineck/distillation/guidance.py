@@ -202,10 +202,10 @@ class Guidance(nn.Module):
         self, image: Tensor, metas: list[dict[str, Any]], boxes: Sequence[Tensor], labels: Sequence[Tensor]
     ) -> tuple[list[dict[int, Tensor]], list[list[Proposals]], dict[str, Any]]:
         """Return each guide's teaching maps, the teachers' proposals (none if not needed), and L_merge's terms."""
-        wanted = self.arm.regions or self.arm.source in ("adapters", "confidence")
         view = view_of(image, metas, self.cache)
         merged = self._merged()
         teachers = merged.teachers if merged is not None else self.teachers
+        wanted = self.arm.needs_proposals
         proposals = by_image([view.proposals(teacher) for teacher in teachers]) if wanted else []
         if self.intermediate is not None:
             return [view.merged(self.intermediate)], proposals, {}

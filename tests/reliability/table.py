@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.table import with_section
 from mutineck.experiment_file import repository
 from mutineck.storage import read_json, write_json, write_text
 from tests.reliability.junit import cases
@@ -23,7 +24,6 @@ REPORTS = repository() / "docs" / "reliability"
 SHOWN = 3
 """Findings that the document names of each kind; the reports have all."""
 UNCOUNTED = "Not counted yet: type `make test`, then `make reliability`."
-BEGIN, END = "<!-- {}: written by make reliability -->", "<!-- end of {} -->"
 
 
 def count(paths: Sequence[Path]) -> dict[str, Any]:
@@ -145,10 +145,7 @@ def read_reports() -> dict[str, Any]:
 def with_tables(document: str, reports: Mapping[str, Any]) -> str:
     """Return the document with its tables written anew."""
     for name, text in tables(reports).items():
-        begin, end = BEGIN.format(name), END.format(name)
-        before, rest = document.split(begin)
-        _, after = rest.split(end)
-        document = f"{before}{begin}\n\n{text}\n\n{end}{after}"
+        document = with_section(document, name, text, "make reliability")
     return document
 
 
