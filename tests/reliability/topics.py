@@ -38,8 +38,6 @@ def _tests(module: str, *names: str) -> tuple[str, ...]:
     return tuple(rf"{start}::test_{name}" for name in names or ("",))
 
 
-_CONTRACTS = ("generated", "what_once_broke")
-
 TOPICS = (
     Topic(
         "VOC annotations from the wild",
