@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
@@ -150,6 +151,9 @@ def apply_override(data: dict[str, Any], override: str) -> None:
 def set_field(data: dict[str, Any], path: str, value: Any) -> None:
     """Set the field at `field.path` in a raw experiment, in place; records on the way that are not there are made.
 
+    Records on the way are copied: to YAML's aliases (`schedule: *schedule`) one record stands in several places, and
+    the field is meant in one.
+
     Raises:
         ExperimentError: a path through something that has no fields, or to a list's item that is not there.
     """
@@ -160,14 +164,10 @@ def set_field(data: dict[str, Any], path: str, value: Any) -> None:
         where = ".".join(keys[: position + 1])
         if isinstance(node, list):
             index = _list_index(node, key, where)
-            if last:
-                node[index] = value
+            node[index] = value if last else copy.copy(node[index])
             node = node[index]
         elif isinstance(node, dict):
-            if last:
-                node[key] = value
-            elif node.get(key) is None:
-                node[key] = {}
+            node[key] = value if last else {} if node.get(key) is None else copy.copy(node[key])
             node = node[key]
         else:
             raise ExperimentError(f"{path}: {'.'.join(keys[:position])} is {node!r} and has no fields")

@@ -58,6 +58,20 @@ def test_an_experiment_builds_on_another_that_builds_on_a_third(write):
     assert load_experiment(folder / "more.yaml").dataset.shapes.max_objects != 3
 
 
+def test_what_yaml_says_once_for_several_is_set_for_one(write):
+    text = yaml.safe_dump(PLAIN | {"teachers": []}, sort_keys=False)
+    teachers = """teachers:
+- name: first
+  detector: &detector {family: faster_rcnn, depth: 34}
+  schedule: &schedule {epochs: 8}
+- {name: second, detector: *detector, schedule: *schedule}
+"""
+    file = write(plain=text.replace("teachers: []\n", teachers).replace("fgd:big", "fgd:first")) / "plain.yaml"
+    changed = load_experiment(file, ["teachers.second.schedule.epochs=24", "teachers.0.detector.depth=18"])
+    assert [teacher.schedule.epochs for teacher in changed.teachers] == [8, 24]
+    assert [teacher.detector.depth for teacher in changed.teachers] == [18, 34]
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
