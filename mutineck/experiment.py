@@ -254,7 +254,11 @@ class DistillationSpec(Record):
     centroid_cosine: float = Field(0.5, ge=-1, le=1)
     """Gate: a target is pulled only if the teacher's own vector is at least this close to a centroid."""
     peer: float | None = Field(None, ge=0)
-    """Weight of MGD, PKD or CWD; the published one if null."""
+    """Weight of MGD, PKD or CWD in arms that learn by them; the published one if null."""
+    cwd: float = Field(0.0, ge=0)
+    """Weight of CWD's term beside FGD's, in every arm with FGD's terms; 0 leaves them alone. FGD's squared differences
+    have a map's offset to catch up with first, which a few hundred steps from random weights are not enough for; CWD
+    does not see it."""
     warmup_epochs: float = Field(0.0, ge=0)
     strides: tuple[int, ...] | None = None
     """Levels to distil, by stride; all that student and teachers share if null."""

@@ -97,6 +97,7 @@ class Guidance(nn.Module):
             feature=arm.feature,
             fgd=fgd,
             peer=weights.peer,
+            cwd=weights.cwd,
             student_kind="two_stage" if two_stage else "one_stage",
             centroid=CentroidWeights(weights.centroid, weights.centroid_distance),
             centroid_cosine=weights.centroid_cosine,

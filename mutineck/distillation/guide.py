@@ -29,7 +29,8 @@ class GuideSettings:
     Attributes:
         feature: `fgd`, `mgd`, `pkd` or `cwd`.
         fgd: weights and temperature of the FGD terms.
-        peer: weight of MGD, PKD or CWD; the published one if None.
+        peer: weight of MGD, PKD or CWD as `feature`; the published one if None.
+        cwd: weight of CWD's term beside FGD's; 0 for FGD's alone.
         student_kind: `two_stage` or `one_stage` (MGD publishes two settings).
         centroid: weights of the centroid terms.
         centroid_cosine: gate of the centroid terms.
@@ -38,6 +39,7 @@ class GuideSettings:
     feature: str = "fgd"
     fgd: FGDWeights = field(default_factory=FGDWeights)
     peer: float | None = None
+    cwd: float = 0.0
     student_kind: str = "two_stage"
     centroid: CentroidWeights = field(default_factory=CentroidWeights)
     centroid_cosine: float = 0.5
@@ -78,6 +80,7 @@ class Guide(nn.Module):
         if adapt:
             self.adapters.update({str(s): nn.Conv2d(student_channels, teacher_channels, 1) for s in strides})
         self.losses = nn.ModuleDict({str(s): self._loss(teacher_channels) for s in strides})
+        self.channel_wise = CWDLoss()
         self.centroid_loss = None
         if centroids is not None:
             self.centroid_loss = CentroidLoss(centroids, threshold=settings.centroid_cosine, reduce=reduce)
@@ -155,7 +158,10 @@ class Guide(nn.Module):
                 plain = weighted_masks(targets, teacher_index, stride, (height, width))
             masks = {"foreground": plain.foreground, "background": plain.background}
             weigh = settings.fgd.weigh
-        return weigh({name: (mask * found.error).sum() / n for name, mask in masks.items()} | shared)
+        terms = weigh({name: (mask * found.error).sum() / n for name, mask in masks.items()} | shared)
+        if settings.cwd:
+            terms["cwd"] = settings.cwd * self.channel_wise(student, teacher)
+        return terms
 
     def _peer_weight(self) -> float:
         settings = self.settings
