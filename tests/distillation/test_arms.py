@@ -143,6 +143,23 @@ def test_an_arms_weights_override_the_experiments(tiny: Study, ready: Study, tmp
     assert float(losses["loss_kd_background"]) == pytest.approx(float(plain["loss_kd_background"]), rel=1e-5)
 
 
+@pytest.mark.parametrize("arm", ["fgd:faster_rcnn", "mutineck"])
+def test_cwd_comes_beside_fgds_terms_and_leaves_them_alone(tiny: Study, ready: Study, tmp_path: Path, arm: str) -> None:
+    losses = {}
+    for weight in (0.0, 3.0, 6.0):
+        study = derive(tiny, tmp_path / f"s{weight}", arms=[arm, "cwd:faster_rcnn"], distillation={"cwd": weight})
+        link_intermediate(study, ready.root)
+        plant_centroids(study)
+        losses[weight] = step(build(study, arm), study)
+    assert kd_terms(losses[6.0]) - kd_terms(losses[0.0]) == {"cwd"}
+    assert float(losses[6.0]["loss_kd_cwd"]) == pytest.approx(2 * float(losses[3.0]["loss_kd_cwd"]), rel=1e-6) != 0
+    for term in kd_terms(losses[0.0]):
+        assert torch.equal(losses[0.0][f"loss_kd_{term}"], losses[6.0][f"loss_kd_{term}"]), term
+    if arm == "fgd:faster_rcnn":  # and it is what that loss is worth by itself, at its published weight of 10
+        alone = step(build(study, "cwd:faster_rcnn"), study)
+        assert float(losses[3.0]["loss_kd_cwd"]) == pytest.approx(0.3 * float(alone["loss_kd_cwd"]), rel=1e-5)
+
+
 def targets_with(goodness: Tensor, boxes: Tensor | None = None) -> Targets:
     from mutineck.teachers.regions import teacher_weights
 
