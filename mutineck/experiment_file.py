@@ -167,7 +167,10 @@ def set_field(data: dict[str, Any], path: str, value: Any) -> None:
             node[index] = value if last else copy.copy(node[index])
             node = node[index]
         elif isinstance(node, dict):
-            node[key] = value if last else {} if node.get(key) is None else copy.copy(node[key])
+            if last:
+                node[key] = value
+            else:
+                node[key] = {} if node.get(key) is None else copy.copy(node[key])
             node = node[key]
         else:
             raise ExperimentError(f"{path}: {'.'.join(keys[:position])} is {node!r} and has no fields")
