@@ -11,6 +11,7 @@ import pandas as pd
 from mutineck.ablations.results import TEACHER, scores
 from mutineck.ablations.studies import METHOD, StudyResults, additions, contrasts, parts, teachers_of
 from mutineck.ablations.table import DASH, to_markdown, with_interval, with_spread
+from mutineck.arms import PARTS
 from mutineck.experiment import INTERMEDIATE
 from mutineck.storage import write_text
 
@@ -29,14 +30,11 @@ def overview(studies: Sequence[StudyResults]) -> str:
         f"`{METHOD}` less each of them, paired by seed, with 95 % t interval (bold where it lies above 0):",
         _arms(studies, table, lambda row, _: _difference(row), without=METHOD),
     ]
-    cost = parts(table)
-    if cost["studies"].any():
+    if lines := _part_lines(table):
         sections += [
-            "What taking out a part of the method costs, mean over studies with 95 % t interval over them:",
-            _markdown(
-                {"without": row["part"], "costs": _difference(row), "times": f"{row['costly']} of {row['studies']}"}
-                for row in cost.to_dict("records")
-            ),
+            "What taking out a part of the method costs: by study, paired by seed; then the mean over studies, its "
+            "interval over them:",
+            _markdown(lines),
         ]
     added = additions(studies)
     if len(added):
@@ -93,6 +91,19 @@ def _of_study(study: StudyResults) -> dict[str, str]:
         "intermediate teacher": DASH if merged.empty else with_spread(float(merged.iloc[0]), float("nan")),
         "seeds": str(students["seed"].nunique()),
     }
+
+
+def _part_lines(table: pd.DataFrame) -> list[dict[str, str]]:
+    """Return a line for each study that takes out parts, and one for all of them, if there are several."""
+    lines = []
+    for name, rows in table.groupby("study", sort=False):
+        costs = rows[rows["difference"].notna()].set_index("arm").to_dict("index")
+        found = {part: _difference(costs[arm]) for part in PARTS if (arm := f"{METHOD}-{part}") in costs}
+        lines += [{"study": str(name)} | found] if found else []
+    if len(lines) > 1:
+        means = {row["part"]: _difference(row) for row in parts(table).to_dict("records") if row["studies"]}
+        lines.append({"study": "mean"} | means)
+    return lines
 
 
 def _value(row: dict[str, Any], column: str) -> str:

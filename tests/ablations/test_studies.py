@@ -112,8 +112,21 @@ def test_the_tables_for_people() -> None:
     assert ["one", "21.0 ± 1.0", "30.0 ± 1.0 (good)", "35.0 ± 1.0", "55.0", "3"] in rows
     assert ["one", "**+14.0 [+9.7, +18.3]**", "**+5.0 [+0.0, +10.0]**"] in rows
     assert ["two", "+10.0 [–]", "–"] in rows
-    assert ["regions", "+1.0 [–]", "1 of 1"] in rows
+    assert ["one", "+1.0 [-1.5, +3.5]"] in rows  # without regions, over its seeds; no mean of one study
+    assert not any(row[0] == "mean" for row in rows)
     assert ["one", "1.5", "–", "4.0"] in rows
+
+
+def test_what_parts_cost_by_study_and_on_the_mean() -> None:
+    other = {arm: ARMS[arm] for arm in ("student", "mutineck")} | {"mutineck-centroids": (0.32, 0.31, 0.33)}
+    text = overview([results(), results("two", other), results("three", {"mutineck": (0.3, 0.3)})])
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")]
+    at = rows.index(["study", "regions", "centroids"])
+    assert rows[at + 1 : at + 4] == [
+        ["one", "+1.0 [-1.5, +3.5]", "–"],
+        ["two", "–", "**+3.0 [+3.0, +3.0]**"],
+        ["mean", "+1.0 [–]", "+3.0 [–]"],
+    ]
 
 
 def test_what_is_written(tmp_path: Path) -> None:
