@@ -33,7 +33,6 @@ def arms(study: Study) -> Drawing:
         means[name] = interval.mean
         several |= interval.n > 1
         axis.barh(position, interval.mean, color=colours[name], height=0.62, alpha=0.85)
-        right = interval.mean
         if interval.n > 1:
             half = interval.high - interval.mean
             axis.errorbar(interval.mean, position, xerr=half, color="black", linewidth=0.8, capsize=2.5, zorder=3)
@@ -48,11 +47,8 @@ def arms(study: Study) -> Drawing:
                 markeredgewidth=0.6,
                 zorder=4,
             )
-            right = max(interval.high, values.max())
-        label = axis.annotate(f"{interval.mean:.1f}", (right, position), xytext=(4, 0), textcoords="offset points")
-        label.set(va="center", fontsize=7, zorder=5)
-        # A teacher's line may run through the number.
-        label.set_bbox({"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.85})
+        # In a column beside the axis, where no bar and no teacher's line runs through the number.
+        axis.text(1.01, position, f"{interval.mean:.1f}", transform=axis.get_yaxis_transform(), va="center", fontsize=7)
     teachers = rows[rows["arm"].str.startswith(TEACHER)].dropna(subset=["percent"])
     for position, (arm, value) in enumerate(zip(teachers["arm"], teachers["percent"], strict=True)):
         name = f"{arm.removeprefix(TEACHER)} {value:.1f}{part_known(frame, arm, split)}"
