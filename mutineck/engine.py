@@ -22,9 +22,18 @@ from mutineck.processes import STOPPING, end_with_parent, exclusive, on_signals
 from mutineck.profiles import LOCAL, Profile, find_profile
 from mutineck.progress import ProgressHandler
 from mutineck.remedies import remedy
-from mutineck.stage import damage
+from mutineck.stage import damage, read_manifest
 from mutineck.storage import write_json, write_text
-from mutineck.workflow import EXPERIMENT_FILE, Job, error_of, jobs, running_of, thread_environment, visible_gpus
+from mutineck.workflow import (
+    EXPERIMENT_FILE,
+    Job,
+    changed_settings,
+    error_of,
+    jobs,
+    running_of,
+    thread_environment,
+    visible_gpus,
+)
 
 GRACE = 4.0
 """Seconds that jobs get to end after SIGTERM, before SIGKILL: all is to be over within ten, on a busy machine too."""
@@ -109,11 +118,13 @@ def run(
             if not dry_run and (damaged or job.stage in force):
                 # All at once, so that a run that is stopped or killed goes on with those it had not come to.
                 (root / job.manifest).unlink(missing_ok=True)
+        # Snakemake knows settings of what it ran itself in this folder; manifests also tell those of a copied one.
+        outdated = [job for job in wanted if _outdated(experiment, root, job)]
         if not dry_run:
             write_json(root / LAST_RUN, {"overrides": list(overrides)})
         # In the study's folder: a cluster's nodes read it, too.
         config_file = write_json((Path(temporary) if dry_run else root) / SNAKEMAKE_CONFIG, config)
-        command = snakemake_arguments(root, config_file, wanted, cores, len(gpus), dry_run, force, where)
+        command = snakemake_arguments(root, config_file, wanted, cores, len(gpus), dry_run, force, where, outdated)
         log = Path(temporary) / "snakemake.log" if dry_run else root / SNAKEMAKE_LOG
         patience = CANCEL if where.remote else 0.0
         started = time.time()
@@ -126,6 +137,15 @@ def run(
             f"stopped by {signal.Signals(number).name}; what was finished stays. Go on with: {again}", number
         )
     return root
+
+
+def _outdated(experiment: Experiment, root: Path, job: Job) -> bool:
+    """Return whether a job was finished with other settings; a manifest that cannot be read is damage, and not this."""
+    try:
+        manifest = read_manifest(root, *job)
+    except ValueError:
+        return False
+    return manifest is not None and bool(changed_settings(experiment, job, manifest))
 
 
 def write_experiment(experiment: Experiment, root: Path) -> Path:
@@ -148,8 +168,9 @@ def snakemake_arguments(
     dry_run: bool,
     force: Sequence[str],
     profile: Profile,
+    outdated: Sequence[Job] = (),
 ) -> list[str]:
-    """Return Snakemake's command line for a set of jobs."""
+    """Return Snakemake's command line for a set of jobs, those that are outdated to be run again."""
     arguments = ["--snakefile", str(repository() / "Snakefile"), "--directory", str(root)]
     arguments += ["--configfile", str(config_file), "--profile", str(profile.file)]
     # What stands on the command line wins over the profile.
@@ -167,8 +188,8 @@ def snakemake_arguments(
     arguments += ["--nolock", "--rerun-incomplete", "--keep-going"]
     if dry_run:
         arguments += ["--dry-run"]
-    if force and dry_run:
-        arguments += ["--forcerun", *force]
+    if again := [*(force if dry_run else ()), *(path for job in outdated for path in job.outputs)]:
+        arguments += ["--forcerun", *again]
     return [*arguments, "--", *(path for job in wanted for path in job.outputs)]
 
 
@@ -271,7 +292,8 @@ def main(arguments: list[str]) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # Snakemake's own way of cancelling
     else:
         end_with_parent()
-    handler = ProgressHandler(sys.stdout, dry_run="--dry-run" in arguments, asking=remote)
+    forced = set(STAGES).intersection(arguments)
+    handler = ProgressHandler(sys.stdout, dry_run="--dry-run" in arguments, asking=remote, forced=forced)
     logging.getLogger("snakemake").addHandler(handler)
     # Snakemake writes dry runs to standard output; here that is for progress, and the log has the rest.
     sys.stdout = sys.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import textwrap
 import time
+from collections.abc import Collection
 from typing import Any, TextIO
 
 
@@ -15,13 +16,17 @@ class ProgressHandler(logging.Handler):
         screen: where they go.
         dry_run: say why a job would run, and not that it does.
         asking: say in a dry run, too, what a job asks of its scheduler.
+        forced: stages that somebody wants run again; any other job that is forced has other settings now.
     """
 
-    def __init__(self, screen: TextIO, *, dry_run: bool, asking: bool = False) -> None:
+    def __init__(
+        self, screen: TextIO, *, dry_run: bool, asking: bool = False, forced: Collection[str] = ()
+    ) -> None:
         super().__init__(logging.INFO)
         self.screen = screen
         self.dry_run = dry_run
         self.asking = asking
+        self.forced = forced
         self.total = 0
         self.started = 0
         self._running: dict[int, tuple[str, float]] = {}
@@ -36,7 +41,8 @@ class ProgressHandler(logging.Handler):
             self.started += 1
             label = details["rule_msg"] or details["rule_name"]
             self._running[details["jobid"]] = (label, time.monotonic())
-            reason = f": {_plain(details['reason'])}" if self.dry_run else " ..."
+            forced = details["rule_name"] in self.forced
+            reason = f": {_plain(details['reason'], forced=forced)}" if self.dry_run else " ..."
             if self.asking and self.dry_run:
                 reason = f" ({_asked(details)}){reason}"
             self._say(f"[{self.started}/{self.total}] {label}{reason}")
@@ -57,12 +63,12 @@ def _asked(details: dict[str, Any]) -> str:
     return ", ".join([*words, f"{given.mem_mb} MB", f"{given.runtime} min"])
 
 
-def _plain(reason: str) -> str:
+def _plain(reason: str, *, forced: bool) -> str:
     """Return Snakemake's reason for a job in one short line."""
     parts = []
     for part in " ".join(reason.split()).split("; "):
         # Snakemake quotes all settings, before and now.
-        changed = part.startswith("Params have changed")
+        changed = part.startswith("Params have changed") or (part == "Forced execution" and not forced)
         parts.append("settings changed (mutineck status says which)" if changed else part)
     return textwrap.shorten("; ".join(parts), 200, placeholder=" ...")
 

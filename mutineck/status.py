@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from mutineck.workflow import (
     EXPERIMENT_FILE,
     ITEM_STAGES,
     Job,
+    changed_settings,
     error_of,
     items,
     jobs,
@@ -24,7 +24,6 @@ from mutineck.workflow import (
     needs,
     page_of,
     running_of,
-    settings_text,
 )
 
 _LEFTOVER = re.compile(r"^\..+\.[a-z0-9_]{8}(\.\w+)?$|\.(running|failed)\.ipynb$")
@@ -72,9 +71,7 @@ def _state(experiment: Experiment, root: Path, job: Job, stale: Sequence[Job], c
         return State(job, (damaged,))
     if manifest is None:
         return State(job, (_why_missing(root, job),))
-    reasons = [
-        f"settings changed: {change}" for change in differences(manifest["settings"], _settings(experiment, job))
-    ]
+    reasons = [f"settings changed: {change}" for change in changed_settings(experiment, job, manifest)]
     reasons += [f"{path} is missing" for path in job.outputs if not (root / path).is_file()]
     reasons += [damaged] if damaged else []
     reasons += [f"{needed} has to be run first" for needed in stale]
@@ -84,10 +81,6 @@ def _state(experiment: Experiment, root: Path, job: Job, stale: Sequence[Job], c
             reasons.append(f"{needed} is newer")
     note = _other_revision(manifest.get("revision") or {}, code)
     return State(job, tuple(reasons), manifest["finished"], manifest["seconds"], note)
-
-
-def _settings(experiment: Experiment, job: Job) -> Any:
-    return json.loads(settings_text(experiment, job))
 
 
 def _why_missing(root: Path, job: Job) -> str:
@@ -102,21 +95,6 @@ def _other_revision(made: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     if made.get("git") and now.get("git") and made["git"] != now["git"]:
         return f"made by revision {made['git'][:8]}"
     return "made by edited code" if made.get("dirty") else ""
-
-
-def differences(before: Any, now: Any, path: str = "") -> Iterator[str]:
-    """Yield each field whose value differs, as `path: before -> now`."""
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        for key in sorted({*before, *now}):
-            where = f"{path}.{key}" if path else key
-            if key not in before:
-                yield f"{where}: nothing -> {json.dumps(now[key])}"
-            elif key not in now:
-                yield f"{where}: {json.dumps(before[key])} -> nothing"
-            else:
-                yield from differences(before[key], now[key], where)
-    elif before != now:
-        yield f"{path}: {json.dumps(before)} -> {json.dumps(now)}"
 
 
 def table(states: Sequence[State]) -> str:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,6 +133,26 @@ def _taught_by(experiment: Experiment, item: str) -> list[Job]:
 def settings_text(experiment: Experiment, job: Job) -> str:
     """Return the settings that a job's results depend on as a line of JSON; changed, the job is stale."""
     return json.dumps(experiment.settings_for(job.stage, job.item), sort_keys=True, ensure_ascii=True)
+
+
+def changed_settings(experiment: Experiment, job: Job, manifest: Mapping[str, Any]) -> list[str]:
+    """Return which settings a finished job was run with that are others now, as `path: before -> now`."""
+    return list(differences(manifest["settings"], json.loads(settings_text(experiment, job))))
+
+
+def differences(before: Any, now: Any, path: str = "") -> Iterator[str]:
+    """Yield each field whose value differs, as `path: before -> now`."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in sorted({*before, *now}):
+            where = f"{path}.{key}" if path else key
+            if key not in before:
+                yield f"{where}: nothing -> {json.dumps(now[key])}"
+            elif key not in now:
+                yield f"{where}: {json.dumps(before[key])} -> nothing"
+            else:
+                yield from differences(before[key], now[key], where)
+    elif before != now:
+        yield f"{path}: {json.dumps(before)} -> {json.dumps(now)}"
 
 
 def notebook_of(stage: str) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from mutineck.stage import PARAMETERS
 from mutineck.storage import read_json, write_json
 from mutineck.workflow import (
     Job,
+    differences,
     items,
     jobs,
     needs,
@@ -276,7 +278,7 @@ def test_the_resolved_experiment_reads_back_and_is_written_once(experiment, tmp_
 
 def test_differences_name_the_field():
     before, now = {"a": {"b": 1, "c": [2]}, "d": 0}, {"a": {"b": 1, "c": [3]}, "e": None}
-    assert list(status.differences(before, now)) == [
+    assert list(differences(before, now)) == [
         "a.c: [2] -> [3]",
         "d: 0 -> nothing",
         "e: nothing -> null",
@@ -310,6 +312,20 @@ def test_a_changed_setting_runs_its_dependents_alone(study, capfd):
     assert stale["teachers intermediate"] == ("teachers b has to be run first",)
     study(*settings)
     assert study.ran == sorted(stale) == ["teachers b", "teachers intermediate"]
+
+
+@pytest.mark.slow
+def test_a_changed_setting_is_noticed_where_snakemake_has_no_memory(study, capfd):
+    # As in a folder that was copied without its hidden files.
+    shutil.rmtree(study.root / ".snakemake")
+    settings = study.beside("teachers.b.seed=3")
+    study(*settings, dry_run=True)
+    assert study.ran == []
+    assert "teachers b: settings changed (mutineck status says which)" in capfd.readouterr().out
+    study(*settings)
+    assert study.ran == ["teachers b", "teachers intermediate"]
+    study(*settings)
+    assert "nothing to do" in capfd.readouterr().out
 
 
 @pytest.mark.slow
