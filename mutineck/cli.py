@@ -26,7 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = build_parser().parse_args(arguments)
     try:
         with raised_signals():
-            return given.command(given)
+            status = given.command(given)
+            sys.stdout.flush()
+            return status
+    except BrokenPipeError:
+        # Whoever reads has seen enough, as `head` has. Python would flush into the closed pipe once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt as stop:
         # `run` says more, once its jobs have begun.
         print("mutineck: stopped; what was finished stays. Go on with the same command", file=sys.stderr)

@@ -192,3 +192,12 @@ def test_a_stopped_run_exits_as_a_shell_expects(error, status, said, monkeypatch
     assert cli.main(["run", "smoke", "--outputs", str(tmp_path)]) == status
     assert said in capsys.readouterr().err
     assert [signal.getsignal(number) for number in STOPPING] == before
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    command = [sys.executable, "-m", "mutineck", "status", "smoke", "--outputs", str(tmp_path)]
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, "")
