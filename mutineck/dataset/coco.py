@@ -228,8 +228,9 @@ def fit_to_images(document: dict[str, Any], file: str) -> list[Defect]:
             else:
                 item["segmentation"] = mask
         area = item["area"]
-        if type(area) not in (int, float) or not math.isfinite(area) or area < 0:
-            # Files without areas are common and the box's area is what evaluation then means: no defect.
+        if type(area) not in (int, float) or not math.isfinite(area) or area <= 0:
+            # Files without areas are common and the box's area is what evaluation then means: no defect. With an area
+            # of 0, mmdet would leave the box out of training.
             if area is not None:
                 defects.append(Defect(file, f"{where}.area", MALFORMED, REPAIRED, f"{str(area)[:40]}"))
             item["area"] = round(bbox[2] * bbox[3], DECIMALS)

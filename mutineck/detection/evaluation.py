@@ -252,8 +252,9 @@ def measure(
         if "segmentation" in predictions[0] and all(a.get("segmentation") for a in truth.anns.values()):
             rows += _summary(_evaluated(truth, predictions, ids, "segm"), "segm")
     precision = boxes.eval["precision"]  # (IoU, recall, category, area, detections)
-    for index, category in enumerate(chosen):
-        values = precision[:, :, index, 0, -1]
+    for category in chosen:
+        # pycocotools sorts categories by id, whatever their order in the file.
+        values = precision[:, :, boxes.params.catIds.index(category["id"]), 0, -1]
         if (values > -1).any():
             rows.append(_row("AP", category["name"], values[values > -1].mean()))
     return rows

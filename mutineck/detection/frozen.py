@@ -142,6 +142,7 @@ class FrozenDetector:
             For each image the proposals that score at least 0.05 for a category that the student has.
         """
         features = tuple(maps[stride] for stride in self.strides)
+        self.to(features[0].device)  # maps that were kept come from no pass of this detector
         found = (_two_stage if hasattr(self.model, "roi_head") else _one_stage)(self.model, features, metas)
         return [self._relabel(boxes, scores, labels) for boxes, scores, labels in found]
 

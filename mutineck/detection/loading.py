@@ -231,7 +231,7 @@ def _remap_rows(own: Tensor, offered: Tensor, label_map: Tensor, categories: int
     elif layout == "scores":
         result[goal] = offered[source]
         result[categories] = offered[known]
-    elif own.shape[0] == 4 * categories:
+    elif own.shape[0] == 4 * categories and offered.shape[0] == 4 * known:
         result.view(categories, 4, *own.shape[1:])[goal] = offered.view(known, 4, *own.shape[1:])[source]
     else:
         # Boxes regressed for all categories alike have no rows to map.

@@ -226,6 +226,7 @@ def test_categories_are_chosen_ordered_and_renamed():
         pytest.param({"bbox": [50, 2, 20, 12]}, None, [(OUTSIDE, "left out")], id="outside"),
         pytest.param({"area": None}, {"area": 120}, [], id="no area"),
         pytest.param({"area": -5}, {"area": 120}, [(MALFORMED, "repaired")], id="negative area"),
+        pytest.param({"area": 0}, {"area": 120}, [(MALFORMED, "repaired")], id="no area, mmdet would skip it"),
         pytest.param(
             {"segmentation": [[1, 2, 3, 4]]}, {}, [(BAD_MASK, "left out")], id="polygon of two points"
         ),

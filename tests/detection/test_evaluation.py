@@ -77,6 +77,14 @@ def test_it_equals_pycocotools(tmp_path: Path, chosen: tuple[str, ...] | None) -
     assert {category for metric, category in values if metric == "AP"} == set(chosen or ("cat", "dog"))
 
 
+def test_each_category_has_its_own_ap_whatever_the_files_order(tmp_path: Path) -> None:
+    path = truth(tmp_path / "truth.json")
+    in_order = measure(path, HAND_MADE)
+    document = read_json(path)
+    write_json(path, document | {"categories": document["categories"][::-1]})
+    assert by_name(measure(path, HAND_MADE)) == by_name(in_order)
+
+
 def test_the_mean_is_over_the_categories(tmp_path: Path) -> None:
     values = by_name(measure(truth(tmp_path / "truth.json"), HAND_MADE))
     assert values["bbox_mAP", ""] == pytest.approx((values["AP", "cat"] + values["AP", "dog"]) / 2, abs=2e-5)

@@ -81,6 +81,17 @@ def test_what_is_found_is_what_was_computed_bit_for_bit(
         assert torch.equal(a, b) and a.dtype == b.dtype and a.stride() == b.stride()
 
 
+def test_a_teacher_goes_to_where_its_kept_maps_are(
+    tiny: Study, batch: dict[str, Any], cache: TensorCache, runs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    CachedView(batch["img"], batch["img_metas"], cache).maps(frozen(tiny, "faster_rcnn"))
+    runs.clear()
+    afresh, moved = frozen(tiny, "faster_rcnn"), []
+    monkeypatch.setattr(FrozenDetector, "to", lambda self, device: moved.append((self, device)))
+    CachedView(batch["img"], batch["img_metas"], cache).proposals(afresh)
+    assert runs == [] and moved[0] == (afresh, batch["img"].device)
+
+
 def test_the_other_pictures_of_a_batch_change_nothing(tiny: Study, batch: dict[str, Any], tmp_path: Path) -> None:
     teacher = frozen(tiny, "faster_rcnn")
     together = CachedView(batch["img"], batch["img_metas"], TensorCache(tmp_path / "a", 1)).maps(teacher)
