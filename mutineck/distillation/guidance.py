@@ -112,6 +112,8 @@ class Guidance(nn.Module):
                     student_channels=student_channels,
                     teacher_channels=channels,
                     strides=levels,
+                    shared_strides=match_strides(name, strides, student_strides, None),
+                    teacher_strides=sorted(strides),
                     settings=settings,
                     centroids=found,
                     always_adapt=arm.source == "adapters",

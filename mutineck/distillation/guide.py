@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mutineck.clusters.centroids import Centroids
-from mutineck.detection.cells import cell_ranges, heaviest, spread
+from mutineck.detection.cells import box_levels, cell_ranges, heaviest, spread
 from mutineck.detection.roi import instance_vectors
 from mutineck.distillation.losses import cwd, mgd, pkd
 from mutineck.distillation.losses.centroid import CentroidLoss, CentroidWeights
@@ -53,6 +53,8 @@ class Guide(nn.Module):
         student_channels: C of the student's maps.
         teacher_channels: C of the teaching maps.
         strides: levels to compare.
+        shared_strides: levels that student and teacher share, compared or not; `strides` if None.
+        teacher_strides: all levels of the teacher, from which centroids' vectors were pooled; the shared ones if None.
         settings: how.
         centroids: of the teaching maps' instance vectors, or None for no centroid loss.
         always_adapt: a 1x1 convolution on the student's side even where channels agree.
@@ -67,6 +69,8 @@ class Guide(nn.Module):
         teacher_channels: int,
         strides: Sequence[int],
         settings: GuideSettings,
+        shared_strides: Sequence[int] | None = None,
+        teacher_strides: Sequence[int] | None = None,
         centroids: Centroids | None = None,
         always_adapt: bool = False,
         reduce: Any = None,
@@ -74,11 +78,14 @@ class Guide(nn.Module):
         super().__init__()
         self.name = name
         self.strides = tuple(strides)
+        self.shared_strides = tuple(shared_strides or strides)
+        self.teacher_strides = tuple(teacher_strides or self.shared_strides)
         self.settings = settings
+        adapted = self.strides if centroids is None else self.shared_strides
         adapt = always_adapt or student_channels != teacher_channels
         self.adapters = nn.ModuleDict()
         if adapt:
-            self.adapters.update({str(s): nn.Conv2d(student_channels, teacher_channels, 1) for s in strides})
+            self.adapters.update({str(s): nn.Conv2d(student_channels, teacher_channels, 1) for s in adapted})
         self.losses = nn.ModuleDict({str(s): self._loss(teacher_channels) for s in strides})
         self.channel_wise = CWDLoss()
         self.centroid_loss = None
@@ -93,9 +100,9 @@ class Guide(nn.Module):
             return MGDLoss(channels, mask_ratio=mgd.PUBLISHED_MASK_RATIOS[settings.student_kind])
         return PKDLoss() if settings.feature == "pkd" else CWDLoss()
 
-    def adapt(self, maps: Mapping[int, Tensor]) -> dict[int, Tensor]:
-        """Return the student's maps as this guide's teacher would have them in channels."""
-        return {s: self.adapters[str(s)](maps[s]) if self.adapters else maps[s] for s in self.strides}
+    def adapt(self, maps: Mapping[int, Tensor], strides: Sequence[int]) -> dict[int, Tensor]:
+        """Return the student's maps of some levels as this guide's teacher would have them in channels."""
+        return {s: self.adapters[str(s)](maps[s]) if self.adapters else maps[s] for s in strides}
 
     def forward(
         self,
@@ -119,17 +126,28 @@ class Guide(nn.Module):
             targets: with `teacher_index`, the foreground of a target counts by this teacher's weight for it.
             teacher_index: see `targets`.
         """
-        adapted = self.adapt(student)
+        adapted = self.adapt(student, self.strides if self.centroid_loss is None else self.shared_strides)
         terms: dict[str, Tensor] = {}
         for stride in self.strides:
             found = self._level(adapted[stride], teacher[stride], stride, boxes, regions, targets, teacher_index)
             for term, value in found.items():
                 terms[term] = terms[term] + value if term in terms else value
         if self.centroid_loss is not None:
+            boxes, labels = self._poolable(boxes, labels)
             ours = instance_vectors(adapted, boxes)
-            theirs = instance_vectors({s: teacher[s].detach() for s in self.strides}, boxes)
-            terms |= self.settings.centroid.weigh(self.centroid_loss(ours, theirs, torch.cat(list(labels))))
+            theirs = instance_vectors({s: teacher[s].detach() for s in self.shared_strides}, boxes)
+            terms |= self.settings.centroid.weigh(self.centroid_loss(ours, theirs, torch.cat(labels)))
         return terms
+
+    def _poolable(self, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the targets that the teacher pools from a level that the student has too.
+
+        Centroids are of vectors from all of the teacher's levels: from another one, a vector lies in another space.
+        """
+        shared = torch.tensor([s in self.shared_strides for s in self.teacher_strides])
+        kept = [shared.to(b.device)[box_levels(b, self.teacher_strides)] for b in boxes]
+        pairs = [(b[keep], label[keep]) for b, label, keep in zip(boxes, labels, kept, strict=True)]
+        return [b for b, _ in pairs], [label for _, label in pairs]
 
     def _level(
         self,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mutineck.distillation.guidance import confidence_shares
-from mutineck.distillation.guide import weighted_masks
+from mutineck.distillation.guide import Guide, GuideSettings, weighted_masks
 from mutineck.experiment import ExperimentError
 from mutineck.stage import Study
 from mutineck.teachers.regions import Targets
@@ -158,6 +158,27 @@ def test_cwd_comes_beside_fgds_terms_and_leaves_them_alone(tiny: Study, ready: S
     if arm == "fgd:faster_rcnn":  # and it is what that loss is worth by itself, at its published weight of 10
         alone = step(build(study, "cwd:faster_rcnn"), study)
         assert float(losses[3.0]["loss_kd_cwd"]) == pytest.approx(0.3 * float(alone["loss_kd_cwd"]), rel=1e-5)
+
+
+def test_instance_vectors_come_from_the_levels_of_the_centroids_whatever_is_distilled(tiny: Study, ready: Study, tmp_path: Path) -> None:
+    values = []
+    for strides in (None, [32, 64]):
+        study = derive(tiny, tmp_path / f"s{strides}", arms=["mutineck"], distillation={"strides": strides})
+        link_intermediate(study, ready.root)
+        plant_centroids(study)
+        distiller = build(study, "mutineck")
+        distiller.epoch = 1.0
+        values.append(step(distiller, study))
+    assert float(values[0]["loss_kd_attention"]) != float(values[1]["loss_kd_attention"])
+    for term in CENTROIDS:
+        assert float(values[1][f"loss_kd_{term}"]) == float(values[0][f"loss_kd_{term}"]) > 0
+
+
+def test_a_target_of_a_level_that_the_student_lacks_has_no_vector_to_compare() -> None:
+    guide = Guide("t", student_channels=4, teacher_channels=4, strides=(8, 16), teacher_strides=(4, 8, 16), settings=GuideSettings())
+    small, medium, large = [0.0, 0, 30, 30], [0.0, 0, 120, 120], [0.0, 0, 300, 300]  # pooled at 4, 8 and 16
+    boxes, labels = guide._poolable([torch.tensor([small, large]), torch.tensor([medium, small])], [torch.tensor([0, 1]), torch.tensor([2, 3])])
+    assert [b.tolist() for b in boxes] == [[large], [medium]] and [label.tolist() for label in labels] == [[1], [2]]
 
 
 def targets_with(goodness: Tensor, boxes: Tensor | None = None) -> Targets:
