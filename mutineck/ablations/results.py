@@ -77,9 +77,26 @@ def scores(frame: pd.DataFrame, split: str, metric: str = HEADLINE, category: st
 
 def part_known(frame: pd.DataFrame, arm: str, split: str) -> str:
     """Return ` (1 of 3 categories)` for a teacher that does not know all: its mAP is over those alone. Else nothing."""
+    known, of_all = _known(frame, split)
+    return f" ({known[arm]} of {of_all} categories)" if 0 < known.get(arm, 0) < of_all else ""
+
+
+def teacher_strengths(frame: pd.DataFrame, split: str) -> pd.Series:
+    """Return each measured teacher's mean AP over all categories of the split, 0 for those that it lacks, by its name.
+
+    Its mAP is over those that it knows, and so no measure of teachers that know different ones.
+    """
+    rows = scores(frame, split).dropna(subset=["value"]).set_index("arm")["value"]
+    rows = rows[rows.index.str.startswith(TEACHER)]
+    known, of_all = _known(frame, split)
+    shares = [known.get(arm, of_all) / max(1, of_all) if of_all else 1.0 for arm in rows.index]
+    return (rows * shares).rename(index=lambda arm: arm.removeprefix(TEACHER))
+
+
+def _known(frame: pd.DataFrame, split: str) -> tuple[dict[str, int], int]:
+    """Return of how many categories each detector has an AP on a split, and how many there are."""
     rows = frame[(frame["split"] == split) & (frame["metric"] == "AP")].dropna(subset=["value"])
-    known, of_all = rows.loc[rows["arm"] == arm, "category"].nunique(), rows["category"].nunique()
-    return f" ({known} of {of_all} categories)" if 0 < known < of_all else ""
+    return rows.groupby("arm")["category"].nunique().to_dict(), rows["category"].nunique()
 
 
 def shown_arm(frame: pd.DataFrame, split: str) -> str | None:
@@ -97,10 +114,9 @@ def shown_arm(frame: pd.DataFrame, split: str) -> str | None:
 
 
 def best_teacher(frame: pd.DataFrame, split: str) -> str | None:
-    """Return the teacher (or `intermediate`) with the highest mAP on a split, or None if none has results."""
-    rows = scores(frame, split)
-    rows = rows[rows["arm"].str.startswith(TEACHER)].dropna(subset=["value"])
-    return None if rows.empty else str(rows.loc[rows["value"].idxmax(), "arm"]).removeprefix(TEACHER)
+    """Return the strongest teacher (or `intermediate`) over all categories of a split, or None if none has results."""
+    strengths = teacher_strengths(frame, split)
+    return None if strengths.empty else str(strengths.idxmax())
 
 
 def first_seed(study: Study, arm: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mutineck.ablations.results import HEADLINE, TEACHER, collect, missing, runs, scores
+from mutineck.ablations.results import HEADLINE, TEACHER, collect, missing, part_known, runs, scores
 from mutineck.ablations.statistics import mean_interval, paired_differences
 from mutineck.experiment import Experiment
 from mutineck.stage import Study
@@ -30,9 +30,9 @@ DASH = "–"
 def summarise(frame: pd.DataFrame, experiment: Experiment, split: str, baseline: str = "student") -> pd.DataFrame:
     """Return one row a teacher and arm, in the experiment's order, for one split.
 
-    Columns: arm, n (seeds), for each metric METRIC and METRIC_std, then gain, gain_low, gain_high (mAP over
-    the baseline, paired by seed, 95 % t interval). Values in 0..1; NaN where one seed or a missing run cannot
-    say. An arm without results has n = 0.
+    Columns: arm, part (of the categories, where a teacher does not know all), n (seeds), for each metric METRIC and
+    METRIC_std, then gain, gain_low, gain_high (mAP over the baseline, paired by seed, 95 % t interval). Values in 0..1;
+    NaN where one seed or a missing run cannot say. An arm without results has n = 0.
     """
     names = [TEACHER + teacher.name for teacher in experiment.teachers]
     names += [TEACHER + "intermediate"] if experiment.needs_intermediate else []
@@ -41,7 +41,7 @@ def summarise(frame: pd.DataFrame, experiment: Experiment, split: str, baseline:
     gain_of = {row["arm"]: row for row in gains.to_dict("records")}
     rows = []
     for name in names:
-        row: dict[str, object] = {"arm": name, "n": 0}
+        row: dict[str, object] = {"arm": name, "part": part_known(frame, name, split).strip(" ()"), "n": 0}
         for metric in METRICS:
             values = scores(frame, split, metric)
             interval = mean_interval(values.loc[values["arm"] == name, "value"].to_numpy(dtype=float))
@@ -61,7 +61,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table as text for people: percent, ``mean ± std``, gain with its interval, a dash for what
     is unknown.
     """
-    shown = pd.DataFrame({"arm": [_label(arm) for arm in table["arm"]]})
+    shown = pd.DataFrame({"arm": [_label(*row) for row in zip(table["arm"], table["part"], strict=True)]})
     for metric, title in METRICS.items():
         if table[metric].notna().any():
             shown[title] = [with_spread(*pair) for pair in zip(table[metric], table[f"{metric}_std"], strict=True)]
@@ -150,8 +150,9 @@ def read_inputs(study: Study) -> list[Path]:
     return [path for *_, folder in runs(study) if (path := folder / "metrics.json").is_file()]
 
 
-def _label(arm: str) -> str:
-    return f"{arm.removeprefix(TEACHER)} (teacher)" if arm.startswith(TEACHER) else arm
+def _label(arm: str, part: str) -> str:
+    kind = f"teacher, {part}" if part else "teacher"
+    return f"{arm.removeprefix(TEACHER)} ({kind})" if arm.startswith(TEACHER) else arm
 
 
 def _tex(text: str) -> str:

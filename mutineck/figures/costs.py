@@ -7,7 +7,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from mutineck.ablations.detectors import COSTS
-from mutineck.ablations.results import TEACHER, collect, scores
+from mutineck.ablations.results import TEACHER, collect, part_known, scores
 from mutineck.experiment import INTERMEDIATE
 from mutineck.figures.style import MARKERS, TWO_COLUMNS, Drawing, arm_colours, new_figure
 from mutineck.stage import Study
@@ -21,7 +21,8 @@ def costs(study: Study) -> Drawing:
     """Draw mAP against parameters, multiply-adds and measured time, teachers black, students in their arms' colours."""
     table = pd.read_csv(study.need("ablations", COSTS)).set_index("detector")
     split = study.experiment.evaluation.report
-    reached = 100 * scores(collect(study), split).groupby("arm", sort=False)["value"].mean()
+    frame = collect(study)
+    reached = 100 * scores(frame, split).groupby("arm", sort=False)["value"].mean()
     arms = [arm for arm in study.experiment.arms if arm in reached.index]
     rows = [
         {"detector": name, "arm": arm, "mAP": reached[arm]} | table.loc[name].to_dict()
@@ -66,7 +67,7 @@ def costs(study: Study) -> Drawing:
             marker=_marker(teachers, name),
             color="black",
             mfc="white" if name == INTERMEDIATE else "black",
-            label=name if name == INTERMEDIATE else f"teacher {name}",
+            label=name if name == INTERMEDIATE else f"teacher {name}{part_known(frame, TEACHER + name, split)}",
         )
         for name in teachers
     ]

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from mutineck.ablations.detectors import OMEGA, watched_split
-from mutineck.ablations.results import TEACHER, collect, scores
+from mutineck.ablations.results import TEACHER, collect, teacher_strengths
 from mutineck.experiment import INTERMEDIATE
 from mutineck.figures.gallery import draw_box, show_pixels
 from mutineck.figures.per_category import FEW, by_category, paint_cells
@@ -80,18 +80,19 @@ def who_teaches(study: Study) -> Drawing:
 
 
 def weaker_wins(study: Study) -> Drawing:
-    """Draw the targets on which the teacher with the lower mAP has the better proposal, by how much.
+    """Draw the targets on which a teacher other than the strongest has the better proposal, by how much.
 
     Raises:
         FileNotFoundError: the weights are not there, or there is a single teacher.
     """
     split_name = watched_split(study)
     omega = read_omega(study)
-    ranks = scores(collect(study), split_name).set_index("arm")["value"]
+    frame = collect(study)
+    strengths = teacher_strengths(frame, split_name)
     teachers = [teacher.name for teacher in study.experiment.teachers]
     if len(teachers) < 2:
         raise FileNotFoundError(f"{study.experiment.name} has a single teacher: none is the weaker one")
-    strength = {name: float(ranks.get(TEACHER + name, 0.0)) for name in teachers}
+    strength = {name: float(strengths.get(name, 0.0)) for name in teachers}
     strongest = max(teachers, key=lambda name: strength[name])
     quality = omega.pivot(index="annotation_id", columns="teacher", values="quality")[teachers]
     rest = quality.drop(columns=strongest)
@@ -126,7 +127,7 @@ def weaker_wins(study: Study) -> Drawing:
     for axis in axes[len(shown) :]:
         axis.set_visible(False)
     handles = [Line2D([], [], color="#000000", ls=":", label="target")]
-    handles += [Line2D([], [], color=colour, label=f"{name}: mAP {100 * strength[name]:.1f}") for name, colour in
+    handles += [Line2D([], [], color=colour, label=f"{name}: AP {100 * strength[name]:.1f}") for name, colour in
                 colours.items()]  # fmt: skip
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     share = f"{len(wins)} of {len(quality)} targets ({100 * len(wins) / max(1, len(quality)):.0f} %)"
@@ -134,9 +135,9 @@ def weaker_wins(study: Study) -> Drawing:
         figure,
         wins[["annotation_id", "image_id", "category", "weaker", "quality_weaker", "quality_strongest", "margin"]],
         "Where the weaker teacher is the better one",
-        f"On {share} of the {split_name} split a teacher other than {strongest}, the strongest by mAP, has the better "
-        "proposal. Shown are those with the largest difference, at most two of a category, with each teacher's best "
-        "proposal; below, its quality (score^0.2 IoU^0.8; 0 where it has no proposal).",
+        f"On {share} of the {split_name} split a teacher other than {strongest}, the strongest by AP over all "
+        "categories, has the better proposal. Shown are those with the largest difference, at most two of a category, "
+        "with each teacher's best proposal; below, its quality (score^0.2 IoU^0.8; 0 where it has no proposal).",
         f"{len(shown)} cut-out targets with the proposals of {in_words(teachers)}: on {share} {strongest}, the "
         "strongest teacher, is beaten.",
     )

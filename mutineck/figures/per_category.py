@@ -49,7 +49,8 @@ def knowledge(study: Study) -> Drawing:
     table.index = table.index.str.removeprefix(TEACHER)
     drawn = table.dropna(axis=1, how="all")  # a category without a target in this split has no AP
     single = drawn.drop(index=INTERMEDIATE, errors="ignore")
-    best = single.fillna(-1).to_numpy().argmax(axis=0)
+    known = single.notna().any().to_numpy()  # by any single one
+    best = np.where(known, single.fillna(-1).to_numpy().argmax(axis=0), -1)
     figure = _heat_map(
         100 * drawn,
         "viridis",
@@ -68,7 +69,7 @@ def knowledge(study: Study) -> Drawing:
         _long(table, "teacher"),
         "Who knows what",
         f"Average precision of each teacher by category. The best single teacher (framed) is {story} of the "
-        f"{drawn.shape[1]} categories.{merged}{_absent(table, drawn)}",
+        f"{int(known.sum())} categories that any knows.{merged}{_absent(table, drawn)}",
         f"Heat map of {len(drawn)} teachers by {drawn.shape[1]} categories; best: {story}.{merged}",
     )
 
@@ -112,12 +113,15 @@ def _heat_map(
     mark: np.ndarray | None = None,
     signed: bool = False,
 ) -> StudyFigure:
+    """Paint a table of detectors by categories; `mark` is the row to frame in each column, below 0 for none."""
     few = table.shape[1] <= FEW
     rows = len(table) if few else table.shape[1]
     figure = new_figure(TWO_COLUMNS, 0.95 + 0.3 * rows if few else 0.9 + 0.13 * rows)
     axis: Axes = figure.subplots()
     paint_cells(axis, table, colours, limits, label, few=few, signed=signed)
     for i, best in enumerate(mark if mark is not None else ()):
+        if best < 0:
+            continue
         x, y = (i, best) if few else (best, i)
         axis.add_patch(
             Rectangle(

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from mutineck.ablations.results import best_teacher, collect, missing, part_known, scores, shown_arm
+from mutineck.ablations.results import best_teacher, collect, missing, part_known, scores, shown_arm, teacher_strengths
 from mutineck.ablations.statistics import compare, mean_interval, paired_differences
 from mutineck.ablations.table import readable, summarise, to_latex, to_markdown, write_tables
 from mutineck.experiment import Experiment, slug
@@ -78,6 +78,17 @@ def test_a_teacher_of_some_categories_says_so(study: Study) -> None:
     frame = collect(study)
     assert part_known(frame, "teacher:retina", "test") == " (1 of 2 categories)"
     assert part_known(frame, "teacher:faster", "test") == part_known(frame, "student", "test") == ""
+
+
+def test_teachers_of_different_categories_are_weighed_over_all(study: Study) -> None:
+    # By mAP alone, retina would be the better one with 0.7 on one category of two.
+    write_json(study.path("teachers", "retina", "metrics.json"), [row(0.7), row(0.7, "AP", "disc")])
+    write_json(study.path("teachers", "faster", "metrics.json"), [row(0.5), row(0.6, "AP", "disc"), row(0.4, "AP", "ring")])
+    frame = collect(study)
+    assert best_teacher(frame, "test") == "faster"
+    assert teacher_strengths(frame, "test").to_dict() == pytest.approx({"faster": 0.5, "retina": 0.35})
+    shown = readable(summarise(frame, study.experiment, "test"))["arm"].tolist()
+    assert shown[:2] == ["faster (teacher)", "retina (teacher, 1 of 2 categories)"]
 
 
 def test_missing_runs_are_named(study: Study) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from mutineck.experiment import ExperimentError
-from mutineck.figures import draw, draw_all, names
+from mutineck.figures import draw, draw_all, names, per_category
 from mutineck.figures.registry import FIGURES, SECTIONS, load
 from mutineck.figures.style import read_index, save_figure
 from mutineck.stage import Study
@@ -90,3 +90,12 @@ def test_detector_that_finds_nothing(name: str, finished: Study, tmp_path: Path)
     for split in ("val", "test"):
         write_json(root / "distillation" / "student" / "seed0" / f"predictions_{split}.json", [])
     assert len(load(name)(Study(finished.experiment, root, "figures")).data)
+
+
+def test_a_category_that_no_single_teacher_knows_is_nobodys(finished: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    nan = float("nan")
+    table = pd.DataFrame({"disc": [0.5, 0.4, 0.6], "ring": [nan, nan, 0.3]}, ["teacher:red", "teacher:white", "teacher:intermediate"])
+    monkeypatch.setattr(per_category, "by_category", lambda *_: table)
+    drawing = per_category.knowledge(finished)
+    assert "is red on 1 and white on 0 of the 1 categories that any knows" in drawing.caption
+    assert len(drawing.figure.axes[0].patches) == 1
