@@ -9,8 +9,8 @@ from typing import Any
 from tqdm import tqdm
 
 from mutineck.dataset.coco import fit_to_images, keep_images, read_coco
-from mutineck.dataset.images import MISSING, UNREADABLE, inspect_picture
-from mutineck.dataset.records import LEFT_OUT, REPAIRED, CategoryNames, DatasetError, Defect
+from mutineck.dataset.images import MISSING, TURN_UNSAID, UNREADABLE, inspect_picture
+from mutineck.dataset.records import KEPT, LEFT_OUT, REPAIRED, CategoryNames, DatasetError, Defect
 from mutineck.dataset.split import first_by_hash
 
 WRONG_SIZE = "wrong image size"
@@ -122,5 +122,7 @@ def _check_pictures(document: dict[str, Any], folder: Path, root: Path, file: st
                 defects.append(Defect(file, "images.width", WRONG_SIZE, LEFT_OUT, detail))
                 continue
             defects.append(Defect(file, "images.width", WRONG_SIZE, REPAIRED, detail))
+        elif health.turn_unsaid:
+            defects.append(Defect(relative, "file", TURN_UNSAID, KEPT, health.turn_unsaid))
         image["width"], image["height"] = true
     return defects

@@ -19,6 +19,7 @@ MAX_PIXELS = 178_956_970
 
 MISSING = "missing image"
 UNREADABLE = "unreadable image"
+TURN_UNSAID = "turned picture, size alike"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,13 @@ class PictureHealth:
     def stored_size(self) -> tuple[int, int]:
         """Width and height as stored, before EXIF rotation."""
         return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
+
+    @property
+    def turn_unsaid(self) -> str:
+        """What to say where EXIF turns the picture and its size does not tell which way boxes were drawn, or empty."""
+        if self.orientation == 1 or self.stored_size != (self.width, self.height):
+            return ""
+        return f"EXIF orientation {self.orientation}: boxes taken as drawn on the turned picture, as it is shown"
 
 
 def inspect_picture(path: str | os.PathLike[str]) -> PictureHealth:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 REPAIRED: Literal["repaired"] = "repaired"
 LEFT_OUT: Literal["left out"] = "left out"
+KEPT: Literal["kept"] = "kept"
 LONGEST_DETAIL = 200
 
 
@@ -22,14 +23,14 @@ class Defect:
         file: file that holds it, relative to the data set's root.
         field: where in the file, such as ``object[3].bndbox``.
         reason: short fixed phrase to count by.
-        action: ``repaired`` where the repair is certain, else ``left out``.
+        action: ``repaired`` where the repair is certain, else ``left out``; ``kept`` where it may be right as it is.
         detail: what exactly was found.
     """
 
     file: str
     field: str
     reason: str
-    action: Literal["repaired", "left out"]
+    action: Literal["repaired", "left out", "kept"]
     detail: str = ""
 
     def __post_init__(self) -> None:

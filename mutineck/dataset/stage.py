@@ -75,6 +75,7 @@ class DatasetSummary:
             "boxes": {split: self.splits[split]["boxes"] for split in SPLITS},
             "repaired": actions["repaired"],
             "left_out": actions["left out"],
+            "kept": actions["kept"],
         }
 
 

@@ -16,13 +16,14 @@ from mutineck.dataset.boxes import bbox_to_corners, corners_to_bbox, order_corne
 from mutineck.dataset.images import (
     MISSING,
     PICTURE_SUFFIXES,
+    TURN_UNSAID,
     UNREADABLE,
     PictureHealth,
     inspect_picture,
     upright_bbox,
 )
 from mutineck.dataset.masks import MIN_OVERLAP, box_overlap, encode_mask, read_object_masks
-from mutineck.dataset.records import LEFT_OUT, REPAIRED, CategoryNames, DatasetError, Defect, Picture
+from mutineck.dataset.records import KEPT, LEFT_OUT, REPAIRED, CategoryNames, DatasetError, Defect, Picture
 from mutineck.dataset.voc import picture_from_voc
 from mutineck.dataset.voc_xml import UNREADABLE_XML, VocImage, read_voc_xml
 
@@ -229,6 +230,8 @@ class VocFolder:
         true, stored = (health.width, health.height), health.stored_size
         written = (record.width, record.height)
         if written == true:
+            if health.turn_unsaid:
+                self._add(file, "size", TURN_UNSAID, KEPT, health.turn_unsaid)
             return record
         detail = f"{written[0]}x{written[1]} written, {true[0]}x{true[1]} in the file"
         if written == stored:

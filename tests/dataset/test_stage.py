@@ -10,6 +10,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from mutineck.dataset import DatasetError, convert
+from mutineck.dataset.images import ORIENTATION, TURN_UNSAID
 from mutineck.experiment import DatasetSpec
 from mutineck.storage import read_json
 
@@ -208,12 +209,17 @@ def test_coco_pictures_that_are_missing_broken_or_of_another_size(tmp_path):
     (root / "train2017" / f"{1:012d}.jpg").unlink()
     (root / "train2017" / f"{2:012d}.jpg").write_bytes(b"")
     Image.new("RGB", (41, 30)).save(root / "train2017" / f"{3:012d}.jpg")
+    exif = Image.Exif()
+    exif[ORIENTATION] = 3
+    with Image.open(root / "train2017" / f"{4:012d}.jpg") as picture:
+        picture.save(root / "train2017" / f"{4:012d}.jpg", exif=exif)
     study = make_study(tmp_path / "out", format="coco", root=str(root))
     summary = convert(study)
     assert [(item.reason, item.action) for item in summary.defects] == [
         ("missing image", "left out"),
         ("unreadable image", "left out"),
         ("wrong image size", "left out"),
+        (TURN_UNSAID, "kept"),
     ]
     assert summary.splits["train"]["images"] == 3 and summary.splits["train"]["crowd"] == 0
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mutineck.dataset.images import MISSING, ORIENTATION, UNREADABLE
+from mutineck.dataset.images import MISSING, ORIENTATION, TURN_UNSAID, UNREADABLE
 from mutineck.dataset.masks import encode_mask
 from mutineck.dataset.records import CategoryNames, DatasetError
 from mutineck.dataset.voc_folder import (
@@ -119,6 +119,17 @@ def test_two_pictures_of_one_name(voc_root):
     pictures, defects, _ = read(voc_root)
     assert list(pictures) == ["JPEGImages/a.jpg"]
     assert reasons(defects) == [("JPEGImages/a.png", DUPLICATE, "left out")]
+
+
+@pytest.mark.parametrize(("orientation", "said"), [(1, 0), (2, 1), (3, 1), (4, 1)])
+def test_a_turned_picture_whose_size_does_not_tell_is_kept_and_listed(voc_root, orientation, said):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    voc_root.picture("a.jpg", exif=exif)
+    voc_root.annotation("a")
+    pictures, defects, _ = read(voc_root)
+    assert reasons(defects) == [("Annotations/a.xml", TURN_UNSAID, "kept")] * said
+    assert len(pictures) == 1
 
 
 @pytest.mark.parametrize(
