@@ -165,7 +165,7 @@ def _band(axis: Axes, values: pd.DataFrame, colour: str, label: str, marker: str
 
 def _common_terms(data: pd.DataFrame) -> list[str]:
     """Return the loss terms that all have: detection alone, so that all arms can be compared."""
-    terms = data[data["term"].str.startswith("loss_")]
+    terms = data[data["term"].str.startswith("loss_") & ~data["term"].str.startswith("loss_kd_")]
     sets = [set(group) for _, group in terms.groupby("arm")["term"]]
     common = set.intersection(*sets) if sets else set()
     return [term for term in dict.fromkeys(terms["term"]) if term in common] or ["loss"]

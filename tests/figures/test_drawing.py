@@ -99,3 +99,9 @@ def test_a_category_that_no_single_teacher_knows_is_nobodys(finished: Study, mon
     drawing = per_category.knowledge(finished)
     assert "is red on 1 and white on 0 of the 1 categories that any knows" in drawing.caption
     assert len(drawing.figure.axes[0].patches) == 1
+
+
+def test_the_detection_loss_holds_no_term_of_distillation() -> None:
+    terms = ("loss_cls", "loss_bbox", "loss_kd_attention", "share/loss_cls")
+    data = pd.DataFrame([{"arm": arm, "term": term} for arm in ("fgd:mean", "mutineck") for term in terms])
+    assert curves._common_terms(data) == ["loss_cls", "loss_bbox"]
