@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from mutineck.experiment import ExperimentError
-from mutineck.figures import draw, draw_all, names, per_category
+from mutineck.figures import curves, draw, draw_all, names, per_category
 from mutineck.figures.registry import FIGURES, SECTIONS, load
 from mutineck.figures.style import read_index, save_figure
 from mutineck.stage import Study
