@@ -404,7 +404,8 @@ class Experiment(Record):
         if stage == "teachers" and item == INTERMEDIATE:
             parts = {key: whole[key] for key in ("intermediate", "student")}
             parts["student"].pop("schedule")
-            return common | parts | {"teachers": list(teachers), "regions": whole["distillation"]["regions"]}
+            parts |= {"teachers": list(teachers), "regions": whole["distillation"]["regions"]}
+            return common | parts | self._rounding
         if stage == "teachers":
             teacher = teachers[self.teacher(item or "").name]
             if teacher["sees"] is None:
@@ -418,10 +419,19 @@ class Experiment(Record):
             arm = (item or "").split("/")[0]
             spec = self.arm(arm)
             parts = {"student": whole["student"], "arm": spec.model_dump(mode="json", by_alias=True)}
-            if spec.feature != "none" or spec.centroids:
-                parts["distillation"] = whole["distillation"]
+            if taught_by := spec.teacher_names(list(teachers)):
+                # In their order: the first is the anchor, and to some arms each has its turn.
+                parts |= {"distillation": whole["distillation"], "teachers": list(taught_by)} | self._rounding
             return common | parts
         return {"arms": list(self.arms), "seeds": list(self.seeds), "report": self.evaluation.report}
+
+    @property
+    def _rounding(self) -> dict[str, Any]:
+        """Setting of trainings that teachers' maps go into: said only where they are never rounded.
+
+        With `auto` the data set's size decides, which no setting knows; all but `off` count alike.
+        """
+        return {"maps": "never rounded"} if self.resources.cache == "off" else {}
 
 
 def slug(arm: str) -> str:

@@ -34,6 +34,8 @@ from tests.stand_ins import EXPERIMENT, write_notebooks
 
 HOSTILE = "it's $(touch hacked)"
 """Part of folders' names: no shell and no template may take it for anything else."""
+TAUGHT = ("fgd-b", "fgd-mean", "mutineck", "mutineck-intermediate")
+"""Arms of the tiny study whose students learn from teachers."""
 
 
 @pytest.fixture(scope="module")
@@ -222,15 +224,43 @@ def test_a_notebooks_parameters(experiment, tmp_path):
         ("dataset.seed=3", {"dataset"}),
         ("arms.mutineck.weights.alpha=1", {"distillation mutineck/seed0", "distillation mutineck/seed1"}),
         ("resources.threads=7", set()),
+        ("resources.cache=on", set()),
+        (
+            "resources.cache=off",
+            {"teachers intermediate", *(f"distillation {arm}/seed{seed}" for arm in TAUGHT for seed in (0, 1))},
+        ),
         ("description=other words", set()),
     ],
-    ids=["clusters", "teacher", "dataset", "arm", "threads", "words"],  # a set's own text differs between processes
+    # A set's own text differs between processes.
+    ids=["clusters", "teacher", "dataset", "arm", "threads", "cache on", "cache off", "words"],
 )
 def test_a_setting_concerns_only_the_jobs_that_depend_on_it(experiment, experiment_file, override, changed):
     other = load_experiment(experiment_file, [override])
     assert {
         str(job) for job in jobs(experiment) if settings_text(experiment, job) != settings_text(other, job)
     } == changed
+
+
+@pytest.mark.parametrize(
+    ("order", "changed"),
+    [
+        (["b", "a"], {"fgd-mean", "mutineck", "mutineck-intermediate"}),
+        (["a", "b", "c"], {"fgd-mean", "mutineck", "mutineck-intermediate"}),
+        (["b"], {"fgd-mean", "mutineck", "mutineck-intermediate"}),
+    ],
+    ids=["turned round", "one more", "one less"],
+)
+def test_other_teachers_concern_the_arms_that_learn_from_them(experiment, experiment_file, order, changed):
+    detector = "detector: {family: faster_rcnn}"
+    other = load_experiment(
+        experiment_file, [f"teachers=[{', '.join(f'{{name: {name}, {detector}}}' for name in order)}]"]
+    )
+    stale = {
+        item.split("/")[0]
+        for item in items(experiment, "distillation")
+        if experiment.settings_for("distillation", item) != other.settings_for("distillation", item)
+    }
+    assert stale == changed, "not the student by itself, and not those of `b` alone"
 
 
 @pytest.mark.parametrize(("chosen", "expected"), [("", []), ("-1", []), ("0,2", ["0", "2"])], ids=repr)
