@@ -147,7 +147,7 @@ def _positive(text: str) -> int:
 
 
 def _last_study(given: argparse.Namespace, file: str | Path | None = None) -> tuple[Experiment, Path]:
-    """Return an experiment (its file as it is now, the last run's `--set`) and the study's folder."""
+    """Return an experiment (its file as it is now, the last run's `--set`, then those given) and the study's folder."""
     from mutineck.engine import LAST_RUN
     from mutineck.experiment import load_experiment
     from mutineck.status import last_overrides
@@ -155,9 +155,9 @@ def _last_study(given: argparse.Namespace, file: str | Path | None = None) -> tu
     file = file or given.experiment
     experiment = load_experiment(file, given.overrides)
     root = given.outputs / experiment.name
-    if not given.overrides and (remembered := last_overrides(root / LAST_RUN)):
+    if remembered := last_overrides(root / LAST_RUN):
         print(f"with {' '.join(f'--set {shlex.quote(item)}' for item in remembered)}, as in the last run")
-        experiment = load_experiment(file, remembered)
+        experiment = load_experiment(file, [*remembered, *given.overrides])
     return experiment, root
 
 

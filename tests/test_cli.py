@@ -97,7 +97,20 @@ def test_status_remembers_what_the_last_run_was_given(tmp_path, capsys):
     assert "with --set 'seeds=[0, 1]', as in the last run" in text
     assert "student/seed1" in text
     cli.main(["status", "smoke", "--outputs", str(tmp_path), "--set", "seeds=[5]"])
-    assert "student/seed5" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "student/seed5" in text and "student/seed1" not in text, "what is given comes last"
+
+
+def test_clean_keeps_what_the_last_run_made_whatever_else_is_given(tmp_path, capsys):
+    # The name has to be given, for the folder; what else the run was given is remembered there.
+    write_json(tmp_path / "mine" / engine.LAST_RUN, {"overrides": ["seeds=[0, 1]", "name=mine"]})
+    kept = tmp_path / "mine" / "distillation" / "student" / "seed1"
+    kept.mkdir(parents=True)
+    cleaned = ["clean", "smoke", "--outputs", str(tmp_path), "--set", "name=mine", "--yes"]
+    assert cli.main(cleaned) == 0
+    text = capsys.readouterr().out
+    assert "with --set 'seeds=[0, 1]' --set name=mine, as in the last run" in text
+    assert "nothing to remove" in text and kept.is_dir()
 
 
 def test_clean_asks_first(tmp_path, capsys, monkeypatch):
