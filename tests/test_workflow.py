@@ -369,6 +369,10 @@ def test_a_finished_job_that_has_lost_a_file_is_run_again(study, capfd):
     path.unlink()
     states = status.inspect(experiment, study.root)
     assert states[2].reasons == ("teachers/b/result.bin is gone",)
+    study(*study.settled, dry_run=True)
+    text = capfd.readouterr().out
+    assert study.ran == [] and "nothing to do" not in text
+    assert "[1/2] teachers b: teachers/b/result.bin is gone\n[2/2] teachers intermediate: " in text
     (study.root / "dataset/manifest.json").write_text("{")
     (state, *_) = status.inspect(experiment, study.root)
     assert state.reasons[0].startswith("its manifest cannot be read: ")
