@@ -412,7 +412,8 @@ class Experiment(Record):
                 del teacher["sees"]  # a teacher that sees all is the one that it was before there was this field
             return common | {"teacher": teacher}
         if stage == "features":
-            return {"features": whole["features"], "input": whole["input"], "teachers": list(teachers)}
+            kept = [*teachers, *([INTERMEDIATE] if self.needs_intermediate else [])]
+            return {"features": whole["features"], "input": whole["input"], "teachers": kept}
         if stage == "clusters":
             return {"clusters": whole["clusters"]}
         if stage == "distillation":

@@ -17,7 +17,7 @@ import yaml
 from mutineck import engine, status
 from mutineck.experiment import ExperimentError, load_experiment
 from mutineck.processes import BusyError, exclusive
-from mutineck.stage import PARAMETERS
+from mutineck.stage import PARAMETERS, Study
 from mutineck.storage import read_json, write_json
 from mutineck.workflow import (
     Job,
@@ -313,6 +313,50 @@ def test_differences_name_the_field():
         "d: 0 -> nothing",
         "e: nothing -> null",
     ]
+
+
+def finish(experiment, root):
+    """Make a study look finished."""
+    for job in jobs(experiment):
+        done = Study(experiment, root, *job)
+        for teacher in items(experiment, "teachers") if job.stage == "features" else ():
+            write_json(done.folder / teacher / "index.json", {})
+        write_json(done.folder / "notebook.ipynb", {})
+        done.finish()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "arms={student: , 'fgd:b': , 'fgd:mean': , mutineck-intermediate: }",
+        "arms={student: }",
+        "arms={student: , mutineck: {source: mean}}",
+        "arms={student: , 'fgd:b': , 'fgd:mean': {centroids: true}}",
+        "teachers=[{name: b, detector: {family: faster_rcnn}}, {name: a, detector: {family: faster_rcnn}}]",
+        "teachers=[{name: b, detector: {family: faster_rcnn}}]",
+        "seeds=[1]",
+    ],
+)
+def test_what_would_run_for_other_inputs_is_stale(experiment, experiment_file, tmp_path, override):
+    finish(experiment, tmp_path)
+    other = load_experiment(experiment_file, [override])
+    done = {state.job for state in status.inspect(other, tmp_path) if state.done}
+    assert {job for job in done if needs(other, *job) != needs(experiment, *job)} == set()
+    assert Job("dataset") in done
+
+
+def test_what_a_finished_job_lists_is_not_left_over(experiment, experiment_file, tmp_path):
+    finish(experiment, tmp_path)
+    without = load_experiment(experiment_file, ["arms={student: , 'fgd:mean': }"])
+    stale = dict(status.removable(without, tmp_path))
+    change = 'settings changed: teachers: ["a", "b", "intermediate"] -> ["a", "b"]'
+    assert stale[tmp_path / "features"] == change
+    assert tmp_path / "features/intermediate" not in stale, "it goes with the folder"
+    finish(without, tmp_path)
+    left = {path.relative_to(tmp_path).as_posix() for path, _ in status.removable(without, tmp_path)}
+    assert "teachers/intermediate" in left and "features/intermediate" not in left
+    write_json(tmp_path / "features/c/index.json", {})
+    assert tmp_path / "features/c" in dict(status.removable(without, tmp_path))
 
 
 @pytest.mark.slow
