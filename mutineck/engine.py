@@ -261,11 +261,11 @@ def _explain_failure(root: Path, wanted: Sequence[Job], log: Path, started: floa
         path, notebook = root / error_of(job), root / running_of(job)
         if (root / job.manifest).is_file():
             continue
-        if path.is_file():
+        if _written_since(path, started):
             # On a full disk a job may get as far as opening this file.
             text = path.read_text(encoding="utf-8").strip() or f"it could not even write {path}"
             failed.append(f"{job} stopped: {text}")
-        elif notebook.is_file() and notebook.stat().st_mtime >= started - 1:
+        elif _written_since(notebook, started):
             failed.append(
                 f"{job} was killed, most often for want of memory. {remedy('out of memory', root)}\n"
                 f"The notebook as far as it came: {notebook}"
@@ -275,6 +275,11 @@ def _explain_failure(root: Path, wanted: Sequence[Job], log: Path, started: floa
     text = "\n\n".join(failed) or "\n".join([f"the workflow {how}; {log} ends with", *lines[-20:]])
     advice = remedy("" if failed else text, root)
     return text if advice in text else f"{text}\n\n{advice}"
+
+
+def _written_since(path: Path, started: float) -> bool:
+    """Return whether a file is there and not left by an earlier run; a file system may count in whole seconds."""
+    return path.is_file() and path.stat().st_mtime >= started - 1
 
 
 def _interrupt(_number: int) -> None:

@@ -22,6 +22,7 @@ from mutineck.storage import read_json, write_json
 from mutineck.workflow import (
     Job,
     differences,
+    error_of,
     items,
     jobs,
     needs,
@@ -441,6 +442,18 @@ def test_a_failing_job_says_why_and_leaves_the_rest(study, capfd):
     study(*settings)
     assert study.ran == ["teachers a", "teachers intermediate"]
     assert not (study.root / "teachers/a/notebook.failed.ipynb").exists()
+
+
+def test_errors_of_an_earlier_run_are_not_repeated(tmp_path):
+    first, second = Job("teachers", "a"), Job("distillation", "student/seed0")
+    (tmp_path / "log").mkdir()
+    for job, text in ((first, "the disk is slow"), (second, "of last week")):
+        (tmp_path / error_of(job)).write_text(text)
+    started = time.time()
+    os.utime(tmp_path / error_of(second), (started - 600, started - 600))
+    (tmp_path / "log" / "s.log").write_text("")
+    text = engine._explain_failure(tmp_path, [first, second], tmp_path / "log" / "s.log", started, 1)
+    assert "teachers a stopped: the disk is slow" in text and "of last week" not in text
 
 
 @pytest.mark.slow
