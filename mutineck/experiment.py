@@ -271,9 +271,19 @@ class EvaluationSpec(Record):
     """Where detectors are measured."""
 
     splits: tuple[Literal["val", "test"], ...] = ("val", "test")
+    """Splits that are measured, and `val` in any case: floors, gates and searches go by it."""
     report: Literal["val", "test"] = "test"
     """Split that tables and figures show."""
     batch: int = Field(8, ge=1)
+
+    @model_validator(mode="after")
+    def _report_is_measured(self) -> EvaluationSpec:
+        if self.report not in ("val", *self.splits):
+            raise ValueError(
+                f"report: {self.report} is not among splits: {list(self.splits)}, so tables would be empty. "
+                f"Add {self.report} to `evaluation.splits`, or say `evaluation.report: val`"
+            )
+        return self
 
 
 class ResourcesSpec(Record):
