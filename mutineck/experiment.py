@@ -335,9 +335,13 @@ class Experiment(Record):
         """Complete every arm from its name (`fgd:mean` alone says all there is to say)."""
         if not isinstance(data, Mapping) or not isinstance(data.get("arms"), Mapping):
             return data
-        names = [
-            t.get("name") if isinstance(t, Mapping) else getattr(t, "name", None) for t in data.get("teachers", ())
-        ]
+        given = data.get("teachers", ())
+        if not isinstance(given, list | tuple):
+            raise ValueError(f"teachers: expected a list, each with a name, got {given!r}")
+        for arm in data["arms"]:
+            if not isinstance(arm, str):
+                raise ValueError(f"arms: the name {arm!r} is no text to YAML; put it in quotes")
+        names = [t.get("name") if isinstance(t, Mapping) else getattr(t, "name", None) for t in given]
         teachers = [str(name) for name in names if name]
         return {**data, "arms": {arm: resolve_arm(arm, spec, teachers) for arm, spec in data["arms"].items()}}
 

@@ -116,8 +116,12 @@ def table(states: Sequence[State]) -> str:
 
 
 def _listed(root: Path, job: Job) -> set[Path]:
-    """Return what a job's manifest says that it wrote."""
-    return {root / path for path in (read_manifest(root, *job) or {"writes": ()})["writes"]}
+    """Return what a job's manifest says that it wrote: nothing, if there is none that can be read."""
+    try:
+        manifest = read_manifest(root, *job)
+    except ValueError:
+        return set()
+    return {root / path for path in (manifest or {"writes": ()})["writes"]}
 
 
 def unlisted(experiment: Experiment, root: Path) -> list[Path]:

@@ -357,6 +357,8 @@ def test_what_a_finished_job_lists_is_not_left_over(experiment, experiment_file,
     left = {path.relative_to(tmp_path).as_posix() for path, _ in status.removable(without, tmp_path)}
     assert "teachers/intermediate" in left and "features/intermediate" not in left
     write_json(tmp_path / "features/c/index.json", {})
+    for job in ("features", "clusters"):
+        (tmp_path / job / "manifest.json").write_text("{")  # damaged: it is run again, and lists nothing
     assert tmp_path / "features/c" in dict(status.removable(without, tmp_path))
 
 
