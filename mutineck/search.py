@@ -32,7 +32,7 @@ from mutineck.experiment import EvaluationSpec, Experiment, ExperimentError, loa
 from mutineck.processes import end_children, end_with_parent, exclusive
 from mutineck.search_space import ParameterSpec, SearchSpec, Value
 from mutineck.seeding import derive_seed
-from mutineck.stage import Study, read_manifest
+from mutineck.stage import Study, read_manifest, run_command, settings_words
 from mutineck.status import inspect
 from mutineck.storage import atomic_path, read_json, sha256_json, write_json
 from mutineck.workflow import EXPERIMENT_FILE, own_gpu, thread_environment, visible_gpus
@@ -48,10 +48,11 @@ SHARED = ("dataset", "teachers", "clusters", "cache")
 
 
 class Base(NamedTuple):
-    """A study that trials build on: its experiment, and its folder."""
+    """A study that trials build on: its experiment, its folder, and what was set beside the folder's experiment."""
 
     experiment: Experiment
     root: Path
+    overrides: Sequence[str] = ()
 
 
 def open_base(root: Path, overrides: Sequence[str] = ()) -> Base:
@@ -62,8 +63,8 @@ def open_base(root: Path, overrides: Sequence[str] = ()) -> Base:
         ExperimentError: an override that makes no experiment.
     """
     if not (root / EXPERIMENT_FILE).is_file():
-        raise FileNotFoundError(f"{root}: no such study; make it with: mutineck run {root.name} --until clusters")
-    return Base(load_experiment(root / EXPERIMENT_FILE, overrides), root.resolve())
+        raise FileNotFoundError(f"{root}: no such study; make it with: {run_command(root, [root.name], 'clusters')}")
+    return Base(load_experiment(root / EXPERIMENT_FILE, overrides), root.resolve(), overrides)
 
 
 class Search:
@@ -153,7 +154,7 @@ class Search:
     def _refuse_other(self) -> None:
         """Note what is searched on what; trials of another search are not comparable."""
         identity = {"space": self.space.model_dump(mode="json", exclude={"description"})}
-        for experiment, root in self.bases:
+        for experiment, root, _ in self.bases:
             read = {str(job): read_manifest(root, *job) or {} for job in self.space.needed(experiment)}
             identity[experiment.name] = {
                 "settings": experiment.settings_for("distillation", self.space.items(experiment)[0]),
@@ -290,11 +291,12 @@ def _distribution(parameter: ParameterSpec, experiment: Experiment) -> BaseDistr
 
 def _refuse_unfinished(base: Base, space: SearchSpec) -> None:
     states = {state.job: state for state in inspect(base.experiment, base.root)}
+    source = [str(base.root / EXPERIMENT_FILE), *settings_words(base.overrides)]
     for job in space.needed(base.experiment):
         if not states[job].done:
             raise ExperimentError(
                 f"{base.root}: {job} is not finished ({states[job].reasons[0]}); a search trains students alone. "
-                f"First: mutineck run {base.experiment.name} --until clusters"
+                f"First: {run_command(base.root, source, 'clusters')}"
             )
 
 

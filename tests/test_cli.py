@@ -163,6 +163,28 @@ def test_run_hands_everything_on(tmp_path, monkeypatch, capsys):
     assert received["again"] == f"mutineck run smoke {settings}", "all but what was forced once"
 
 
+def test_the_studys_own_file_holds_what_was_set_and_the_last_run_stays_known(tmp_path, monkeypatch):
+    received = []
+    monkeypatch.setattr(engine, "run", lambda experiment, outputs, **more: received.append(more["overrides"]) or outputs)
+    root = tmp_path / "smoke"
+    engine.write_experiment(load_experiment("smoke", ["seeds=[0, 1]"]), root)
+    write_json(root / engine.LAST_RUN, {"overrides": ["seeds=[0, 1]"]})
+    for file in (str(root / "experiment.yaml"), "smoke"):
+        assert cli.main(["run", file, "--outputs", str(tmp_path), "--set", "clusters.k=4"]) == 0
+    assert received == [["seeds=[0, 1]", "clusters.k=4"], ["clusters.k=4"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "until"), [(["compare"], ""), (["search", "--trials", "1"], " --until clusters")], ids=["compare", "search"]
+)
+def test_a_study_that_has_not_been_run_is_told_by_its_file(words, until, tmp_path, capsys):
+    file = tmp_path / "own.yaml"
+    file.write_text(f"base: {repository() / 'experiments' / 'smoke.yaml'}\nname: mine\n")
+    assert cli.main([*words, str(file), "--outputs", str(tmp_path / "out")]) == cli.MISTAKE
+    command = f"mutineck run {file}{until} --outputs {tmp_path / 'out'}\n"
+    assert capsys.readouterr().err.endswith(f"make it with: {command}")
+
+
 def test_results_of_another_revision_are_not_reused_silently(tmp_path, monkeypatch, capsys):
     study = Study(load_experiment("smoke"), tmp_path / "smoke", "dataset")
     manifest = study.finish()

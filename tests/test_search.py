@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from mutineck import cli, search
+from mutineck import cli, engine, search
 from mutineck.engine import write_experiment
 from mutineck.experiment import Experiment, ExperimentError, load_experiment
 from mutineck.search import Search, best_settings, open_base
@@ -235,10 +235,17 @@ def test_the_best_is_said_as_settings(base) -> None:
     assert (again.alpha, again.beta, again.temperature) == pytest.approx((5e-6, 2.5e-6, 0.25))
 
 
-def test_a_study_that_is_not_finished_is_no_base(base, tmp_path) -> None:
+def test_a_study_that_is_not_finished_is_no_base(base, tmp_path, monkeypatch) -> None:
     (base.root / "teachers" / "faster_rcnn" / "manifest.json").unlink()
-    with pytest.raises(ExperimentError, match=r"teachers faster_rcnn is not finished .*mutineck run tiny --until clusters"):
-        Search([base], space(), tmp_path / "found")
+    with pytest.raises(ExperimentError, match="teachers faster_rcnn is not finished") as error:
+        Search([open_base(base.root, ["clusters.k=4"])], space(), tmp_path / "found")
+    # The experiment's own file lies anywhere; the study's folder holds it.
+    command = f"mutineck run {base.root / 'experiment.yaml'} --set clusters.k=4 --until clusters --outputs {tmp_path}"
+    assert str(error.value).endswith(f"First: {command}")
+    received = {}
+    monkeypatch.setattr(engine, "run", lambda experiment, outputs, **_: received.update({outputs: experiment}) or outputs)
+    assert cli.main(command.split()[1:]) == 0
+    assert received == {tmp_path: load_experiment(base.root / "experiment.yaml", ["clusters.k=4"])}
     with pytest.raises(FileNotFoundError, match="mutineck run nowhere --until clusters"):
         open_base(tmp_path / "nowhere")
 
