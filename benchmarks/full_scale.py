@@ -53,7 +53,7 @@ def overrides_of(name: str, pictures: Path, side: int, device: str) -> list[str]
         "student.detector.pretrained=null",
         "intermediate.mode=joint",
         "distillation.centroid_cosine=-1",
-        "evaluation.splits=[val]",
+        "evaluation={splits: [val], report: val, batch: 1}",
         f"resources.device={device}",
         "resources.workers=0",
         "dataset.limit=4",

@@ -147,7 +147,7 @@ def _positive(text: str) -> int:
 
 
 def _last_study(given: argparse.Namespace, file: str | Path | None = None) -> tuple[Experiment, Path]:
-    """Return an experiment (its file as it is now, the last run's `--set`) and the study's folder."""
+    """Return an experiment (its file as it is now, the last run's `--set`, then those given) and the study's folder."""
     from mutineck.engine import LAST_RUN
     from mutineck.experiment import load_experiment
     from mutineck.status import last_overrides
@@ -155,9 +155,9 @@ def _last_study(given: argparse.Namespace, file: str | Path | None = None) -> tu
     file = file or given.experiment
     experiment = load_experiment(file, given.overrides)
     root = given.outputs / experiment.name
-    if not given.overrides and (remembered := last_overrides(root / LAST_RUN)):
+    if remembered := last_overrides(root / LAST_RUN):
         print(f"with {' '.join(f'--set {shlex.quote(item)}' for item in remembered)}, as in the last run")
-        experiment = load_experiment(file, remembered)
+        experiment = load_experiment(file, [*remembered, *given.overrides])
     return experiment, root
 
 
@@ -165,10 +165,11 @@ def run(given: argparse.Namespace) -> int:
     """Bring a study, or each of a series, up to date."""
     from mutineck import engine
     from mutineck.experiment import load_series
+    from mutineck.stage import settings_words
 
     # All of a series are read before the first is run: a mistake in the last shows at once.
     experiments = load_series(given.experiment, given.overrides)
-    settings = [word for item in given.overrides for word in ("--set", item)]
+    settings = settings_words(given.overrides)
     # Not --force: what is forced counts as undone from the start of the run, and would begin anew.
     where = {"outputs": given.outputs, "until": given.until, "cores": given.cores, "notebooks": given.notebooks}
     where |= {"profile": given.profile}
@@ -187,7 +188,7 @@ def run(given: argparse.Namespace) -> int:
                 dry_run=given.dry_run,
                 force=given.force,
                 profile=given.profile or engine.LOCAL,
-                overrides=given.overrides,
+                overrides=_all_overrides(given, experiment),
                 notebooks=given.notebooks,
                 again=shlex.join(["mutineck", "run", given.experiment, *settings, *options]),
             )
@@ -203,6 +204,18 @@ def run(given: argparse.Namespace) -> int:
     if len(experiments) > 1 and not given.dry_run and given.until is None:
         _compare([given.outputs / e.name for e in experiments], given.outputs / Path(given.experiment).stem)
     return 0
+
+
+def _all_overrides(given: argparse.Namespace, experiment: Experiment) -> list[str]:
+    """Return what a run has set beside the experiment's file; the study's own file holds what its last run had set."""
+    from mutineck.engine import LAST_RUN
+    from mutineck.experiment_file import find_file
+    from mutineck.stage import EXPERIMENT_FILE
+    from mutineck.status import last_overrides
+
+    root = given.outputs / experiment.name
+    own = find_file(given.experiment) == (root / EXPERIMENT_FILE).resolve()
+    return [*(last_overrides(root / LAST_RUN) if own else ()), *given.overrides]
 
 
 def _say_revisions(experiment: Experiment, root: Path) -> None:
@@ -277,18 +290,28 @@ def figures(given: argparse.Namespace) -> int:
 
 def compare(given: argparse.Namespace) -> int:
     """Put studies side by side."""
-    _compare(_folders(given), given.to)
+    _compare(_folders(given.studies, given.outputs), given.to)
     return 0
 
 
-def _folders(given: argparse.Namespace) -> list[Path]:
-    """Return the folders of studies that are named by folder, experiment or series."""
+def _folders(studies: Sequence[str], outputs: Path, until: str | None = None) -> list[Path]:
+    """Return the folders of studies that are named by folder, experiment or series.
+
+    Raises:
+        FileNotFoundError: one has not been run; the message names the command for it, up to the stage ``until``.
+    """
     from mutineck.experiment import load_series
+    from mutineck.stage import EXPERIMENT_FILE, run_command
 
     found = []
-    for name in given.studies:
+    for name in studies:
         known = Path(name).is_dir()
-        found += [Path(name)] if known else [given.outputs / study.name for study in load_series(name)]
+        folders = [Path(name)] if known else [outputs / study.name for study in load_series(name)]
+        for folder in folders if not known else ():
+            if not (folder / EXPERIMENT_FILE).is_file():
+                command = run_command(folder, [name], until)
+                raise FileNotFoundError(f"{folder}: there is no such study; make it with: {command}")
+        found += folders
     return found
 
 
@@ -308,7 +331,7 @@ def search(given: argparse.Namespace) -> int:
     from mutineck.search_space import load_space
 
     space = load_space(given.space)
-    bases = [open_base(folder, given.overrides) for folder in _folders(given)]
+    bases = [open_base(folder, given.overrides) for folder in _folders(given.studies, given.outputs, "clusters")]
     folder = given.outputs / SEARCHES / (given.name or Path(given.space).stem)
     table = Search(bases, space, folder).run(given.trials, cores=given.cores)
     print(f"{folder / TRIALS}: {len(table)} trials")

@@ -112,14 +112,15 @@ def run(
     with exclusive(root, again) as lock, tempfile.TemporaryDirectory(prefix="mutineck-") as temporary:
         # What would be done is asked about an experiment that is not the folder's yet.
         config["experiment"] = str(write_experiment(experiment, Path(temporary) if dry_run else root))
-        for job in wanted:
+        for job in wanted if not dry_run else ():
             if damaged := damage(root, *job):
                 print(f"{job}: {damaged}; it is run again", flush=True)
-            if not dry_run and (damaged or job.stage in force):
+            if damaged or job.stage in force:
                 # All at once, so that a run that is stopped or killed goes on with those it had not come to.
                 (root / job.manifest).unlink(missing_ok=True)
-        # Snakemake knows settings of what it ran itself in this folder; manifests also tell those of a copied one.
-        outdated = [job for job in wanted if _outdated(experiment, root, job)]
+        # Snakemake knows settings of what it ran itself in this folder; manifests also tell those of a copied one, and
+        # in a dry run, which leaves them where they are, what is damaged.
+        outdated = [job for job in wanted if damage(root, *job) or _outdated(experiment, root, job)]
         if not dry_run:
             write_json(root / LAST_RUN, {"overrides": list(overrides)})
         # In the study's folder: a cluster's nodes read it, too.
@@ -140,11 +141,8 @@ def run(
 
 
 def _outdated(experiment: Experiment, root: Path, job: Job) -> bool:
-    """Return whether a job was finished with other settings; a manifest that cannot be read is damage, and not this."""
-    try:
-        manifest = read_manifest(root, *job)
-    except ValueError:
-        return False
+    """Return whether a job whose manifest can be read was finished with other settings."""
+    manifest = read_manifest(root, *job)
     return manifest is not None and bool(changed_settings(experiment, job, manifest))
 
 
@@ -170,7 +168,7 @@ def snakemake_arguments(
     profile: Profile,
     outdated: Sequence[Job] = (),
 ) -> list[str]:
-    """Return Snakemake's command line for a set of jobs, those that are outdated to be run again."""
+    """Return Snakemake's command line for a set of jobs, those that are outdated or damaged to be run again."""
     arguments = ["--snakefile", str(repository() / "Snakefile"), "--directory", str(root)]
     arguments += ["--configfile", str(config_file), "--profile", str(profile.file)]
     # What stands on the command line wins over the profile.
@@ -263,11 +261,11 @@ def _explain_failure(root: Path, wanted: Sequence[Job], log: Path, started: floa
         path, notebook = root / error_of(job), root / running_of(job)
         if (root / job.manifest).is_file():
             continue
-        if path.is_file():
+        if _written_since(path, started):
             # On a full disk a job may get as far as opening this file.
             text = path.read_text(encoding="utf-8").strip() or f"it could not even write {path}"
             failed.append(f"{job} stopped: {text}")
-        elif notebook.is_file() and notebook.stat().st_mtime >= started - 1:
+        elif _written_since(notebook, started):
             failed.append(
                 f"{job} was killed, most often for want of memory. {remedy('out of memory', root)}\n"
                 f"The notebook as far as it came: {notebook}"
@@ -279,9 +277,22 @@ def _explain_failure(root: Path, wanted: Sequence[Job], log: Path, started: floa
     return text if advice in text else f"{text}\n\n{advice}"
 
 
+def _written_since(path: Path, started: float) -> bool:
+    """Return whether a file is there and not left by an earlier run; a file system may count in whole seconds."""
+    return path.is_file() and path.stat().st_mtime >= started - 1
+
+
 def _interrupt(_number: int) -> None:
     """Let Snakemake take back the jobs that a cluster has, and end."""
     os.kill(os.getpid(), signal.SIGINT)
+
+
+def _damaged(arguments: Sequence[str]) -> dict[str, str]:
+    """Return what is wrong with each damaged job of Snakemake's command line, by the name that progress has for it."""
+    root = Path(arguments[arguments.index("--directory") + 1])
+    targets = arguments[arguments.index("--") + 1 :]
+    found = {str(job): damage(root, *job) for job in (Job.at(str(Path(path).parent)) for path in targets)}
+    return {job: why for job, why in found.items() if why}
 
 
 def main(arguments: list[str]) -> None:
@@ -292,8 +303,10 @@ def main(arguments: list[str]) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # Snakemake's own way of cancelling
     else:
         end_with_parent()
+    dry_run = "--dry-run" in arguments
     forced = set(STAGES).intersection(arguments)
-    handler = ProgressHandler(sys.stdout, dry_run="--dry-run" in arguments, asking=remote, forced=forced)
+    damaged = _damaged(arguments) if dry_run else {}
+    handler = ProgressHandler(sys.stdout, dry_run=dry_run, asking=remote, forced=forced, damaged=damaged)
     logging.getLogger("snakemake").addHandler(handler)
     # Snakemake writes dry runs to standard output; here that is for progress, and the log has the rest.
     sys.stdout = sys.stderr

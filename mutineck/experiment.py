@@ -271,9 +271,19 @@ class EvaluationSpec(Record):
     """Where detectors are measured."""
 
     splits: tuple[Literal["val", "test"], ...] = ("val", "test")
+    """Splits that are measured, and `val` in any case: floors, gates and searches go by it."""
     report: Literal["val", "test"] = "test"
     """Split that tables and figures show."""
     batch: int = Field(8, ge=1)
+
+    @model_validator(mode="after")
+    def _report_is_measured(self) -> EvaluationSpec:
+        if self.report not in ("val", *self.splits):
+            raise ValueError(
+                f"report: {self.report} is not among splits: {list(self.splits)}, so tables would be empty. "
+                f"Add {self.report} to `evaluation.splits`, or say `evaluation.report: val`"
+            )
+        return self
 
 
 class ResourcesSpec(Record):
@@ -325,9 +335,13 @@ class Experiment(Record):
         """Complete every arm from its name (`fgd:mean` alone says all there is to say)."""
         if not isinstance(data, Mapping) or not isinstance(data.get("arms"), Mapping):
             return data
-        names = [
-            t.get("name") if isinstance(t, Mapping) else getattr(t, "name", None) for t in data.get("teachers", ())
-        ]
+        given = data.get("teachers", ())
+        if not isinstance(given, list | tuple):
+            raise ValueError(f"teachers: expected a list, each with a name, got {given!r}")
+        for arm in data["arms"]:
+            if not isinstance(arm, str):
+                raise ValueError(f"arms: the name {arm!r} is no text to YAML; put it in quotes")
+        names = [t.get("name") if isinstance(t, Mapping) else getattr(t, "name", None) for t in given]
         teachers = [str(name) for name in names if name]
         return {**data, "arms": {arm: resolve_arm(arm, spec, teachers) for arm, spec in data["arms"].items()}}
 
@@ -404,24 +418,35 @@ class Experiment(Record):
         if stage == "teachers" and item == INTERMEDIATE:
             parts = {key: whole[key] for key in ("intermediate", "student")}
             parts["student"].pop("schedule")
-            return common | parts | {"teachers": list(teachers), "regions": whole["distillation"]["regions"]}
+            parts |= {"teachers": list(teachers), "regions": whole["distillation"]["regions"]}
+            return common | parts | self._rounding
         if stage == "teachers":
             teacher = teachers[self.teacher(item or "").name]
             if teacher["sees"] is None:
                 del teacher["sees"]  # a teacher that sees all is the one that it was before there was this field
             return common | {"teacher": teacher}
         if stage == "features":
-            return {"features": whole["features"], "input": whole["input"], "teachers": list(teachers)}
+            kept = [*teachers, *([INTERMEDIATE] if self.needs_intermediate else [])]
+            return {"features": whole["features"], "input": whole["input"], "teachers": kept}
         if stage == "clusters":
             return {"clusters": whole["clusters"]}
         if stage == "distillation":
             arm = (item or "").split("/")[0]
             spec = self.arm(arm)
             parts = {"student": whole["student"], "arm": spec.model_dump(mode="json", by_alias=True)}
-            if spec.feature != "none" or spec.centroids:
-                parts["distillation"] = whole["distillation"]
+            if taught_by := spec.teacher_names(list(teachers)):
+                # In their order: the first is the anchor, and to some arms each has its turn.
+                parts |= {"distillation": whole["distillation"], "teachers": list(taught_by)} | self._rounding
             return common | parts
         return {"arms": list(self.arms), "seeds": list(self.seeds), "report": self.evaluation.report}
+
+    @property
+    def _rounding(self) -> dict[str, Any]:
+        """Setting of trainings that teachers' maps go into: said only where they are never rounded.
+
+        With `auto` the data set's size decides, which no setting knows; all but `off` count alike.
+        """
+        return {"maps": "never rounded"} if self.resources.cache == "off" else {}
 
 
 def slug(arm: str) -> str:

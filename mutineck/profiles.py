@@ -87,7 +87,7 @@ def find_profile(name: str) -> Profile:
     """Return a profile by the name of one of ours, by its folder or file, or by a name that Snakemake knows.
 
     Raises:
-        ExperimentError: there is none; the message lists ours, with near matches.
+        ExperimentError: there is none (the message lists ours, with near matches), or it holds no options.
     """
     ours = {path.parent.name: path for path in sorted((repository() / PROFILES).glob("*/config.yaml"))}
     file = ours.get(name)
@@ -98,7 +98,10 @@ def find_profile(name: str) -> Profile:
         if found is None:
             raise ExperimentError(unknown("profile", name, ours) + ", or a folder with Snakemake's config.yaml")
         file = found[1].resolve()
-    options = yaml.safe_load(file.read_text(encoding="utf-8"))
+    try:
+        options = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ExperimentError(f"{file}: not valid YAML: {error}") from error
     if not isinstance(options, Mapping):
         raise ExperimentError(f"{file}: expected options of Snakemake as `name: value`, got {options!r}")
     return Profile(file, options)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import logging
 import textwrap
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, TextIO
+
+FORCED = "Forced execution"
+"""Snakemake's reason for what --forcerun names."""
+SETTINGS = "settings changed (mutineck status says which)"
 
 
 class ProgressHandler(logging.Handler):
@@ -16,17 +20,25 @@ class ProgressHandler(logging.Handler):
         screen: where they go.
         dry_run: say why a job would run, and not that it does.
         asking: say in a dry run, too, what a job asks of its scheduler.
-        forced: stages that somebody wants run again; any other job that is forced has other settings now.
+        forced: stages that somebody wants run again.
+        damaged: what is wrong with jobs that are forced for it; any other that is forced has other settings now.
     """
 
     def __init__(
-        self, screen: TextIO, *, dry_run: bool, asking: bool = False, forced: Collection[str] = ()
+        self,
+        screen: TextIO,
+        *,
+        dry_run: bool,
+        asking: bool = False,
+        forced: Collection[str] = (),
+        damaged: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(logging.INFO)
         self.screen = screen
         self.dry_run = dry_run
         self.asking = asking
         self.forced = forced
+        self.damaged = damaged or {}
         self.total = 0
         self.started = 0
         self._running: dict[int, tuple[str, float]] = {}
@@ -41,8 +53,9 @@ class ProgressHandler(logging.Handler):
             self.started += 1
             label = details["rule_msg"] or details["rule_name"]
             self._running[details["jobid"]] = (label, time.monotonic())
-            forced = details["rule_name"] in self.forced
-            reason = f": {_plain(details['reason'], forced=forced)}" if self.dry_run else " ..."
+            forced = FORCED if details["rule_name"] in self.forced else SETTINGS
+            plain = _plain(details["reason"], forced=self.damaged.get(label, forced))
+            reason = f": {plain}" if self.dry_run else " ..."
             if self.asking and self.dry_run:
                 reason = f" ({_asked(details)}){reason}"
             self._say(f"[{self.started}/{self.total}] {label}{reason}")
@@ -63,13 +76,13 @@ def _asked(details: dict[str, Any]) -> str:
     return ", ".join([*words, f"{given.mem_mb} MB", f"{given.runtime} min"])
 
 
-def _plain(reason: str, *, forced: bool) -> str:
-    """Return Snakemake's reason for a job in one short line."""
+def _plain(reason: str, *, forced: str) -> str:
+    """Return Snakemake's reason for a job in one short line, with what it is if the job was forced."""
     parts = []
     for part in " ".join(reason.split()).split("; "):
         # Snakemake quotes all settings, before and now.
-        changed = part.startswith("Params have changed") or (part == "Forced execution" and not forced)
-        parts.append("settings changed (mutineck status says which)" if changed else part)
+        part = SETTINGS if part.startswith("Params have changed") else part
+        parts.append(forced if part == FORCED else part)
     return textwrap.shorten("; ".join(parts), 200, placeholder=" ...")
 
 

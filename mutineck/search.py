@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import optuna
 import pandas as pd
 import yaml
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
@@ -32,7 +32,7 @@ from mutineck.experiment import EvaluationSpec, Experiment, ExperimentError, loa
 from mutineck.processes import end_children, end_with_parent, exclusive
 from mutineck.search_space import ParameterSpec, SearchSpec, Value
 from mutineck.seeding import derive_seed
-from mutineck.stage import Study, read_manifest
+from mutineck.stage import Study, read_manifest, run_command, settings_words
 from mutineck.status import inspect
 from mutineck.storage import atomic_path, read_json, sha256_json, write_json
 from mutineck.workflow import EXPERIMENT_FILE, own_gpu, thread_environment, visible_gpus
@@ -48,10 +48,11 @@ SHARED = ("dataset", "teachers", "clusters", "cache")
 
 
 class Base(NamedTuple):
-    """A study that trials build on: its experiment, and its folder."""
+    """A study that trials build on: its experiment, its folder, and what was set beside the folder's experiment."""
 
     experiment: Experiment
     root: Path
+    overrides: Sequence[str] = ()
 
 
 def open_base(root: Path, overrides: Sequence[str] = ()) -> Base:
@@ -62,8 +63,8 @@ def open_base(root: Path, overrides: Sequence[str] = ()) -> Base:
         ExperimentError: an override that makes no experiment.
     """
     if not (root / EXPERIMENT_FILE).is_file():
-        raise FileNotFoundError(f"{root}: no such study; make it with: mutineck run {root.name} --until clusters")
-    return Base(load_experiment(root / EXPERIMENT_FILE, overrides), root.resolve())
+        raise FileNotFoundError(f"{root}: no such study; make it with: {run_command(root, [root.name], 'clusters')}")
+    return Base(load_experiment(root / EXPERIMENT_FILE, overrides), root.resolve(), overrides)
 
 
 class Search:
@@ -125,7 +126,8 @@ class Search:
             # A suggestion depends on the trials so far and on nothing else: not on how often it was stopped.
             seed = derive_seed("search", len(study.get_trials(deepcopy=False)))
             study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True)
-            trial = study.ask({name: _distribution(p) for name, p in self.space.parameters.items()})
+            present = self.bases[0].experiment
+            trial = study.ask({name: _distribution(p, present) for name, p in self.space.parameters.items()})
             self._finish(study, trial.number, trial.params, pool)
 
     def table(self, study: optuna.Study | None = None) -> pd.DataFrame:
@@ -152,7 +154,7 @@ class Search:
     def _refuse_other(self) -> None:
         """Note what is searched on what; trials of another search are not comparable."""
         identity = {"space": self.space.model_dump(mode="json", exclude={"description"})}
-        for experiment, root in self.bases:
+        for experiment, root, _ in self.bases:
             read = {str(job): read_manifest(root, *job) or {} for job in self.space.needed(experiment)}
             identity[experiment.name] = {
                 "settings": experiment.settings_for("distillation", self.space.items(experiment)[0]),
@@ -177,17 +179,27 @@ class Search:
             return
         said = ", ".join(f"{name} {v:.4g}" if isinstance(v, float) else f"{name} {v}" for name, v in values.items())
         print(f"trial {number}: {said} ...", flush=True)
-        try:
-            result = self._train(number, values, pool)
-        except BrokenProcessPool:
-            raise
-        except RuntimeError as error:
-            # Settings under which training breaks down are a finding; anything else stops the search.
-            result = {"error": str(error).split("\n")[0]}
+        result = self._outcome(number, values, pool)
         write_json(self._result_file(number), result)
         study.tell(number, result.get("value"), state=TrialState.FAIL if "error" in result else TrialState.COMPLETE)
         self.table(study)
         print(f"  failed: {result['error']}" if "error" in result else f"  mAP {100 * result['value']:.2f}", flush=True)
+
+    def _outcome(self, number: int, values: Mapping[str, Value], pool: ProcessPoolExecutor) -> dict[str, Any]:
+        """Return what a trial comes to: what `_train` returns, or the `error` that it failed with."""
+        try:
+            for base in self.bases:
+                self.space.apply(base.experiment, values)
+        except ExperimentError as error:
+            # Each parameter has been checked by itself; left running, this trial would stop the search for good.
+            return {"error": " ".join(str(error).split())}
+        try:
+            return self._train(number, values, pool)
+        except BrokenProcessPool:
+            raise
+        except RuntimeError as error:
+            # Settings under which training breaks down are a finding; anything else stops the search.
+            return {"error": str(error).split("\n")[0]}
 
     def _train(self, number: int, values: Mapping[str, Value], pool: ProcessPoolExecutor) -> dict[str, Any]:
         """Train a student for each base and seed, as many at once as the pool has processes.
@@ -268,20 +280,23 @@ def best_settings(table: pd.DataFrame, base: Base, space: SearchSpec) -> list[st
     return [f"{path}={yaml.safe_dump(value).splitlines()[0]}" for path, value in found.items()]
 
 
-def _distribution(parameter: ParameterSpec) -> BaseDistribution:
+def _distribution(parameter: ParameterSpec, experiment: Experiment) -> BaseDistribution:
     if parameter.choices:
         return CategoricalDistribution(parameter.choices)
     assert parameter.low is not None and parameter.high is not None  # the record has seen to it
+    if parameter.whole(experiment):
+        return IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log)
     return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
 
 
 def _refuse_unfinished(base: Base, space: SearchSpec) -> None:
     states = {state.job: state for state in inspect(base.experiment, base.root)}
+    source = [str(base.root / EXPERIMENT_FILE), *settings_words(base.overrides)]
     for job in space.needed(base.experiment):
         if not states[job].done:
             raise ExperimentError(
                 f"{base.root}: {job} is not finished ({states[job].reasons[0]}); a search trains students alone. "
-                f"First: mutineck run {base.experiment.name} --until clusters"
+                f"First: {run_command(base.root, source, 'clusters')}"
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,19 @@ class ParameterSpec(Record):
             raise ValueError(f"a logarithmic range starts above 0, got {self.low}")
         return self
 
-    @property
-    def ends(self) -> tuple[Value, ...]:
-        """The extreme values: if these make a valid experiment, so do those between."""
-        return self.choices or (self.low, self.high)
+    def whole(self, experiment: Experiment) -> bool:
+        """Return whether this is a range of a field that counts something, as the experiment's value of it tells."""
+        if self.choices or self.field is None:
+            return False
+        present = get_field(experiment.model_dump(mode="json", by_alias=True), self.field)
+        return isinstance(present, int) and not isinstance(present, bool)
+
+    def samples(self, experiment: Experiment) -> tuple[Value, ...]:
+        """Return the choices, or what stands for a range: if these make valid experiments, so do all."""
+        if self.low is None or self.high is None:
+            return self.choices
+        fraction = self.low + (self.high - self.low) / math.pi
+        return (self.low, self.high) if self.whole(experiment) else (self.low, self.high, fraction)
 
     def contains(self, value: Any) -> bool:
         """Whether a value can be suggested."""
@@ -103,13 +113,13 @@ class SearchSpec(Record):
         """Refuse what would make a trial depend on more, or on nothing of, the training of one student.
 
         Raises:
-            ExperimentError: no such arm or field, an end of a range that the field cannot have, a field that teachers,
-                centroids or the data set depend on, or one that the arm does not.
+            ExperimentError: no such arm or field, a value of a range that the field cannot have, a field that
+                teachers, centroids or the data set depend on, or one that the arm does not.
         """
         student = "distillation", self.items(experiment)[0]
         for name, parameter in self.parameters.items():
             moved = False
-            for value in parameter.ends:
+            for value in parameter.samples(experiment):
                 changed = self.apply(experiment, {name: value})
                 moved |= changed.settings_for(*student) != experiment.settings_for(*student)
                 for job in self.needed(experiment):

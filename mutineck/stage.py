@@ -6,20 +6,23 @@ import contextlib
 import os
 import platform
 import resource
+import shlex
 import subprocess
 import sys
 import time
 import types
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from mutineck.experiment import INTERMEDIATE, STAGES, Experiment, ExperimentError, load_experiment, slug, unknown
-from mutineck.experiment_file import repository
+from mutineck.experiment_file import find_file, repository
 from mutineck.processes import hold
 from mutineck.storage import read_json, sha256_json, sha256_path, write_json
 
+EXPERIMENT_FILE = "experiment.yaml"
+"""The resolved experiment, in the study's folder."""
 MANIFEST = "manifest.json"
 ASIDE = (MANIFEST, "tensorboard", "training")
 """What in a stage's folder is no result: with hidden files and notebooks, no manifest lists it."""
@@ -38,15 +41,19 @@ class Study:
         root: its folder, `outputs/EXPERIMENT`.
         stage: one of the seven stages.
         item: the part of the stage (a teacher's name, or `ARM/seedN`), or None where a stage is one job.
+        source: what `mutineck run` is given to make this study, for messages: a file or name, and any `--set`.
     """
 
-    def __init__(self, experiment: Experiment, root: Path, stage: str, item: str | None = None) -> None:
+    def __init__(
+        self, experiment: Experiment, root: Path, stage: str, item: str | None = None, *, source: Sequence[str] = ()
+    ) -> None:
         if stage not in STAGES:
             raise ExperimentError(unknown("stage", stage, STAGES))
         self.experiment = experiment
         self.root = Path(root)
         self.stage = stage
         self.item = item
+        self.source = source
         self._started = time.time()
 
     def __repr__(self) -> str:
@@ -73,13 +80,18 @@ class Study:
         if not path.exists():
             raise FileNotFoundError(
                 f"{path} is missing: it is written by the stage {parts[0]!r}. "
-                f"Make it with: mutineck run {self.experiment.name} --until {parts[0]}"
+                f"Make it with: {self.command(parts[0])}"
             )
         return path
 
+    def command(self, until: str) -> str:
+        """Return the command that makes this study up to a stage."""
+        own = self.path(EXPERIMENT_FILE)
+        return run_command(self.root, self.source or [str(own) if own.is_file() else self.experiment.name], until)
+
     def at(self, stage: str, item: str | None = None) -> Study:
         """Return the same study at another stage."""
-        return Study(self.experiment, self.root, stage, item)
+        return Study(self.experiment, self.root, stage, item, source=self.source)
 
     def finish(
         self,
@@ -145,6 +157,25 @@ def _others(folder: Path, named: Set[Path]) -> Iterator[Path]:
             yield path
 
 
+def run_command(root: Path, source: Sequence[str], until: str | None = None) -> str:
+    """Return the command that makes the study in a folder, up to a stage.
+
+    Args:
+        root: its folder, `outputs/EXPERIMENT`.
+        source: the experiment's file or name, and any `--set`.
+        until: the last stage; all of them if None.
+    """
+    options = [] if until is None else ["--until", until]
+    if root.parent.resolve() != Path("outputs").resolve():
+        options += ["--outputs", str(root.parent)]
+    return shlex.join(["mutineck", "run", *source, *options])
+
+
+def settings_words(overrides: Iterable[str]) -> list[str]:
+    """Return `field=value` items as a command line says them."""
+    return [word for item in overrides for word in ("--set", item)]
+
+
 def begin(stage: str, variables: Mapping[str, Any]) -> Study:
     """Open a stage from a notebook's parameters: the first call of every notebook.
 
@@ -175,7 +206,10 @@ def begin(stage: str, variables: Mapping[str, Any]) -> Study:
     root = outputs / experiment.name
     seed_and_thread(experiment)
     print(f"{experiment.name}: {stage}, in {root}")
-    study = Study(experiment, root, stage, _item(experiment, stage, given))
+    file = find_file(given["experiment"])
+    ours = file.parent == repository() / "experiments"
+    source = [file.stem if ours else str(file), *settings_words(overrides)]
+    study = Study(experiment, root, stage, _item(experiment, stage, given), source=source)
     if os.environ.get("RANK", "0") == "0":  # torchrun's processes share the stage
         hold(study.folder, f"the notebook of {stage}{f' {study.item}' if study.item else ''}")
     return study

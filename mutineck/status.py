@@ -115,13 +115,21 @@ def table(states: Sequence[State]) -> str:
     )
 
 
+def _listed(root: Path, job: Job) -> set[Path]:
+    """Return what a job's manifest says that it wrote: nothing, if there is none that can be read."""
+    try:
+        manifest = read_manifest(root, *job)
+    except ValueError:
+        return set()
+    return {root / path for path in (manifest or {"writes": ()})["writes"]}
+
+
 def unlisted(experiment: Experiment, root: Path) -> list[Path]:
     """Return the files in a study's folder that no manifest lists and that are no bookkeeping, sorted."""
     known = {root / path for path in _KEPT}
     for job in jobs(experiment):
-        listed = (read_manifest(root, *job) or {"writes": ()})["writes"]
         own = (*job.outputs, f"{job.folder}/tensorboard", log_of(job), error_of(job), page_of(job))
-        known |= {root / path for path in (*own, *listed)}
+        known |= {root / path for path in own} | _listed(root, job)
     files = (path for path in sorted(root.rglob("*")) if path.is_file() and path.name != LOCK)
     return [path for path in files if known.isdisjoint((path, *path.parents))]
 
@@ -143,8 +151,10 @@ def removable(experiment: Experiment, root: Path) -> list[tuple[Path, str]]:
         for folder in sorted((root / stage).glob("*" if stage == "teachers" else "*/seed*")):
             if folder.is_dir() and folder not in known:
                 found[folder] = "the experiment has no such " + ("teacher" if stage == "teachers" else "arm or seed")
+    # What lay there when the stage finished counts as its own: without it, its results would be damaged.
+    own = {parent for path in _listed(root, Job("features")) for parent in (path, *path.parents)}
     for folder in sorted((root / "features").glob("*/")):
-        if folder.name not in items(experiment, "teachers"):
+        if folder.name not in items(experiment, "teachers") and folder.parent not in found and folder not in own:
             found[folder] = "the experiment has no such teacher"
     for path in sorted(root.rglob("*")):
         inside = any(folder in path.parents for folder in found)

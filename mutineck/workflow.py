@@ -22,10 +22,8 @@ from mutineck.experiment_file import repository
 from mutineck.notebooks import NotebookError, execute, running_copy
 from mutineck.processes import end_with_parent
 from mutineck.remedies import remedy
-from mutineck.stage import MANIFEST
+from mutineck.stage import EXPERIMENT_FILE, MANIFEST
 
-EXPERIMENT_FILE = "experiment.yaml"
-"""The resolved experiment, in the study's folder."""
 NOTEBOOK = "notebook.ipynb"
 ITEM_STAGES = ("teachers", "distillation")
 """Stages that are several jobs: one a teacher, one an arm and seed."""

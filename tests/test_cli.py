@@ -97,7 +97,20 @@ def test_status_remembers_what_the_last_run_was_given(tmp_path, capsys):
     assert "with --set 'seeds=[0, 1]', as in the last run" in text
     assert "student/seed1" in text
     cli.main(["status", "smoke", "--outputs", str(tmp_path), "--set", "seeds=[5]"])
-    assert "student/seed5" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "student/seed5" in text and "student/seed1" not in text, "what is given comes last"
+
+
+def test_clean_keeps_what_the_last_run_made_whatever_else_is_given(tmp_path, capsys):
+    # The name has to be given, for the folder; what else the run was given is remembered there.
+    write_json(tmp_path / "mine" / engine.LAST_RUN, {"overrides": ["seeds=[0, 1]", "name=mine"]})
+    kept = tmp_path / "mine" / "distillation" / "student" / "seed1"
+    kept.mkdir(parents=True)
+    cleaned = ["clean", "smoke", "--outputs", str(tmp_path), "--set", "name=mine", "--yes"]
+    assert cli.main(cleaned) == 0
+    text = capsys.readouterr().out
+    assert "with --set 'seeds=[0, 1]' --set name=mine, as in the last run" in text
+    assert "nothing to remove" in text and kept.is_dir()
 
 
 def test_clean_asks_first(tmp_path, capsys, monkeypatch):
@@ -148,6 +161,28 @@ def test_run_hands_everything_on(tmp_path, monkeypatch, capsys):
     assert (received["until"], received["cores"], received["force"]) == ("clusters", 3, ["features"])
     settings = f"--set clusters.k=4 --outputs {tmp_path} --until clusters --cores 3"
     assert received["again"] == f"mutineck run smoke {settings}", "all but what was forced once"
+
+
+def test_the_studys_own_file_holds_what_was_set_and_the_last_run_stays_known(tmp_path, monkeypatch):
+    received = []
+    monkeypatch.setattr(engine, "run", lambda experiment, outputs, **more: received.append(more["overrides"]) or outputs)
+    root = tmp_path / "smoke"
+    engine.write_experiment(load_experiment("smoke", ["seeds=[0, 1]"]), root)
+    write_json(root / engine.LAST_RUN, {"overrides": ["seeds=[0, 1]"]})
+    for file in (str(root / "experiment.yaml"), "smoke"):
+        assert cli.main(["run", file, "--outputs", str(tmp_path), "--set", "clusters.k=4"]) == 0
+    assert received == [["seeds=[0, 1]", "clusters.k=4"], ["clusters.k=4"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "until"), [(["compare"], ""), (["search", "--trials", "1"], " --until clusters")], ids=["compare", "search"]
+)
+def test_a_study_that_has_not_been_run_is_told_by_its_file(words, until, tmp_path, capsys):
+    file = tmp_path / "own.yaml"
+    file.write_text(f"base: {repository() / 'experiments' / 'smoke.yaml'}\nname: mine\n")
+    assert cli.main([*words, str(file), "--outputs", str(tmp_path / "out")]) == cli.MISTAKE
+    command = f"mutineck run {file}{until} --outputs {tmp_path / 'out'}\n"
+    assert capsys.readouterr().err.endswith(f"make it with: {command}")
 
 
 def test_results_of_another_revision_are_not_reused_silently(tmp_path, monkeypatch, capsys):

@@ -63,6 +63,11 @@ def test_the_experiments_of_the_repository_are_valid(path):
         ("arms={fgd:big: {weight: {}}}", "weight"),
         ("teachers.big.checkpoint=x.pth", "has a checkpoint and no config"),
         ("teachers.big.config=x.py", "exactly one of zoo, config"),
+        ("teachers=", "teachers: expected a list, each with a name, got None"),
+        ("teachers={big: }", "teachers: expected a list, each with a name, got {'big': None}"),
+        ("arms={1: {feature: fgd, source: big}}", "arms: the name 1 is no text to YAML; put it in quotes"),
+        ("evaluation.splits=[val]", "report: test is not among splits: ['val']"),
+        ("evaluation.splits=[]", "Add test to `evaluation.splits`, or say `evaluation.report: val`"),
     ],
     ids=lambda value: value if value and "=" in value else "",
 )
@@ -106,6 +111,7 @@ def test_overrides_have_a_syntax(write, override):
         ("arms.fgd:mean={}", lambda e: e.arm("fgd:mean").source, "mean"),
         ("dataset.root=a=b", lambda e: e.dataset.root, "a=b"),
         ("distillation.lambda=0.5", lambda e: e.distillation.lambda_, 0.5),
+        ("evaluation={splits: [test], report: val}", lambda e: e.evaluation.report, "val"),  # val is always measured
         ("description=", lambda e: e.description, None),
     ],
     ids=lambda value: value if isinstance(value, str) and "=" in value else "",

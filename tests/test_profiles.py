@@ -52,9 +52,14 @@ def test_a_misspelt_profile_is_refused_with_near_matches() -> None:
         find_profile("slrum")
 
 
-def test_a_profile_that_holds_no_options_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("- executor\n")
-    with pytest.raises(ExperimentError, match="expected options of Snakemake"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("- executor\n", "expected options of Snakemake"), ("cores: [2\n", "not valid YAML")],
+    ids=["a list", "no YAML"],
+)
+def test_a_profile_that_holds_no_options_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ExperimentError, match=f"config.yaml: {message}"):
         find_profile(str(tmp_path))
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from mutineck import cli, search
+from mutineck import cli, engine, search
 from mutineck.engine import write_experiment
 from mutineck.experiment import Experiment, ExperimentError, load_experiment
 from mutineck.search import Search, best_settings, open_base
@@ -61,8 +61,12 @@ def test_a_factor_and_a_field_are_set() -> None:
         ({"field": "features.minimum_size", "low": 1, "high": 2}, "`features` depends on features.minimum_size too"),
         ({"field": "arms.student.epochs", "choices": [1, 2]}, "the arm 'mutineck' does not depend on it"),
         ({"scale": ["student.inherit"], "low": 1, "high": 2}, "no number to multiply"),
+        ({"field": "student.schedule.epochs", "low": 1.5, "high": 3}, "valid integer"),
+        ({"field": "arms.mutineck.epochs", "low": 1, "high": 3}, "valid integer"),
+        ({"scale": ["student.schedule.batch"], "low": 1, "high": 2}, "valid integer"),
     ],
-    ids=["misspelt", "range", "choice", "teachers see it", "the merged teacher", "vectors", "no effect", "no number"],
+    ids=["misspelt", "range", "choice", "teachers see it", "the merged teacher", "vectors", "no effect", "no number",
+         "half an end", "nothing yet", "half a batch"],
 )
 def test_what_cannot_be_searched_is_refused_before_anything_is_trained(parameter: dict[str, Any], message: str) -> None:
     given = space(arm="mutineck", parameters={"it": parameter})
@@ -192,6 +196,29 @@ def test_settings_under_which_training_breaks_down_are_a_finding(base, trained, 
     assert best_settings(table, base, space(parameters=parameters)) == []
 
 
+@pytest.mark.parametrize("log", [False, True])
+def test_what_counts_is_tried_in_whole_numbers(base, trained, tmp_path, log) -> None:
+    epochs = {"field": "student.schedule.epochs", "low": 2, "high": 9, "log": log}
+    given = {"temperature": SPACE["parameters"]["temperature"], "epochs": epochs}
+    table = Search([base], space(parameters=given), tmp_path / "found").run(5)
+    assert table["epochs"].dtype == int and table["epochs"].between(2, 9).all()
+    assert table["state"].tolist() == ["complete"] * 5
+
+
+def test_a_trial_that_makes_no_experiment_has_failed_and_the_search_goes_on(base, trained, tmp_path, monkeypatch) -> None:
+    apply = SearchSpec.apply
+
+    def refuse(self: SearchSpec, experiment: Experiment, values: Any) -> Experiment:
+        if len(values) == 2 and values["temperature"] != 0.5:
+            raise ExperimentError("the two\n  do not agree")
+        return apply(self, experiment, values)
+
+    monkeypatch.setattr(SearchSpec, "apply", refuse)
+    table = Search([base], space(), tmp_path / "found").run(3)
+    assert table["state"].tolist() == ["complete", "fail", "fail"]
+    assert table["error"].tolist() == ["", *["the two do not agree"] * 2]
+
+
 def test_another_search_of_the_same_name_is_refused(base, trained, tmp_path) -> None:
     Search([base], space(), tmp_path / "found").run(1)
     for other in (Search([base], space(seeds=(5,)), tmp_path / "found"),
@@ -208,10 +235,17 @@ def test_the_best_is_said_as_settings(base) -> None:
     assert (again.alpha, again.beta, again.temperature) == pytest.approx((5e-6, 2.5e-6, 0.25))
 
 
-def test_a_study_that_is_not_finished_is_no_base(base, tmp_path) -> None:
+def test_a_study_that_is_not_finished_is_no_base(base, tmp_path, monkeypatch) -> None:
     (base.root / "teachers" / "faster_rcnn" / "manifest.json").unlink()
-    with pytest.raises(ExperimentError, match=r"teachers faster_rcnn is not finished .*mutineck run tiny --until clusters"):
-        Search([base], space(), tmp_path / "found")
+    with pytest.raises(ExperimentError, match="teachers faster_rcnn is not finished") as error:
+        Search([open_base(base.root, ["clusters.k=4"])], space(), tmp_path / "found")
+    # The experiment's own file lies anywhere; the study's folder holds it.
+    command = f"mutineck run {base.root / 'experiment.yaml'} --set clusters.k=4 --until clusters --outputs {tmp_path}"
+    assert str(error.value).endswith(f"First: {command}")
+    received = {}
+    monkeypatch.setattr(engine, "run", lambda experiment, outputs, **_: received.update({outputs: experiment}) or outputs)
+    assert cli.main(command.split()[1:]) == 0
+    assert received == {tmp_path: load_experiment(base.root / "experiment.yaml", ["clusters.k=4"])}
     with pytest.raises(FileNotFoundError, match="mutineck run nowhere --until clusters"):
         open_base(tmp_path / "nowhere")
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from mutineck import processes
+from mutineck.engine import write_experiment
 from mutineck.experiment import ExperimentError, load_experiment
 from mutineck.experiment_file import repository
 from mutineck.stage import MANIFEST, PARAMETERS, Study, begin, read_manifest
@@ -95,6 +96,20 @@ def test_need_names_the_command(study):
     path.parent.mkdir(parents=True)
     path.write_text("{}")
     assert study.need("dataset", "train.json") == path
+
+
+def test_the_command_for_what_is_missing_names_file_settings_and_outputs(tmp_path):
+    (tmp_path / "own.yaml").write_text(f"base: {repository() / 'experiments' / 'smoke.yaml'}\nname: mine\n")
+    more = {"experiment": str(tmp_path / "own.yaml"), "overrides": ["clusters.k=4"]}
+    command = f"mutineck run {tmp_path / 'own.yaml'} --set clusters.k=4 --until dataset --outputs {tmp_path}"
+    with pytest.raises(FileNotFoundError) as error:
+        begin("features", given(tmp_path, **more)).at("clusters").need("dataset", "train.json")
+    assert str(error.value).endswith(f"Make it with: {command}")
+    # Where nobody knows the file, the study's folder holds the experiment.
+    study = Study(load_experiment(tmp_path / "own.yaml"), tmp_path / "mine", "features")
+    write_experiment(study.experiment, study.root)
+    assert study.command("dataset").startswith(f"mutineck run {tmp_path / 'mine' / 'experiment.yaml'} --until")
+    assert load_experiment(tmp_path / "mine" / "experiment.yaml") == study.experiment
 
 
 def test_finish(study, tmp_path, capsys):

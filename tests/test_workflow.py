@@ -17,11 +17,12 @@ import yaml
 from mutineck import engine, status
 from mutineck.experiment import ExperimentError, load_experiment
 from mutineck.processes import BusyError, exclusive
-from mutineck.stage import PARAMETERS
+from mutineck.stage import PARAMETERS, Study
 from mutineck.storage import read_json, write_json
 from mutineck.workflow import (
     Job,
     differences,
+    error_of,
     items,
     jobs,
     needs,
@@ -34,6 +35,8 @@ from tests.stand_ins import EXPERIMENT, write_notebooks
 
 HOSTILE = "it's $(touch hacked)"
 """Part of folders' names: no shell and no template may take it for anything else."""
+TAUGHT = ("fgd-b", "fgd-mean", "mutineck", "mutineck-intermediate")
+"""Arms of the tiny study whose students learn from teachers."""
 
 
 @pytest.fixture(scope="module")
@@ -222,15 +225,43 @@ def test_a_notebooks_parameters(experiment, tmp_path):
         ("dataset.seed=3", {"dataset"}),
         ("arms.mutineck.weights.alpha=1", {"distillation mutineck/seed0", "distillation mutineck/seed1"}),
         ("resources.threads=7", set()),
+        ("resources.cache=on", set()),
+        (
+            "resources.cache=off",
+            {"teachers intermediate", *(f"distillation {arm}/seed{seed}" for arm in TAUGHT for seed in (0, 1))},
+        ),
         ("description=other words", set()),
     ],
-    ids=["clusters", "teacher", "dataset", "arm", "threads", "words"],  # a set's own text differs between processes
+    # A set's own text differs between processes.
+    ids=["clusters", "teacher", "dataset", "arm", "threads", "cache on", "cache off", "words"],
 )
 def test_a_setting_concerns_only_the_jobs_that_depend_on_it(experiment, experiment_file, override, changed):
     other = load_experiment(experiment_file, [override])
     assert {
         str(job) for job in jobs(experiment) if settings_text(experiment, job) != settings_text(other, job)
     } == changed
+
+
+@pytest.mark.parametrize(
+    ("order", "changed"),
+    [
+        (["b", "a"], {"fgd-mean", "mutineck", "mutineck-intermediate"}),
+        (["a", "b", "c"], {"fgd-mean", "mutineck", "mutineck-intermediate"}),
+        (["b"], {"fgd-mean", "mutineck", "mutineck-intermediate"}),
+    ],
+    ids=["turned round", "one more", "one less"],
+)
+def test_other_teachers_concern_the_arms_that_learn_from_them(experiment, experiment_file, order, changed):
+    detector = "detector: {family: faster_rcnn}"
+    other = load_experiment(
+        experiment_file, [f"teachers=[{', '.join(f'{{name: {name}, {detector}}}' for name in order)}]"]
+    )
+    stale = {
+        item.split("/")[0]
+        for item in items(experiment, "distillation")
+        if experiment.settings_for("distillation", item) != other.settings_for("distillation", item)
+    }
+    assert stale == changed, "not the student by itself, and not those of `b` alone"
 
 
 @pytest.mark.parametrize(("chosen", "expected"), [("", []), ("-1", []), ("0,2", ["0", "2"])], ids=repr)
@@ -283,6 +314,52 @@ def test_differences_name_the_field():
         "d: 0 -> nothing",
         "e: nothing -> null",
     ]
+
+
+def finish(experiment, root):
+    """Make a study look finished."""
+    for job in jobs(experiment):
+        done = Study(experiment, root, *job)
+        for teacher in items(experiment, "teachers") if job.stage == "features" else ():
+            write_json(done.folder / teacher / "index.json", {})
+        write_json(done.folder / "notebook.ipynb", {})
+        done.finish()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "arms={student: , 'fgd:b': , 'fgd:mean': , mutineck-intermediate: }",
+        "arms={student: }",
+        "arms={student: , mutineck: {source: mean}}",
+        "arms={student: , 'fgd:b': , 'fgd:mean': {centroids: true}}",
+        "teachers=[{name: b, detector: {family: faster_rcnn}}, {name: a, detector: {family: faster_rcnn}}]",
+        "teachers=[{name: b, detector: {family: faster_rcnn}}]",
+        "seeds=[1]",
+    ],
+)
+def test_what_would_run_for_other_inputs_is_stale(experiment, experiment_file, tmp_path, override):
+    finish(experiment, tmp_path)
+    other = load_experiment(experiment_file, [override])
+    done = {state.job for state in status.inspect(other, tmp_path) if state.done}
+    assert {job for job in done if needs(other, *job) != needs(experiment, *job)} == set()
+    assert Job("dataset") in done
+
+
+def test_what_a_finished_job_lists_is_not_left_over(experiment, experiment_file, tmp_path):
+    finish(experiment, tmp_path)
+    without = load_experiment(experiment_file, ["arms={student: , 'fgd:mean': }"])
+    stale = dict(status.removable(without, tmp_path))
+    change = 'settings changed: teachers: ["a", "b", "intermediate"] -> ["a", "b"]'
+    assert stale[tmp_path / "features"] == change
+    assert tmp_path / "features/intermediate" not in stale, "it goes with the folder"
+    finish(without, tmp_path)
+    left = {path.relative_to(tmp_path).as_posix() for path, _ in status.removable(without, tmp_path)}
+    assert "teachers/intermediate" in left and "features/intermediate" not in left
+    write_json(tmp_path / "features/c/index.json", {})
+    for job in ("features", "clusters"):
+        (tmp_path / job / "manifest.json").write_text("{")  # damaged: it is run again, and lists nothing
+    assert tmp_path / "features/c" in dict(status.removable(without, tmp_path))
 
 
 @pytest.mark.slow
@@ -339,6 +416,10 @@ def test_a_finished_job_that_has_lost_a_file_is_run_again(study, capfd):
     path.unlink()
     states = status.inspect(experiment, study.root)
     assert states[2].reasons == ("teachers/b/result.bin is gone",)
+    study(*study.settled, dry_run=True)
+    text = capfd.readouterr().out
+    assert study.ran == [] and "nothing to do" not in text
+    assert "[1/2] teachers b: teachers/b/result.bin is gone\n[2/2] teachers intermediate: " in text
     (study.root / "dataset/manifest.json").write_text("{")
     (state, *_) = status.inspect(experiment, study.root)
     assert state.reasons[0].startswith("its manifest cannot be read: ")
@@ -363,6 +444,18 @@ def test_a_failing_job_says_why_and_leaves_the_rest(study, capfd):
     study(*settings)
     assert study.ran == ["teachers a", "teachers intermediate"]
     assert not (study.root / "teachers/a/notebook.failed.ipynb").exists()
+
+
+def test_errors_of_an_earlier_run_are_not_repeated(tmp_path):
+    first, second = Job("teachers", "a"), Job("distillation", "student/seed0")
+    (tmp_path / "log").mkdir()
+    for job, text in ((first, "the disk is slow"), (second, "of last week")):
+        (tmp_path / error_of(job)).write_text(text)
+    started = time.time()
+    os.utime(tmp_path / error_of(second), (started - 600, started - 600))
+    (tmp_path / "log" / "s.log").write_text("")
+    text = engine._explain_failure(tmp_path, [first, second], tmp_path / "log" / "s.log", started, 1)
+    assert "teachers a stopped: the disk is slow" in text and "of last week" not in text
 
 
 @pytest.mark.slow

@@ -57,7 +57,7 @@ def collect(study: Study) -> pd.DataFrame:
         study.need("distillation")  # the usual reason, with the command that helps
         raise FileNotFoundError(
             f"{study.root}: no teacher and no arm has a metrics.json yet. "
-            f"Make them with: mutineck run {study.experiment.name} --until distillation"
+            f"Make them with: {study.command('distillation')}"
         )
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     return frame.astype({"seed": "Int64", "value": "float64", "category": "string", "arm": "string"})

@@ -12,8 +12,7 @@ from mutineck.ablations.results import HEADLINE, TEACHER, collect, scores
 from mutineck.ablations.statistics import compare, mean_interval
 from mutineck.arms import PARTS
 from mutineck.experiment import INTERMEDIATE, load_experiment, slug
-from mutineck.stage import Study, read_manifest
-from mutineck.workflow import EXPERIMENT_FILE
+from mutineck.stage import EXPERIMENT_FILE, Study, read_manifest, run_command
 
 METHOD = "mutineck"
 DIFFERENCE = (
@@ -47,7 +46,7 @@ def read_study(root: Path) -> StudyResults:
         FileNotFoundError: no such study, or nothing in it has been measured yet.
     """
     if not (root / EXPERIMENT_FILE).is_file():
-        raise FileNotFoundError(f"{root}: there is no such study; make it with: mutineck run {root.name}")
+        raise FileNotFoundError(f"{root}: there is no such study; make it with: {run_command(root, [root.name])}")
     experiment = load_experiment(root / EXPERIMENT_FILE)
     seconds = {}
     for arm in experiment.arms:

@@ -158,7 +158,7 @@ def exemplars(study: Study, teacher: str | None = None) -> Drawing:
     if near.empty:
         raise FileNotFoundError(
             f"{study.path('clusters', 'nearest.parquet')}: no centroids of {name!r}. "
-            f"Make them with: mutineck run {study.experiment.name} --until clusters"
+            f"Make them with: {study.command('clusters')}"
         )
     split = Split(study, "train")
     count = statistics["count"].groupby(level="category").first()

@@ -35,8 +35,7 @@ def read_curves(study: Study, *, teachers: bool = False) -> pd.DataFrame:
     if not frames:
         stage = "teachers" if teachers else "distillation"
         raise FileNotFoundError(
-            f"{study.path(stage)}: no curves.csv there. Make them with: mutineck run {study.experiment.name} "
-            f"--until {stage}"
+            f"{study.path(stage)}: no curves.csv there. Make them with: {study.command(stage)}"
         )
     return pd.concat(frames, ignore_index=True)[["arm", "seed", "iteration", "epoch", "term", "value"]]
 

@@ -29,7 +29,7 @@ def by_category(study: Study, split: str) -> pd.DataFrame:
     if rows.empty:
         raise FileNotFoundError(
             f"{study.root}: no results by category on the split {split!r}. "
-            f"Make them with: mutineck run {study.experiment.name} --until distillation"
+            f"Make them with: {study.command('distillation')}"
         )
     wide = rows.groupby(["arm", "category"], sort=False)["value"].mean().unstack("category")
     order = [name for name in Split(study, split).categories if name in wide.columns]
@@ -44,7 +44,7 @@ def knowledge(study: Study) -> Drawing:
     if table.empty:
         raise FileNotFoundError(
             f"{study.path('teachers')}: no teacher was measured by category on {split!r}. "
-            f"Make it with: mutineck run {study.experiment.name} --until teachers"
+            f"Make it with: {study.command('teachers')}"
         )
     table.index = table.index.str.removeprefix(TEACHER)
     drawn = table.dropna(axis=1, how="all")  # a category without a target in this split has no AP
@@ -82,7 +82,7 @@ def gains(study: Study) -> Drawing:
     if "student" not in table.index or len(table) < 2:
         raise FileNotFoundError(
             f"{study.path('distillation')}: needs results of the arm 'student' and of a taught one. "
-            f"Make them with: mutineck run {study.experiment.name} --until distillation"
+            f"Make them with: {study.command('distillation')}"
         )
     gain = 100 * (table.drop(index="student") - table.loc["student"])
     drawn = gain.dropna(axis=1, how="all")

@@ -164,7 +164,7 @@ def protagonists(study: Study) -> tuple[Protagonist, Protagonist, Protagonist]:
     if arm is None or teacher is None:
         raise FileNotFoundError(
             f"{study.root}: no results of {'a taught arm' if arm is None else 'a teacher'}. "
-            f"Make them with: mutineck run {study.experiment.name} --until distillation"
+            f"Make them with: {study.command('distillation')}"
         )
     colours = arm_colours(study.experiment.arms)
     return (
