@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Subset
 from mutineck.detection.cells import box_levels
 from mutineck.detection.evaluation import Batch, SplitDataset, device_of, evaluation_loader
 from mutineck.detection.processes import Processes, processes
-from mutineck.detection.roi import instance_features, instance_vectors
+from mutineck.detection.roi import instance_features
 from mutineck.experiment import INTERMEDIATE, ExperimentError, FeaturesSpec, unknown
 from mutineck.features.shards import INDEX, Shard, find_shards, write_shard
 from mutineck.stage import Study
@@ -26,7 +26,7 @@ from mutineck.teachers.frozen import load_frozen
 SPLIT = "train"
 SHARD_IMAGES = 128
 """Images a shard: an interruption costs little, and COCO is still under 1000 files."""
-RECIPE = "roialign 7x7, box_levels, 2"
+RECIPE = "roialign 7x7, box_levels, 1"
 """Part of the key: to be changed when the arithmetic of a vector changes."""
 
 
@@ -310,10 +310,8 @@ def _rows(
         kept.append(~crowd & ~small)
         counts.append({"crowd": int(crowd.sum()), "small": int((small & ~crowd).sum())})
     targets = [b[keep].to(device) for b, keep in zip(batch.boxes, kept, strict=True)]
-    if spec.pooled == "full":
-        vectors = instance_features(maps, targets).flatten(1)  # (J, C * 7 * 7)
-    else:
-        vectors = instance_vectors(maps, targets)  # (J, C)
+    pooled = instance_features(maps, targets)  # (J, C, 7, 7)
+    vectors = pooled.flatten(1) if spec.pooled == "full" else pooled.mean(dim=(2, 3))
     level = box_levels(torch.cat(targets), strides).cpu().numpy()
     annotation_ids = torch.cat([a[keep] for a, keep in zip(batch.annotation_ids, kept, strict=True)]).numpy()
     xywh = np.array([original[i] for i in annotation_ids.tolist()], np.float64).reshape(-1, 4)
