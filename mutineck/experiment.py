@@ -401,6 +401,11 @@ class Experiment(Record):
         return any(arm.needs_intermediate for arm in self.arms.values())
 
     @property
+    def all_teachers(self) -> list[str]:
+        """Names of the teachers, and last of the intermediate one if any arm learns from it."""
+        return [teacher.name for teacher in self.teachers] + [INTERMEDIATE] * self.needs_intermediate
+
+    @property
     def needs_centroids(self) -> bool:
         """Whether any arm is guided by class centroids."""
         return any(arm.centroids for arm in self.arms.values())
@@ -426,8 +431,7 @@ class Experiment(Record):
                 del teacher["sees"]  # a teacher that sees all is the one that it was before there was this field
             return common | {"teacher": teacher}
         if stage == "features":
-            kept = [*teachers, *([INTERMEDIATE] if self.needs_intermediate else [])]
-            return {"features": whole["features"], "input": whole["input"], "teachers": kept}
+            return {"features": whole["features"], "input": whole["input"], "teachers": self.all_teachers}
         if stage == "clusters":
             return {"clusters": whole["clusters"]}
         if stage == "distillation":

@@ -83,8 +83,7 @@ def jobs(experiment: Experiment, until: str | None = None) -> list[Job]:
 def items(experiment: Experiment, stage: str) -> list[str | None]:
     """Return the parts of a stage; `[None]` for a stage that is one job."""
     if stage == "teachers":
-        last = [INTERMEDIATE] if experiment.needs_intermediate else []
-        return [*(teacher.name for teacher in experiment.teachers), *last]
+        return list(experiment.all_teachers)
     if stage == "distillation":
         # Seed by seed, so that the first complete comparison is there early.
         return [f"{slug(arm)}/seed{seed}" for seed in experiment.seeds for arm in experiment.arms]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from mutineck.experiment import INTERMEDIATE, slug
+from mutineck.experiment import slug
 from mutineck.stage import Study
 from mutineck.storage import read_json
 
@@ -27,10 +27,7 @@ def runs(study: Study) -> Iterator[tuple[str, int | None, Path]]:
     A teacher's arm is ``teacher:NAME`` and its seed None. The folders need not exist.
     """
     experiment = study.experiment
-    names = [teacher.name for teacher in experiment.teachers]
-    if experiment.needs_intermediate:
-        names.append(INTERMEDIATE)
-    for name in names:
+    for name in experiment.all_teachers:
         yield TEACHER + name, None, study.path("teachers", name)
     for arm in experiment.arms:
         for seed in experiment.seeds:
@@ -89,7 +86,7 @@ def teacher_strengths(frame: pd.DataFrame, split: str) -> pd.Series:
     rows = scores(frame, split).dropna(subset=["value"]).set_index("arm")["value"]
     rows = rows[rows.index.str.startswith(TEACHER)]
     known, of_all = _known(frame, split)
-    shares = [known.get(arm, of_all) / max(1, of_all) if of_all else 1.0 for arm in rows.index]
+    shares = [known.get(arm, of_all) / of_all if of_all else 1.0 for arm in rows.index]
     return (rows * shares).rename(index=lambda arm: arm.removeprefix(TEACHER))
 
 

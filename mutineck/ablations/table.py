@@ -34,9 +34,7 @@ def summarise(frame: pd.DataFrame, experiment: Experiment, split: str, baseline:
     METRIC_std, then gain, gain_low, gain_high (mAP over the baseline, paired by seed, 95 % t interval). Values in 0..1;
     NaN where one seed or a missing run cannot say. An arm without results has n = 0.
     """
-    names = [TEACHER + teacher.name for teacher in experiment.teachers]
-    names += [TEACHER + "intermediate"] if experiment.needs_intermediate else []
-    names += list(experiment.arms)
+    names = [*(TEACHER + name for name in experiment.all_teachers), *experiment.arms]
     gains = paired_differences(frame, split, baseline=baseline)
     gain_of = {row["arm"]: row for row in gains.to_dict("records")}
     rows = []

@@ -51,9 +51,7 @@ def teachers_of(study: Study, names: Sequence[str] | None = None) -> tuple[str, 
     Raises:
         ExperimentError: a name that is no teacher of this experiment.
     """
-    known = [teacher.name for teacher in study.experiment.teachers]
-    if study.experiment.needs_intermediate:
-        known.append(INTERMEDIATE)
+    known = study.experiment.all_teachers
     for name in names or ():
         if name not in known:
             raise ExperimentError(unknown("teacher", name, known))

@@ -87,8 +87,7 @@ def weaker_wins(study: Study) -> Drawing:
     """
     split_name = watched_split(study)
     omega = read_omega(study)
-    frame = collect(study)
-    strengths = teacher_strengths(frame, split_name)
+    strengths = teacher_strengths(collect(study), split_name)
     teachers = [teacher.name for teacher in study.experiment.teachers]
     if len(teachers) < 2:
         raise FileNotFoundError(f"{study.experiment.name} has a single teacher: none is the weaker one")
