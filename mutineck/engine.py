@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from mutineck.experiment import STAGES, Experiment, ExperimentError, unknown
 from mutineck.experiment_file import repository
 from mutineck.processes import STOPPING, end_with_parent, exclusive, on_signals
 from mutineck.profiles import LOCAL, Profile, find_profile
-from mutineck.progress import ProgressHandler
+from mutineck.progress import SETTINGS, ProgressHandler
 from mutineck.remedies import remedy
 from mutineck.stage import damage, read_manifest
-from mutineck.storage import write_json, write_text
+from mutineck.storage import read_json, write_json, write_text
 from mutineck.workflow import (
     EXPERIMENT_FILE,
     Job,
@@ -112,20 +112,26 @@ def run(
     with exclusive(root, again) as lock, tempfile.TemporaryDirectory(prefix="mutineck-") as temporary:
         # What would be done is asked about an experiment that is not the folder's yet.
         config["experiment"] = str(write_experiment(experiment, Path(temporary) if dry_run else root))
-        for job in wanted if not dry_run else ():
-            if damaged := damage(root, *job):
-                print(f"{job}: {damaged}; it is run again", flush=True)
-            if damaged or job.stage in force:
+        # Snakemake knows settings of what it ran itself in this folder; manifests also tell those of a copied one, and
+        # what is damaged.
+        again_for: dict[Job, str] = {}
+        for job in wanted:
+            damaged = damage(root, *job)
+            if not dry_run and (damaged or job.stage in force):
+                if damaged:
+                    print(f"{job}: {damaged}; it is run again", flush=True)
                 # All at once, so that a run that is stopped or killed goes on with those it had not come to.
                 (root / job.manifest).unlink(missing_ok=True)
-        # Snakemake knows settings of what it ran itself in this folder; manifests also tell those of a copied one, and
-        # in a dry run, which leaves them where they are, what is damaged.
-        outdated = [job for job in wanted if damage(root, *job) or _outdated(experiment, root, job)]
+            elif damaged:
+                again_for[job] = damaged
+            elif job.stage not in force and _outdated(experiment, root, job):
+                again_for[job] = SETTINGS
+        config["again_for"] = {str(job): why for job, why in again_for.items()}
         if not dry_run:
             write_json(root / LAST_RUN, {"overrides": list(overrides)})
         # In the study's folder: a cluster's nodes read it, too.
         config_file = write_json((Path(temporary) if dry_run else root) / SNAKEMAKE_CONFIG, config)
-        command = snakemake_arguments(root, config_file, wanted, cores, len(gpus), dry_run, force, where, outdated)
+        command = snakemake_arguments(root, config_file, wanted, cores, len(gpus), dry_run, force, where, again_for)
         log = Path(temporary) / "snakemake.log" if dry_run else root / SNAKEMAKE_LOG
         patience = CANCEL if where.remote else 0.0
         started = time.time()
@@ -166,9 +172,9 @@ def snakemake_arguments(
     dry_run: bool,
     force: Sequence[str],
     profile: Profile,
-    outdated: Sequence[Job] = (),
+    again_for: Collection[Job] = (),
 ) -> list[str]:
-    """Return Snakemake's command line for a set of jobs, those that are outdated or damaged to be run again."""
+    """Return Snakemake's command line for a set of jobs, those of `again_for` to be run though they are there."""
     arguments = ["--snakefile", str(repository() / "Snakefile"), "--directory", str(root)]
     arguments += ["--configfile", str(config_file), "--profile", str(profile.file)]
     # What stands on the command line wins over the profile.
@@ -186,7 +192,7 @@ def snakemake_arguments(
     arguments += ["--nolock", "--rerun-incomplete", "--keep-going"]
     if dry_run:
         arguments += ["--dry-run"]
-    if again := [*(force if dry_run else ()), *(path for job in outdated for path in job.outputs)]:
+    if again := [*(force if dry_run else ()), *(path for job in again_for for path in job.outputs)]:
         arguments += ["--forcerun", *again]
     return [*arguments, "--", *(path for job in wanted for path in job.outputs)]
 
@@ -287,14 +293,6 @@ def _interrupt(_number: int) -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def _damaged(arguments: Sequence[str]) -> dict[str, str]:
-    """Return what is wrong with each damaged job of Snakemake's command line, by the name that progress has for it."""
-    root = Path(arguments[arguments.index("--directory") + 1])
-    targets = arguments[arguments.index("--") + 1 :]
-    found = {str(job): damage(root, *job) for job in (Job.at(str(Path(path).parent)) for path in targets)}
-    return {job: why for job, why in found.items() if why}
-
-
 def main(arguments: list[str]) -> None:
     """Run Snakemake on a command line, with progress on standard output; ends when its parent does."""
     remote = find_profile(arguments[arguments.index("--profile") + 1]).remote
@@ -303,10 +301,9 @@ def main(arguments: list[str]) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # Snakemake's own way of cancelling
     else:
         end_with_parent()
-    dry_run = "--dry-run" in arguments
-    forced = set(STAGES).intersection(arguments)
-    damaged = _damaged(arguments) if dry_run else {}
-    handler = ProgressHandler(sys.stdout, dry_run=dry_run, asking=remote, forced=forced, damaged=damaged)
+    dry_run = "--dry-run" in arguments  # which alone says why
+    again_for = read_json(Path(arguments[arguments.index("--configfile") + 1]))["again_for"] if dry_run else {}
+    handler = ProgressHandler(sys.stdout, dry_run=dry_run, asking=remote, again_for=again_for)
     logging.getLogger("snakemake").addHandler(handler)
     # Snakemake writes dry runs to standard output; here that is for progress, and the log has the rest.
     sys.stdout = sys.stderr

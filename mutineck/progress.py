@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import textwrap
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 FORCED = "Forced execution"
@@ -20,8 +20,7 @@ class ProgressHandler(logging.Handler):
         screen: where they go.
         dry_run: say why a job would run, and not that it does.
         asking: say in a dry run, too, what a job asks of its scheduler.
-        forced: stages that somebody wants run again.
-        damaged: what is wrong with jobs that are forced for it; any other that is forced has other settings now.
+        again_for: why jobs are forced, by their names; any other that is forced is so because somebody wants it.
     """
 
     def __init__(
@@ -29,16 +28,14 @@ class ProgressHandler(logging.Handler):
         screen: TextIO,
         *,
         dry_run: bool,
-        asking: bool = False,
-        forced: Collection[str] = (),
-        damaged: Mapping[str, str] | None = None,
+        asking: bool,
+        again_for: Mapping[str, str],
     ) -> None:
         super().__init__(logging.INFO)
         self.screen = screen
         self.dry_run = dry_run
         self.asking = asking
-        self.forced = forced
-        self.damaged = damaged or {}
+        self.again_for = again_for
         self.total = 0
         self.started = 0
         self._running: dict[int, tuple[str, float]] = {}
@@ -53,8 +50,7 @@ class ProgressHandler(logging.Handler):
             self.started += 1
             label = details["rule_msg"] or details["rule_name"]
             self._running[details["jobid"]] = (label, time.monotonic())
-            forced = FORCED if details["rule_name"] in self.forced else SETTINGS
-            plain = _plain(details["reason"], forced=self.damaged.get(label, forced))
+            plain = _plain(details["reason"], forced=self.again_for.get(label, FORCED))
             reason = f": {plain}" if self.dry_run else " ..."
             if self.asking and self.dry_run:
                 reason = f" ({_asked(details)}){reason}"
