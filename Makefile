@@ -6,7 +6,7 @@ CORES      ?= 2
 BIN        := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock run status figures lab test lint unit slow fuzz kills soak reliability bench doctor rebuild prune clean
+.PHONY: help env lock run status figures lab test lint unit slow gpu fuzz kills soak reliability bench doctor rebuild prune clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,12 +45,16 @@ lint: env  ## ruff and mypy
 
 # One thread a process: the tests run side by side, and float sums do not depend on the number of cores.
 unit: env  ## the quick tests, on CORES processes
-	OMP_NUM_THREADS=1 PYTHONHASHSEED=0 $(BIN)/python -m pytest -q -m "not slow" -n $(CORES) --dist worksteal --durations 10 \
+	OMP_NUM_THREADS=1 PYTHONHASHSEED=0 $(BIN)/python -m pytest -q -m "not slow and not gpu" -n $(CORES) --dist worksteal --durations 10 \
 	  --junitxml .junit/unit.xml
 
 slow: env  ## the tests that train or run notebooks
 	OMP_NUM_THREADS=1 PYTHONHASHSEED=0 $(BIN)/python -m pytest -q -m slow -n $(CORES) --dist loadfile --durations 15 \
 	  --junitxml .junit/slow.xml
+
+# Not a part of `make test`: it fails where there is no GPU.
+gpu: env  ## on a machine with a GPU: what it computes beside the same on the CPU
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m gpu -n $(CORES) --durations 10 --junitxml .junit/gpu.xml
 
 bench: env  ## time and memory beside references, half an hour (ONLY=losses runs one)
 	@$(BIN)/python -m benchmarks $(ONLY)

@@ -131,7 +131,8 @@ def run(
             write_json(root / LAST_RUN, {"overrides": list(overrides)})
         # In the study's folder: a cluster's nodes read it, too.
         config_file = write_json((Path(temporary) if dry_run else root) / SNAKEMAKE_CONFIG, config)
-        command = snakemake_arguments(root, config_file, wanted, cores, len(gpus), dry_run, force, where, again_for)
+        places = len(gpus) * experiment.resources.jobs_per_gpu
+        command = snakemake_arguments(root, config_file, wanted, cores, places, dry_run, force, where, again_for)
         log = Path(temporary) / "snakemake.log" if dry_run else root / SNAKEMAKE_LOG
         patience = CANCEL if where.remote else 0.0
         started = time.time()

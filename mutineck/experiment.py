@@ -298,6 +298,8 @@ class ResourcesSpec(Record):
     hours: float = Field(24.0, gt=0)
     """Longest that a job may take: what a cluster is asked for. Started again, a training goes on where it was."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    jobs_per_gpu: int = Field(1, ge=1)
+    """Jobs that share one of this machine's GPUs: a small network leaves most of a large one idle."""
     cache: Literal["off", "auto", "on"] = "auto"
     """Keep what frozen teachers say of each picture on disk: `auto` where all of it fits into `cache_gib`."""
     # A float, as it is once it has been to a file and back: a training's config says it, and is compared.

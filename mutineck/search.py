@@ -256,7 +256,7 @@ def train_student(root: str, item: str) -> dict[str, Any]:
             open(folder / LOG, "a", encoding="utf-8") as log,
             contextlib.redirect_stdout(log),
             contextlib.redirect_stderr(log),
-            own_gpu(gpus),
+            own_gpu(gpus, share=study.experiment.resources.jobs_per_gpu),
         ):
             rows = distil(study)
             (reached,) = [row["value"] for row in rows if row["metric"] == "bbox_mAP" and row["split"] == "val"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import itertools
 import json
 import math
 import os
@@ -220,11 +221,19 @@ def visible_gpus() -> list[str]:
 
 
 @contextlib.contextmanager
-def own_gpu(gpus: list[str], folder: Path | None = None, interval: float = 1.0) -> Iterator[str | None]:
-    """Hold one of the GPUs for the block, as the only one this process sees; None if there are none.
+def own_gpu(
+    gpus: list[str], folder: Path | None = None, interval: float = 1.0, *, share: int = 1
+) -> Iterator[str | None]:
+    """Hold a place on one of the GPUs for the block, the only GPU this process sees; None if there are none.
 
     Snakemake counts how many GPUs its jobs use and does not say which; lock files do, to all jobs of a user. SLURM
     counts from 0 in each of its allocations, so there they are an allocation's own.
+
+    Args:
+        gpus: ids of those that may be held.
+        folder: of the lock files.
+        interval: seconds between two looks where all are taken.
+        share: places on each GPU; every GPU's first one is taken before any second.
     """
     if not gpus:
         yield None
@@ -233,8 +242,8 @@ def own_gpu(gpus: list[str], folder: Path | None = None, interval: float = 1.0) 
     folder = folder or Path(tempfile.gettempdir()) / shared
     folder.mkdir(parents=True, exist_ok=True)
     while True:
-        for gpu in gpus:
-            with open(folder / gpu, "w", encoding="utf-8") as file:
+        for place, gpu in itertools.product(range(share), gpus):
+            with open(folder / (f"{gpu}.{place}" if place else gpu), "w", encoding="utf-8") as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -256,7 +265,7 @@ def run_job(job: Job, root: Path, *, notebooks: Path, kernel_cwd: Path) -> Path:
     needs(experiment, job.stage, job.item)
     os.environ.update(thread_environment(experiment))
     wants_gpu = job.stage in GPU_STAGES and experiment.resources.device != "cpu"
-    with own_gpu(visible_gpus() if wants_gpu else []):
+    with own_gpu(visible_gpus() if wants_gpu else [], share=experiment.resources.jobs_per_gpu):
         output = execute(
             notebooks / notebook_of(job.stage),
             root / job.folder / NOTEBOOK,

@@ -16,6 +16,7 @@ import platform
 import shlex
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from mutineck.experiment_file import study_files
 from mutineck.stage import read_manifest, revision
 from mutineck.status import last_overrides
 from mutineck.storage import read_json, write_json, write_text
-from mutineck.workflow import jobs, visible_gpus
+from mutineck.workflow import jobs
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "experiments" / "results"
@@ -45,10 +46,10 @@ def keep(name: str, outputs: Path) -> None:
     """Copy a finished study's results, and where they come from, to `experiments/results/`."""
     root = outputs / name
     experiment = load_experiment(root / "experiment.yaml")
-    manifests = [read_manifest(root, job.stage, job.item) for job in jobs(experiment)]
-    if None in manifests:
+    manifests = {job: read_manifest(root, job.stage, job.item) for job in jobs(experiment)}
+    if any(manifests[job] is None for job in jobs(experiment, "ablations")):  # pictures tell nothing more
         raise SystemExit(f"{root} is not finished; see `mutineck status {name}`")
-    done = [manifest for manifest in manifests if manifest is not None]
+    done = [manifest for manifest in manifests.values() if manifest is not None]
     KEPT.mkdir(exist_ok=True)
     shutil.copyfile(root / "ablations" / "results.csv", KEPT / f"{name}.csv")
     last = max(done, key=lambda manifest: manifest["finished"])
@@ -88,9 +89,12 @@ def keep_search(name: str, outputs: Path) -> None:
 
 def machine(device: str) -> str:
     """Return this machine's class: what it computes on."""
-    gpus = [] if device == "cpu" else visible_gpus()
+    import torch
+
+    gpus = [] if device == "cpu" else [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     cores = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores"
-    return f"{cores}, {len(gpus)} GPU" if gpus else f"{cores}, no GPU"
+    named = [f"{count} {name}" for name, count in Counter(gpus).items()]
+    return ", ".join([cores, *(named or ["no GPU"])])
 
 
 def read_kept(path: Path) -> StudyResults:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -16,7 +17,7 @@ from mutineck import engine
 from mutineck.experiment import STAGES, Experiment, ExperimentError
 from mutineck.profiles import Profile, find_profile
 from mutineck.storage import read_json
-from mutineck.workflow import GPU_STAGES, cores, jobs, own_gpu, resources
+from mutineck.workflow import GPU_STAGES, cores, jobs, own_gpu, resources, settings_text
 from tests.stand_ins import EXPERIMENT, write_notebooks
 
 ASKING = {"threads": 3, "workers": 2, "memory_gib": 10, "hours": 36}
@@ -80,6 +81,17 @@ def test_what_a_job_asks_for_is_the_experiments_and_the_stages() -> None:
     assert [resources(asking, stage, gpus=True)["gpu"] for stage in STAGES] == [0, 1, 1, 0, 1, 0, 0]
     assert resources(asking, "teachers", gpus=False)["gpu"] == 0
     assert resources(experiment(device="cpu"), "teachers", gpus=True)["gpu"] == 0
+
+
+def test_jobs_that_share_a_gpu_are_as_many_as_there_are_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    asked = mock.Mock(side_effect=KeyboardInterrupt)
+    monkeypatch.setattr(engine, "_engine", asked)
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(experiment(jobs_per_gpu=3), tmp_path, profile="gpus")
+    command = asked.call_args.args[0]
+    assert command[command.index("--resources") + 1] == "gpu=6"
+    assert "jobs_per_gpu" not in settings_text(experiment(jobs_per_gpu=3), jobs(experiment())[1]), "a result depends on it"
 
 
 def test_gpus_are_told_apart_within_an_allocation_of_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The graph, and the engine on notebooks that do nothing but finish."""
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import nbformat
 import psutil
@@ -279,6 +281,16 @@ def test_two_jobs_do_not_share_a_gpu(monkeypatch, tmp_path):
         assert third == "4"
     with own_gpu([], tmp_path) as none:
         assert none is None
+
+
+def test_jobs_share_a_gpu_where_they_may_and_the_idlest_first(monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    with contextlib.ExitStack() as held:
+        taken = [held.enter_context(own_gpu(["4", "5"], tmp_path, share=2)) for _ in range(4)]
+        assert taken == ["4", "5", "4", "5"]
+        monkeypatch.setattr("time.sleep", mock.Mock(side_effect=TimeoutError))
+        with pytest.raises(TimeoutError), own_gpu(["4", "5"], tmp_path, share=2):  # a fifth waits
+            pass
 
 
 def test_a_folder_that_snakemake_would_misread_is_refused(experiment, tmp_path):

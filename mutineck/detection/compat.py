@@ -148,7 +148,8 @@ def pool(layer: Any, published: Any, maps: Tensor, regions: Tensor) -> Tensor:
 
     suits = layer.sampling_ratio > 0 and layer.pool_mode == "avg" and layer.aligned
     if not suits or maps.device.type != "cpu" or maps.dtype != torch.float32:
-        return published(layer, maps, regions)
+        # mmcv's operator for GPUs takes the memory for channels-first, whatever the tensor says.
+        return published(layer, maps.contiguous(), regions)
     return align_rows(maps, regions, layer.output_size, layer.spatial_scale, layer.sampling_ratio)
 
 

@@ -204,7 +204,8 @@ def inherit_weights(target: nn.Module, donor: nn.Module, label_map: Tensor) -> L
     if not same_labels:
         for name in list(offered):
             layout = CATEGORY_LAYERS.get(name.split(".")[-2]) if "." in name else None
-            if layout and name in own:
+            # Layers of another width share nothing: they stay the target's own and are listed below.
+            if layout and name in own and offered[name].shape[1:] == own[name].shape[1:]:
                 offered[name] = _remap_rows(own[name], offered[name], label_map.cpu(), _categories_of(target), layout)
     report = match_weights(target, offered, f"inherited from {type(donor).__name__}")
     target.load_state_dict({name: offered[name] for name in report.matched}, strict=False)

@@ -32,6 +32,15 @@ def test_weights_of_another_shape_stay_the_heirs_own_and_are_listed() -> None:
     assert all(torch.equal(heir.state_dict()[name], before[name]) for name in laterals)
 
 
+def test_rows_of_another_width_stay_the_heirs_own_and_are_listed() -> None:
+    heir, donor = random_detector("faster_rcnn", 4)[0], random_detector("faster_rcnn", 3, head_channels=64)[0]
+    before = {name: value.clone() for name, value in heir.state_dict().items()}
+    report = inherit_weights(heir, donor, LABEL_MAP)
+    rows = {f"roi_head.bbox_head.{name}.weight" for name in ("fc_cls", "fc_reg")}
+    assert rows <= set(report.mismatched)
+    assert all(torch.equal(heir.state_dict()[name], before[name]) for name in rows)
+
+
 def test_a_two_stage_heads_rows_go_by_category() -> None:
     heir, donor = (random_detector("faster_rcnn", n, box_per_category=True)[0] for n in (4, 3))
     with torch.no_grad():
