@@ -32,6 +32,7 @@ def prepare() -> None:
     # MMDistributedDataParallel.forward reads an attribute of replicated tensors that torch dropped after 2.0.
     if not hasattr(MMDistributedDataParallel, "_use_replicated_tensor_module"):
         MMDistributedDataParallel._use_replicated_tensor_module = False
+    _let_batches_reach_a_gpu()
     _let_cpu_processes_train_together()
     _suppress_faster()
     _pool_faster()
@@ -39,6 +40,16 @@ def prepare() -> None:
     torch.serialization.add_safe_globals(checkpoint_globals())
     # mmcv writes a line a parameter at every initialisation.
     logging.getLogger("mmcv").setLevel(logging.ERROR)
+
+
+def _let_batches_reach_a_gpu() -> None:
+    """Copy batches on the stream in use: mmcv asks torch for one beside it by a number, where torch wants a device.
+
+    Nothing is lost: memory that is not pinned is copied while the processor waits, on any stream.
+    """
+    from mmcv.parallel import _functions
+
+    _functions._get_stream = torch.cuda.current_stream
 
 
 def _let_cpu_processes_train_together() -> None:
