@@ -3,7 +3,8 @@
     python -m benchmarks.paper [coco] [--pictures COCO_FOLDER] [--rate 40e12]
 
 Counts the FLOPs of every network that takes part at 1333x800, times the loading of pictures if a folder is named, and
-keeps both in `benchmarks/results/paper/`. `python scripts/results.py table` writes the README's section of them.
+keeps both in `benchmarks/results/paper/`. What a GPU sustains is taken from a step that `benchmarks.full_scale` has
+measured on one, if any is kept. `python scripts/results.py table` writes the README's section of them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from mutineck.stage import Study
 from mutineck.storage import read_json, write_json
 
 RESULTS = Path(__file__).parent / "results" / "paper"
+STEPS = Path(__file__).parent / "results" / "full_scale"
 PICTURES = {"coco": 117_266}
 """Pictures of the training split with a target: those that mmdet trains on."""
 VIEWS = 2
@@ -143,18 +145,59 @@ def loading_seconds(experiment: str, pictures: Path, *, most: int = 40) -> float
     return statistics.median(seconds)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A step that was measured on a GPU.
+
+    Attributes:
+        gpu: its name.
+        size: height and width of the input.
+        batch: pictures of the step.
+        flops: of the step.
+        seconds: that it took.
+    """
+
+    gpu: str
+    size: tuple[int, int]
+    batch: int
+    flops: float
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """FLOP/s sustained."""
+        return self.flops / self.seconds
+
+
+def measured_step(experiment: Experiment, steps: Path = STEPS) -> Measured | None:
+    """Return the step of an experiment that `benchmarks.full_scale` has measured on a GPU, its FLOPs counted."""
+    for path in sorted(steps.glob("*.json")):
+        kept = read_json(path)
+        row = kept["rows"].get(experiment.name)
+        if row is None or kept["machine"]["gpu"] is None:
+            continue
+        batch, _, height, width = row["input"]
+        counts = count(experiment, (height, width))
+        # Its merge neck and head learn in the student's run, so that nothing has to be trained before.
+        looking = sum(teacher.maps + teacher.proposals for teacher in counts.teachers.values())
+        flops = batch * (counts.training + counts.intermediate + looking)
+        return Measured(kept["machine"]["gpu"], (height, width), batch, flops, row["seconds"])
+    return None
+
+
 NOTES = """\
 - **Counted** by `torch.utils.flop_counter` at {width}x{height}: the student takes {student:.0f} GFLOP forward and
   {training:.0f} with its backward pass, a teacher {maps:.0f} for its maps and {proposals:.0f} for proposals.
   {pictures} pictures at batch {batch} are {steps} steps an epoch, {all_steps} in {epochs} epochs. Evaluation,
   element-wise losses and clusters are left out.
-- **Assumed**, until somebody measures: a GPU sustains {rate:g} TFLOP/s (a quarter of an A100's peak in TF32) and
-  moves {memory:g} TB/s; GPUs exchange gradients at {link:g} GB/s within a machine, {network:g} GB/s between machines.
-  Other numbers: `python -m benchmarks.paper --rate 100e12`.
+{sustained}
+- **Assumed**, until somebody measures: {guess}its memory moves {memory:g} TB/s; GPUs exchange gradients at
+  {link:g} GB/s within a machine, {network:g} GB/s between machines. Other numbers:
+  `python -m benchmarks.paper --rate 100e12`.
 - **On {fleet} GPUs** arms run side by side, {most} GPUs each, at the published batch: {arms} arms keep {busy} busy,
   and the longest arm bounds the study; more seeds fill the rest. One arm on all {fleet} would have batch {large} at
   learning rate {large_rate:g}, which is no published setting.
-- **What bounds it** is arithmetic. A step of the method takes {step:.0f} ms for {share} pictures on each of {most}
+- **What bounds it** are the GPUs. A step of the method takes {step:.0f} ms for {share} pictures on each of {most}
   GPUs; the exchange of {gradients:.0f} MB of gradients adds {near:.1f} ms within a machine, {far:.0f} ms between
   machines if nothing overlaps.{loading}
 - **What folding saves**: a teacher's BatchNorm reads and writes {normalised:.1f} GB a picture, {normalising:.1f} ms
@@ -164,6 +207,11 @@ NOTES = """\
   than computing only above {reading:.1f} GB/s a GPU. So `auto` leaves the cache off here: it is for thousands of
   pictures, not for a hundred thousand.
 """
+SUSTAINED = """\
+- **Measured** on one {gpu}: a step of {batch} pictures of {width}x{height}, in which the intermediate teacher
+  learns, too ({flops:.1f} TFLOP counted), takes {ms:.0f} ms, so {rate:.0f} TFLOP/s, in float32 with TF32 in
+  convolutions. With so few pictures a step the GPU waits for the processor, which launches kernels by the thousand."""
+GUESS = "a GPU sustains {rate:g} TFLOP/s (a quarter of an A100's peak in TF32); "
 LOADING = """ To read and augment a picture takes {ms:.0f} ms of a core (measured):
   {method:.1f} cores a GPU keep up with the method, {student:.1f} with the student alone."""
 FOLDING = """ On the CPU of the table
@@ -192,8 +240,18 @@ def section(path: Path, folding: float | None = None) -> str:
         cells = [part.name, f"{part.passes}", f"{part.flops / 1e9:.0f}", f"{100 * part.looking / part.flops:.0f} %"]
         lines.append(f"| {' | '.join([*cells, *(_hours(took[gpus][part.name]) for gpus in FLEET)])} |")
     whole = " | ".join(f"**{_hours(study_hours(parts, took[gpus], gpus))}**" for gpus in FLEET)
-    notes = NOTES.format(**_values(counts, assumed, experiment, parts, kept["loading_seconds"], folding))
+    values = _values(counts, assumed, experiment, parts, kept["loading_seconds"], folding)
+    notes = NOTES.format(**values, **_sustained(kept["measured"], assumed)).lstrip()
     return "\n".join([*lines, f"| **all** | | | | {whole} |", "", notes])
+
+
+def _sustained(measured: dict[str, Any] | None, assumed: Assumptions) -> dict[str, str]:
+    """Return what the notes say of the rate: measured, or assumed."""
+    if measured is None or (step := Measured(**measured)).rate != assumed.rate:
+        return {"sustained": "", "guess": GUESS.format(rate=assumed.rate / 1e12)}
+    height, width = step.size
+    told = {"gpu": step.gpu, "batch": step.batch, "width": width, "height": height, "ms": 1000 * step.seconds}
+    return {"sustained": SUSTAINED.format(**told, flops=step.flops / 1e12, rate=step.rate / 1e12), "guess": ""}
 
 
 def _hours(value: float) -> str:
@@ -229,7 +287,6 @@ def _values(
         "steps": steps,
         "all_steps": method.passes * steps,
         "epochs": method.passes,
-        "rate": assumed.rate / 1e12,
         "memory": assumed.memory / 1e12,
         "link": assumed.link / 1e9,
         "network": assumed.network / 1e9,
@@ -264,15 +321,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--pictures", type=Path, help="a folder in COCO's layout, to time the loading of pictures")
     parser.add_argument("--results", type=Path, default=RESULTS)
     for name, value in asdict(Assumptions()).items():
-        parser.add_argument(f"--{name}", type=float, default=value, help=f"assumed; default {value:g}")
+        default = None if name == "rate" else value
+        parser.add_argument(f"--{name}", type=float, default=default, help=f"assumed; default {value:g}")
     given = parser.parse_args(arguments)
+    experiment = load_experiment(given.experiment)
+    measured = measured_step(experiment)
+    if given.rate is None:
+        given.rate = measured.rate if measured else Assumptions.rate
     path = given.results / f"{given.experiment}.json"
     loading = read_json(path)["loading_seconds"] if path.is_file() else None
     if given.pictures:
         loading = loading_seconds(given.experiment, given.pictures)
     assumed = {name: getattr(given, name) for name in asdict(Assumptions())}
-    counts = asdict(count(load_experiment(given.experiment)))
-    write_json(path, {"counts": counts, "assumed": assumed, "loading_seconds": loading})
+    kept = {"counts": asdict(count(experiment)), "assumed": assumed, "loading_seconds": loading}
+    write_json(path, kept | {"measured": measured and asdict(measured)})
     print(section(path))
 
 

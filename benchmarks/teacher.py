@@ -42,7 +42,8 @@ def _compared(name: str, config: object, shape: tuple[int, ...], *, rounds: int)
     image = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
     extract = torch.no_grad()(plain.extract_feat)
     measured = side_by_side({"ours": partial(ours.maps, image), PLAIN: partial(extract, image)}, rounds=rounds)
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # on a GPU both are timed with fewer digits than float32's
+    # On a GPU both are timed with TF32's digits, fewer than float32's.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         difference = max(map(_difference, ours.maps(image).values(), extract(image)))
     return [
         measured.faster(f"teacher pass, {name}", "ours", PLAIN, 1.3, TRIED if name.startswith(PUBLISHED) else ""),

@@ -191,7 +191,7 @@ def one_step() -> str:
 
 def on_paper() -> str:
     """Return the section of what full-scale studies cost, with what freezing a teacher was measured to gain."""
-    found = [row for path in sorted(MEASURED.glob("*.json")) for row in kept_rows(path)]
+    found = [row for path in sorted(MEASURED.glob("cpu-*.json")) for row in kept_rows(path)]
     folding = next((row.ratio for row in found if row.name.startswith("teacher pass, faster_rcnn_r101")), None)
     return "\n".join(paper.section(path, folding) for path in sorted((MEASURED / "paper").glob("*.json")))
 

@@ -98,6 +98,7 @@ def test_a_study_of_several_seeds_is_kept_and_told(
 
 def test_an_unfinished_study_is_not_kept(results: ModuleType, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "KEPT", finished / "kept")
+    monkeypatch.setattr(results, "README", finished / "README.md")  # were it kept, it would be told
     (finished / "outputs" / "two_seeds" / "ablations" / "manifest.json").unlink()
     with pytest.raises(SystemExit, match="is not finished"):
         results.main(["keep", str(finished / "two_seeds.yaml"), "--outputs", str(finished / "outputs")])

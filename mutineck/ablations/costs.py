@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -15,7 +16,6 @@ from mutineck.experiment import INTERMEDIATE, slug
 from mutineck.stage import Study
 from mutineck.storage import atomic_path
 from mutineck.teachers.frozen import load_model
-from mutineck.teachers.merge import MergedTeachers
 
 STUDENT = "student"
 
@@ -46,6 +46,7 @@ def measure_costs(study: Study, *, passes: int = 10) -> pd.DataFrame:
     for name in shown.students[:1]:
         arm, seed = name.split("/")
         folders[STUDENT] = study.need("distillation", slug(arm), seed)
+    beneath = [load_model(study.need("teachers", name))[0] for name in shown.teachers]
     rows: list[dict[str, Any]] = []
     for name, folder in folders.items():
         model = load_model(folder)[0]
@@ -54,7 +55,7 @@ def measure_costs(study: Study, *, passes: int = 10) -> pd.DataFrame:
         if head is not None and getattr(head, "with_mask", False):
             head.mask_head = None  # a detector is compared, and masks are no part of detecting
         milliseconds = 1000 * latency(model, image, batch.metas, passes=passes)
-        weights, counted = _count(model, (height, width))
+        weights, counted = _count(model, (height, width), beneath if name == INTERMEDIATE else [])
         rows.append(
             {"detector": name, "parameters": weights, "multiply_adds": counted, "milliseconds": milliseconds}
             | {"passes": passes, "threads": torch.get_num_threads(), "device": device.type}
@@ -66,12 +67,14 @@ def measure_costs(study: Study, *, passes: int = 10) -> pd.DataFrame:
     return table
 
 
-def _count(model: Any, size: tuple[int, int]) -> tuple[int, int]:
-    """Return weights and multiply-adds; an intermediate teacher needs its teachers' backbones and necks too."""
+def _count(model: Any, size: tuple[int, int], beneath: Sequence[Any]) -> tuple[int, int]:
+    """Return weights and multiply-adds of a detector and of the backbones and necks of those whose maps it takes.
+
+    Those are plain detectors: frozen ones have BatchNorm folded and convolve by a shorter way, which counts less.
+    """
     weights, counted = parameters(model), multiply_adds(model, size)
-    if isinstance(model.backbone, MergedTeachers):
-        for teacher in model.backbone.teachers:
-            needed = (teacher.model.backbone, getattr(teacher.model, "neck", None))
-            weights += sum(parameters(part) for part in needed if part is not None)
-            counted += multiply_adds(teacher.model, size, maps_only=True)
+    for teacher in beneath:
+        needed = (teacher.backbone, getattr(teacher, "neck", None))
+        weights += sum(parameters(part) for part in needed if part is not None)
+        counted += multiply_adds(teacher, size, maps_only=True)
     return weights, counted

@@ -198,15 +198,17 @@ def inherit_weights(target: nn.Module, donor: nn.Module, label_map: Tensor) -> L
         donor: a detector of the same type.
         label_map: `(K,)` int64, the target's label of each of the donor's categories, -1 where it has none.
     """
-    offered = {n: v for n, v in donor.state_dict().items() if not n.startswith(("backbone.", "roi_head.mask_head."))}
     own = target.state_dict()
-    same_labels = torch.equal(label_map.cpu(), torch.arange(_categories_of(target)))
-    if not same_labels:
+    device = next(iter(own.values())).device  # the donor may have looked at pictures already, on a GPU
+    aside = ("backbone.", "roi_head.mask_head.")
+    offered = {n: v.to(device) for n, v in donor.state_dict().items() if not n.startswith(aside)}
+    label_map, categories = label_map.to(device), _categories_of(target)
+    if not torch.equal(label_map, torch.arange(categories, device=device)):
         for name in list(offered):
             layout = CATEGORY_LAYERS.get(name.split(".")[-2]) if "." in name else None
             # Layers of another width share nothing: they stay the target's own and are listed below.
             if layout and name in own and offered[name].shape[1:] == own[name].shape[1:]:
-                offered[name] = _remap_rows(own[name], offered[name], label_map.cpu(), _categories_of(target), layout)
+                offered[name] = _remap_rows(own[name], offered[name], label_map, categories, layout)
     report = match_weights(target, offered, f"inherited from {type(donor).__name__}")
     target.load_state_dict({name: offered[name] for name in report.matched}, strict=False)
     return report

@@ -15,8 +15,9 @@ import torch
 from mutineck.detection.compat import prepare
 from mutineck.detection.evaluation import category_ids, evaluation_loader, predict
 from mutineck.detection.frozen import FrozenDetector
+from mutineck.detection.loading import inherit_weights
 from mutineck.distillation import distil
-from mutineck.experiment import FAMILIES
+from mutineck.experiment import FAMILIES, INTERMEDIATE
 from mutineck.experiment_file import repository
 from mutineck.features.extraction import extract
 from mutineck.features.shards import load_features
@@ -24,7 +25,8 @@ from mutineck.stage import Study
 from mutineck.storage import read_json
 from mutineck.teachers.cache import TensorCache
 from mutineck.teachers.frozen import load_model
-from tests.detection.tiny import SCHEDULE, derive, first_batch, total
+from mutineck.teachers.intermediate import prepare_intermediate
+from tests.detection.tiny import SCHEDULE, derive, first_batch, random_detector, total
 from tests.distillation.test_training import stoppable, weights
 from tests.distillation.tiny import ARMS, box_masks, build, has_masks, link_intermediate, plant_centroids
 
@@ -154,6 +156,26 @@ def test_a_training_on_a_gpu_stops_goes_on_and_is_measured(
     assert len(steps.read_text()) - before == 2 * 4, "the first epoch is not trained again"
     assert all(torch.isfinite(value).all() for value in weights(study).values() if value.is_floating_point())
     assert any(row["metric"] == "bbox_mAP" for row in read_json(study.folder / "metrics.json"))
+
+
+def test_a_head_is_inherited_from_a_teacher_that_has_looked_there() -> None:
+    heirs = []
+    for device in (torch.device("cpu"), CUDA):
+        heir, donor = random_detector("faster_rcnn", 4)[0], random_detector("faster_rcnn", 3)[0].to(device)
+        inherit_weights(heir, donor, torch.tensor([2, -1, 0], device=device))
+        heirs.append(heir.state_dict())
+    assert all(torch.equal(heirs[0][name], value) for name, value in heirs[1].items())
+
+
+def test_teachers_make_an_intermediate_teacher_there(tiny: Study, tmp_path: Path) -> None:
+    study = derive(
+        tiny, tmp_path / "s", arms=["mutineck"], intermediate={"gate": 1.0, "alignment_images": 4, "schedule": SCHEDULE},
+        resources={"device": "cuda", "cache": "on"},
+    )  # fmt: skip
+    rows = prepare_intermediate(study.at("teachers", INTERMEDIATE))
+    assert any(row["metric"] == "bbox_mAP" for row in rows)
+    extract(study.at("features"))
+    assert len(load_features(study.path("features", INTERMEDIATE))["vector"]) > 0
 
 
 def test_it_detects_and_extracts_the_same(tiny: Study, tmp_path: Path) -> None:
