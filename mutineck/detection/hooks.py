@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import sys
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,10 @@ from mutineck.storage import atomic_path
 CURVES = "curves.csv"
 LATEST = "latest.pth"
 CURVE_FIELDS = ("iteration", "epoch", "term", "value")
+LITTLE = 1.0
+"""Seconds in which a state is written after every epoch, whatever its share."""
+CHECKPOINT_SHARE = 0.1
+"""Of the time; what goes into states that take longer."""
 SHARE_BOUND = 0.95
 """Of the whole loss; a distillation term above it leaves detection next to nothing."""
 
@@ -123,7 +128,14 @@ def _stopped(runner: Any, what: str) -> RuntimeError:
 
 @HOOKS.register_module()
 class ResumableCheckpointHook(Hook):
-    """Keeps one checkpoint to resume from, `latest.pth`, replaced atomically after each epoch."""
+    """Keeps one checkpoint to resume from, `latest.pth`, replaced atomically after each epoch.
+
+    Where that takes seconds, as for large networks whose epochs are short, it is left out until a tenth of the time
+    would go into it; after the last epoch it never is.
+    """
+
+    def __init__(self) -> None:
+        self._not_before = -math.inf
 
     @master_only
     def after_train_epoch(self, runner: Any) -> None:
@@ -137,8 +149,14 @@ class ResumableCheckpointHook(Hook):
                 f"non-finite weights after epoch {runner.epoch + 1}: {some(bad)}. The last good state is "
                 f"{Path(runner.work_dir) / LATEST} (if an epoch was finished). Try a lower learning rate."
             )
+        started = time.monotonic()
+        if started < self._not_before and runner.epoch + 1 < runner.max_epochs:
+            return
         with atomic_path(Path(runner.work_dir) / LATEST) as temporary:
             runner.save_checkpoint(str(temporary.parent), filename_tmpl=temporary.name, create_symlink=False)
+        ended = time.monotonic()
+        if ended - started > LITTLE:
+            self._not_before = ended + (ended - started) / CHECKPOINT_SHARE
 
 
 @HOOKS.register_module()

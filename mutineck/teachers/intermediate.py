@@ -52,7 +52,10 @@ def prepare_intermediate(study: Study) -> list[dict[str, Any]]:
     write_json(study.folder / ALIGNMENT, alignment)
     anchor = teachers[0]
     report = inherit_weights(model.detector, anchor.model, anchor.label_map)
-    print(f"head of the intermediate teacher: {report}")
+    print(
+        f"head of the intermediate teacher: {len(report.matched)} weights start as those of {anchor.name!r}; "
+        f"{len(report.mismatched)} of another shape start at random"
+    )
     if spec.head == "anchor":
         _refuse_partial_anchor(anchor, categories)
     write_checkpoint(study.folder / START, {"state_dict": model.detector.state_dict()})

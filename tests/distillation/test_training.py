@@ -224,6 +224,31 @@ def test_a_state_that_is_not_finite_does_not_replace_a_good_one(tmp_path: Path) 
     assert (tmp_path / LATEST).read_text() == "good"
 
 
+@pytest.mark.parametrize(
+    ("seconds", "written"), [(0.5, [1, 2, 3, 4, 5, 6, 7, 8]), (3.0, [1, 5, 8])], ids=["little", "a lot"]
+)
+def test_states_that_take_long_are_written_less_often_and_the_last_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, written: list[int]
+) -> None:
+    """Epochs of 8 seconds: a state of 3 is left out for the 30 after it."""
+    clock, found = SimpleNamespace(now=0.0), []
+
+    def save(folder: str, *, filename_tmpl: str, **kwargs: object) -> None:
+        (Path(folder) / filename_tmpl).write_text("state")
+        clock.now += seconds
+        found.append(runner.epoch + 1)
+
+    monkeypatch.setattr("mutineck.detection.hooks.time.monotonic", lambda: clock.now)
+    runner = SimpleNamespace(
+        model=torch.nn.Linear(1, 1), epoch=0, max_epochs=8, work_dir=str(tmp_path), save_checkpoint=save
+    )
+    hook = ResumableCheckpointHook()
+    for runner.epoch in range(8):
+        clock.now += 8
+        hook.after_train_epoch(runner)
+    assert found == written
+
+
 def test_a_term_that_is_nearly_the_whole_loss_is_warned_of_once_and_gradients_are_logged(
     tiny: Study, ready: Study, tmp_path: Path
 ) -> None:
