@@ -56,8 +56,8 @@ slow: env  ## the tests that train or run notebooks
 gpu: env  ## on a machine with a GPU: what it computes beside the same on the CPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m gpu -n $(CORES) --durations 10 --junitxml .junit/gpu.xml
 
-bench: env  ## time and memory beside references, half an hour (ONLY=losses runs one)
-	@$(BIN)/python -m benchmarks $(ONLY)
+bench: env  ## time and memory beside references, an hour and a half (ONLY=losses runs one)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(ONLY)
 
 fuzz: env  ## try to break the readers of annotations (MINUTES=10, SEEDS="FOLDER ..." with files to begin with)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.dataset.fuzz --minutes $(or $(MINUTES),10) --jobs $(CORES) --seeds $(SEEDS)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -158,6 +159,8 @@ def main(arguments: list[str] | None = None) -> None:
             study = prepare(name, pictures, Path(folder), side=options.side, device=options.device)
             print(json.dumps(train_steps(study, steps=options.steps)))
         return
+    if options.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the machine's class is what was measured on, not what it has
     here = machine()
     path = options.results / f"{here['class']}.json"
     rows = read_json(path)["rows"] if path.is_file() else {}

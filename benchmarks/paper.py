@@ -191,7 +191,7 @@ NOTES = """\
   {pictures} pictures at batch {batch} are {steps} steps an epoch, {all_steps} in {epochs} epochs. Evaluation,
   element-wise losses and clusters are left out.
 {sustained}
-- **Assumed**, until somebody measures: {guess}its memory moves {memory:g} TB/s; GPUs exchange gradients at
+- **Assumed**, until somebody measures: {guess}memory moves {memory:g} TB/s, an A100's; GPUs exchange gradients at
   {link:g} GB/s within a machine, {network:g} GB/s between machines. Other numbers:
   `python -m benchmarks.paper --rate 100e12`.
 - **On {fleet} GPUs** arms run side by side, {most} GPUs each, at the published batch: {arms} arms keep {busy} busy,
@@ -210,8 +210,8 @@ NOTES = """\
 SUSTAINED = """\
 - **Measured** on one {gpu}: a step of {batch} pictures of {width}x{height}, in which the intermediate teacher
   learns, too ({flops:.1f} TFLOP counted), takes {ms:.0f} ms, so {rate:.0f} TFLOP/s, in float32 with TF32 in
-  convolutions. With so few pictures a step the GPU waits for the processor, which launches kernels by the thousand."""
-GUESS = "a GPU sustains {rate:g} TFLOP/s (a quarter of an A100's peak in TF32); "
+  convolutions."""
+GUESS = "a GPU sustains {rate:g} TFLOP/s; "
 LOADING = """ To read and augment a picture takes {ms:.0f} ms of a core (measured):
   {method:.1f} cores a GPU keep up with the method, {student:.1f} with the student alone."""
 FOLDING = """ On the CPU of the table

@@ -37,7 +37,7 @@ class ProgressHandler(logging.Handler):
         self.asking = asking
         self.again_for = again_for
         self.total = 0
-        self.started = 0
+        self._numbers: dict[int, int] = {}
         self._running: dict[int, tuple[str, float]] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -47,14 +47,15 @@ class ProgressHandler(logging.Handler):
         if event == "run_info":
             self.total = int(details["stats"].get("total", 0))
         elif event == "job_info":
-            self.started += 1
+            again = details["jobid"] in self._numbers  # a profile may try what has failed once more
+            number = self._numbers.setdefault(details["jobid"], len(self._numbers) + 1)
             label = details["rule_msg"] or details["rule_name"]
             self._running[details["jobid"]] = (label, time.monotonic())
             plain = _plain(details["reason"], forced=self.again_for.get(label, FORCED))
-            reason = f": {plain}" if self.dry_run else " ..."
+            reason = f": {plain}" if self.dry_run else " once more ..." if again else " ..."
             if self.asking and self.dry_run:
                 reason = f" ({_asked(details)}){reason}"
-            self._say(f"[{self.started}/{self.total}] {label}{reason}")
+            self._say(f"[{number}/{self.total}] {label}{reason}")
         elif event == "job_finished" and not self.dry_run:
             label, begun = self._running.pop(details["job_id"], ("", 0.0))
             self._say(f"  {label} done in {_duration(time.monotonic() - begun)}")

@@ -5,12 +5,13 @@ The test split is not looked at. Everything is in a folder of its own, `outputs/
 - `journal.log`: Optuna's record of trials; a search that was stopped goes on from it.
 - `trials.csv`: the same as a table, a row a trial.
 - `about.json`: what is searched, on which studies.
-- `EXPERIMENT/trial0007/`: a trial's experiment and its students; the study's own folder is only read.
+- `EXPERIMENT/trial0007/`: a trial's experiment and its students; of the study's own folder only its cache is written to.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -226,6 +227,7 @@ class Search:
         experiment = self.space.apply(base.experiment, values)
         root = self.folder.resolve() / experiment.name / f"trial{number:04d}"
         root.mkdir(parents=True, exist_ok=True)
+        (base.root / "cache").mkdir(exist_ok=True)  # may have been deleted; a link to nothing could not be filled
         for part in SHARED:
             with contextlib.suppress(FileExistsError):
                 (root / part).symlink_to(base.root / part, target_is_directory=True)
@@ -275,6 +277,8 @@ def best_settings(table: pd.DataFrame, base: Base, space: SearchSpec) -> list[st
     found: dict[str, Any] = {}
     for name in space.parameters:
         value = best[name].item() if hasattr(best[name], "item") else best[name]
+        if isinstance(value, float) and math.isnan(value):
+            value = None  # a choice that pandas cannot tell from nothing
         found |= space.settings(base.experiment, name, value)
     # YAML reads 1e-05 as text, and 1.0e-05 as a number.
     return [f"{path}={yaml.safe_dump(value).splitlines()[0]}" for path, value in found.items()]

@@ -181,7 +181,8 @@ def begin(stage: str, variables: Mapping[str, Any]) -> Study:
 
     Args:
         stage: the stage's name.
-        variables: the notebook's `globals()`, before it has defined anything but parameters.
+        variables: the notebook's `globals()`. Before the first call they hold nothing but parameters; once a `Study` is
+            among them, the cell is run again, and other names are the notebook's own.
 
     The stage's folder is this process's own until it ends.
 
@@ -192,7 +193,8 @@ def begin(stage: str, variables: Mapping[str, Any]) -> Study:
     """
     expected = PARAMETERS[stage]
     given = {name: value for name, value in variables.items() if _is_parameter(name, value)}
-    for name in given:
+    again = any(isinstance(value, Study) for value in given.values())
+    for name in () if again else given:
         if name not in expected:
             raise ExperimentError(f"notebook of the stage {stage!r}: " + unknown("parameter", name, expected))
     overrides = given.get("overrides") or []

@@ -132,7 +132,7 @@ def _one_study(study: StudyResults, about: dict[str, Any]) -> list[str]:
     """Return the lines of a study's own table: every teacher and arm."""
     rows = scores(study.frame, study.split)
     values = rows.assign(value=100 * rows["value"]).groupby("arm", sort=False)["value"]
-    alone = values.get_group("student").mean()
+    alone = values.get_group("student").mean() if "student" in values.groups else None
     seeds = len(about["seeds"])
     core_minutes = sum(about["job_seconds"].values()) / 60
     lines = [
@@ -147,7 +147,7 @@ def _one_study(study: StudyResults, about: dict[str, Any]) -> list[str]:
         part = part_known(study.frame, arm, study.split)
         who = f"*teacher {arm.removeprefix(TEACHER)}*{part}" if arm.startswith(TEACHER) else f"`{arm}`"
         spread = f" ± {group.std(ddof=1):.1f}" if len(group) > 1 else ""
-        gain = "" if arm.startswith(TEACHER) or arm == "student" else f"{group.mean() - alone:+.1f}"
+        gain = "" if alone is None or arm.startswith(TEACHER) or arm == "student" else f"{group.mean() - alone:+.1f}"
         lines.append(f"| {who} | {group.mean():.1f}{spread} | {gain} |")
     return [*lines, ""]
 

@@ -72,6 +72,14 @@ def test_what_ipython_keeps_is_no_parameter(tmp_path):
     assert begin("dataset", given(tmp_path) | session).stage == "dataset"
 
 
+def test_a_chapter_begins_again_in_a_live_session(tmp_path):
+    """In JupyterLab the first cells are run again, and by then the notebook has names of its own."""
+    session = given(tmp_path)
+    session["study"] = begin("dataset", session)
+    session |= {"rows": [1, 2], "overrides": ["dataset.shapes.images=40"]}
+    assert begin("dataset", session).experiment.dataset.shapes.images == 40
+
+
 def test_begin_bounds_threads(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "64")
     begin("dataset", given(tmp_path, overrides=["resources.threads=2"]))

@@ -46,7 +46,7 @@ def measure_costs(study: Study, *, passes: int = 10) -> pd.DataFrame:
     for name in shown.students[:1]:
         arm, seed = name.split("/")
         folders[STUDENT] = study.need("distillation", slug(arm), seed)
-    beneath = [load_model(study.need("teachers", name))[0] for name in shown.teachers]
+    beneath = [load_model(folders[name])[0] for name in shown.teachers] if shown.intermediate else []
     rows: list[dict[str, Any]] = []
     for name, folder in folders.items():
         model = load_model(folder)[0]

@@ -25,7 +25,7 @@ IDENTITY = "training.json"
 
 
 def train(config: Any, *, device: torch.device, identity: Mapping[str, Any] | None = None) -> Any:
-    """Train the detector of an mmdet config, resuming at the last finished epoch of the same training.
+    """Train the detector of an mmdet config, resuming at the last state kept of the same training.
 
     Follows `tools/train.py` of mmdet step by step, so that a config dumped from here trains alike there.
 

@@ -217,6 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.monotonic()
     given.work.mkdir(parents=True, exist_ok=True)
     killer = Killer(rest or ["smoke"], given.work.resolve(), given.count, given.seed)
+    shutil.rmtree(given.work / "undisturbed", ignore_errors=True)  # of a run that ended in faults: other code, maybe
     kept = killer.undisturbed()
     compared, differ, studies = 0, list[str](), 0
     while killer.done < given.count and not killer.faults:
