@@ -5,7 +5,7 @@ The test split is not looked at. Everything is in a folder of its own, `outputs/
 - `journal.log`: Optuna's record of trials; a search that was stopped goes on from it.
 - `trials.csv`: the same as a table, a row a trial.
 - `about.json`: what is searched, on which studies.
-- `EXPERIMENT/trial0007/`: a trial's experiment and its students; of the study's own folder only its cache is written to.
+- `EXPERIMENT/trial0007/`: a trial's experiment and its students; of the study itself, only the cache is written to.
 """
 
 from __future__ import annotations
