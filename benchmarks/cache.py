@@ -70,7 +70,7 @@ class Epochs(Stepper):
         batch = study.experiment.student.schedule.batch
         self.pictures = len(dataset)
         self.loader = build_dataloader(dataset, batch, 0, dist=False, shuffle=True, seed=0)
-        self.model: Any = build_dp(self.distiller, self.device.type)
+        self.model: Any = build_dp(self.distiller, self.device.type, device_ids=[0])
 
     def weights(self) -> Tensor:
         """Return a copy of all the student's trainable weights as one vector."""

@@ -51,7 +51,8 @@ def remedy(error: str, folder: str | os.PathLike[str]) -> str:
     if kind == "shared memory":
         return "Loader processes hand pictures over in /dev/shm: enlarge it, or set resources.workers=0."
     if kind == "memory":
-        return "Give the stage a smaller batch, or run fewer jobs at once (--cores); what was finished stays."
+        fewer = "run fewer jobs at once (--cores; on a GPU resources.jobs_per_gpu)"
+        return f"Give the stage a smaller batch, or {fewer}; what was finished stays."
     if kind == "files":
         return "Raise the bound on open files (ulimit -n), or set resources.workers=0."
     return ""

@@ -11,6 +11,7 @@ The test split is not looked at. Everything is in a folder of its own, `outputs/
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -188,6 +189,8 @@ class Search:
 
     def _outcome(self, number: int, values: Mapping[str, Value], pool: ProcessPoolExecutor) -> dict[str, Any]:
         """Return what a trial comes to: what `_train` returns, or the `error` that it failed with."""
+        import torch
+
         try:
             for base in self.bases:
                 self.space.apply(base.experiment, values)
@@ -197,6 +200,8 @@ class Search:
         try:
             return self._train(number, values, pool)
         except BrokenProcessPool:
+            raise
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise
         except RuntimeError as error:
             # Settings under which training breaks down are a finding; anything else stops the search.
@@ -245,6 +250,8 @@ class Search:
 
 def train_student(root: str, item: str) -> dict[str, Any]:
     """Train one student of a trial, unless that is done, and return `mAP` on val, `shares` of the loss, `seconds`."""
+    import torch
+
     from mutineck.distillation import distil, loss_shares, sources
     from mutineck.stage import seed_and_thread
 
@@ -264,6 +271,9 @@ def train_student(root: str, item: str) -> dict[str, Any]:
             (reached,) = [row["value"] for row in rows if row["metric"] == "bbox_mAP" and row["split"] == "val"]
             written = [study.folder / name for name in ("student.pth", "metrics.json", "curves.csv")]
             manifest = study.finish(reads=sources(study), writes=written, results={"val": reached})
+            # The process lives on, and others take its place on the GPU.
+            gc.collect()
+            torch.cuda.empty_cache()
     shares = loss_shares(study)["last tenth"]
     return {"mAP": manifest["results"]["val"], "shares": shares.to_dict(), "seconds": manifest["seconds"]}
 

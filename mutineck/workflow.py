@@ -28,7 +28,7 @@ from mutineck.stage import EXPERIMENT_FILE, MANIFEST
 NOTEBOOK = "notebook.ipynb"
 ITEM_STAGES = ("teachers", "distillation")
 """Stages that are several jobs: one a teacher, one an arm and seed."""
-GPU_STAGES = ("teachers", "features", "distillation")
+GPU_STAGES = ("teachers", "features", "distillation", "ablations", "figures")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 

@@ -76,9 +76,9 @@ def test_gpus_are_not_replaced_by_the_cpu_unasked(monkeypatch: pytest.MonkeyPatc
 
 def test_what_a_job_asks_for_is_the_experiments_and_the_stages() -> None:
     asking = experiment(**ASKING)
-    assert {cores(asking, stage) for stage in GPU_STAGES} == {5} and cores(asking, "figures") == 3
+    assert {cores(asking, stage) for stage in GPU_STAGES} == {5} and cores(asking, "clusters") == 3
     assert resources(asking, "teachers", gpus=True) == {"gpu": 1, "mem_mb": 10738, "runtime": 2160}
-    assert [resources(asking, stage, gpus=True)["gpu"] for stage in STAGES] == [0, 1, 1, 0, 1, 0, 0]
+    assert [resources(asking, stage, gpus=True)["gpu"] for stage in STAGES] == [0, 1, 1, 0, 1, 1, 1]
     assert resources(asking, "teachers", gpus=False)["gpu"] == 0
     assert resources(experiment(device="cpu"), "teachers", gpus=True)["gpu"] == 0
 

@@ -32,7 +32,9 @@ def prepare() -> None:
     # MMDistributedDataParallel.forward reads an attribute of replicated tensors that torch dropped after 2.0.
     if not hasattr(MMDistributedDataParallel, "_use_replicated_tensor_module"):
         MMDistributedDataParallel._use_replicated_tensor_module = False
+    _read_maps_as_they_lie()
     _let_batches_reach_a_gpu()
+    _keep_to_the_cpu()
     _let_cpu_processes_train_together()
     _suppress_faster()
     _pool_faster()
@@ -40,6 +42,36 @@ def prepare() -> None:
     torch.serialization.add_safe_globals(checkpoint_globals())
     # mmcv writes a line a parameter at every initialisation.
     logging.getLogger("mmcv").setLevel(logging.ERROR)
+
+
+def _read_maps_as_they_lie() -> None:
+    """Let deformable convolutions read channels-last maps: mmcv's operators take any memory for channels-first."""
+    from mmcv.ops import deform_conv, modulated_deform_conv
+
+    def laid_out(published: Any) -> Any:
+        def convolve(*given: Any) -> Any:
+            return published(*(each.contiguous() if isinstance(each, Tensor) else each for each in given))
+
+        return convolve
+
+    deform_conv.deform_conv2d = laid_out(deform_conv.deform_conv2d)
+    modulated_deform_conv.modulated_deform_conv2d = laid_out(modulated_deform_conv.modulated_deform_conv2d)
+
+
+def _keep_to_the_cpu() -> None:
+    """Let a training that was told `cpu` stay there on a machine with a GPU: torch's DataParallel would move it."""
+    from mmcv.parallel import MMDataParallel
+    from mmdet.utils import util_distribution
+
+    class OnCPU(MMDataParallel):
+        """mmcv's for no device, of which there may be some here."""
+
+        def __init__(self, module: torch.nn.Module, dim: int = 0, device_ids: Any = None) -> None:
+            torch.nn.Module.__init__(self)
+            self.module, self.dim = module, dim
+            self.device_ids: list[int] = []
+
+    util_distribution.dp_factory["cpu"] = OnCPU
 
 
 def _let_batches_reach_a_gpu() -> None:

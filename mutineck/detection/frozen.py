@@ -112,7 +112,7 @@ class FrozenDetector:
         """Move the weights to a device, if they are not there."""
         if next(self.model.parameters()).device != device:
             self.model.to(device)
-            self.label_map = self.label_map.to(device)
+        self.label_map = self.label_map.to(device)
         return self
 
     @torch.no_grad()
@@ -155,7 +155,7 @@ class FrozenDetector:
 
     def _relabel(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Proposals:
         labels = self.label_map[labels]
-        keep = (labels >= 0) & (scores >= LEAST_SCORE)
+        keep = ((labels >= 0) & (scores >= LEAST_SCORE)).nonzero().squeeze(1)  # once: on a GPU it is waited for
         return Proposals(boxes[keep], scores[keep], labels[keep])
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from mutineck.detection.evaluation import device_of, evaluation_loader
 from mutineck.detection.frozen import FrozenDetector, build_model
 from mutineck.detection.loading import inherit_weights, write_checkpoint
@@ -49,6 +51,8 @@ def prepare_intermediate(study: Study) -> list[dict[str, Any]]:
         model = build_model(model_dict)
         model.detector.init_weights()
     alignment = align(study, teachers, model.merged)
+    for teacher in teachers:
+        teacher.to(torch.device("cpu"))  # the model that is trained has copies of its own
     write_json(study.folder / ALIGNMENT, alignment)
     anchor = teachers[0]
     report = inherit_weights(model.detector, anchor.model, anchor.label_map)

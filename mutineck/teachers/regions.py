@@ -151,7 +151,7 @@ def _stack(proposals: Sequence[Sequence[Proposals]], settings: RegionSettings) -
                     "a teacher's boxes, scores and labels must be of one length, got "
                     f"{len(teacher.boxes)}, {len(teacher.scores)} and {len(teacher.labels)}"
                 )
-            keep = teacher.scores >= settings.score  # most of them go here, and the rest is small
+            keep = (teacher.scores >= settings.score).nonzero().squeeze(1)  # most of them go here, the rest is small
             boxes.append(teacher.boxes[keep].float())
             scores.append(teacher.scores[keep].float())
             labels.append(teacher.labels[keep])

@@ -41,3 +41,31 @@ def test_suppression_keeps_the_boxes_of_mmcvs_own_in_their_order(case: str) -> N
                 with best(count), best(1000):
                     found = ext_module.nms(boxes, scores, iou_threshold=threshold, offset=0)
                 assert torch.equal(found, expected[:count])
+
+
+def test_a_training_told_cpu_is_wrapped_for_no_gpu_whatever_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmdet.utils import build_dp
+
+    prepare()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    model = torch.nn.Linear(2, 2)
+    wrapped = build_dp(model, "cpu", device_ids=[0])
+    assert wrapped.device_ids == [] and wrapped.module is model
+    assert wrapped(torch.ones(1, 2)).device.type == "cpu"
+
+
+def test_modulated_deformable_convolutions_read_maps_as_they_lie() -> None:
+    """mmcv's operator takes channels-last memory for channels-first: another result, and no error."""
+    prepare()
+    from mmcv.ops.modulated_deform_conv import ModulatedDeformConv2d, ModulatedDeformConv2dFunction
+
+    generator = torch.Generator().manual_seed(0)
+    layer = ModulatedDeformConv2d(8, 4, 3, padding=1, bias=False)
+    given = [torch.randn(1, channels, 6, 7, generator=generator) for channels in (8, 18, 9)]
+    turned = [each.contiguous(memory_format=torch.channels_last) for each in given]
+    with torch.no_grad():
+        expected = layer(*given)
+        torch.testing.assert_close(layer(*turned), expected)
+        raw = ModulatedDeformConv2dFunction.apply(*turned, layer.weight, None, 1, 1, 1, 1, 1)
+    assert not torch.allclose(raw, expected), "mmcv reads them itself: what mends it is no longer needed"

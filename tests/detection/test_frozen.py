@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,19 @@ import numpy as np
 import pytest
 import torch
 
+from mutineck.detection.configs import read_config
 from mutineck.detection.frozen import (
     LEAST_SCORE,
     TWO_STAGE_PROPOSALS,
     FrozenDetector,
     Normalisation,
+    build_model,
     detector_strides,
     map_labels,
     renormaliser,
 )
 from mutineck.experiment import FAMILIES, ExperimentError
+from mutineck.seeding import seeded
 from mutineck.stage import Study
 from mutineck.storage import read_json
 from mutineck.teachers.frozen import load_frozen, load_model
@@ -203,3 +207,22 @@ def test_a_missing_teacher_names_the_command(tiny: Study, tmp_path: Path) -> Non
     (tmp_path / "dataset").symlink_to(tiny.path("dataset"))
     with pytest.raises(FileNotFoundError, match="mutineck run tiny --until teachers"):
         load_frozen(Study(experiment_of(("faster_rcnn",)), tmp_path, "features"), "faster_rcnn")
+
+
+def test_a_frozen_teacher_with_deformable_convolutions_sees_the_same() -> None:
+    config = read_config("dcn/faster_rcnn_r50_fpn_dconv_c3-c5_1x_coco.py")
+    config.model.backbone.update(init_cfg=None, base_channels=8)
+    config.model.neck.update(in_channels=[32, 64, 128, 256], out_channels=32)
+    with seeded(0):
+        plain = build_model(config)
+        plain.init_weights()
+        for module in plain.modules():
+            if hasattr(module, "conv_offset"):
+                torch.nn.init.normal_(module.conv_offset.weight, std=0.1)
+        image = torch.randn(1, 3, 128, 160)
+    plain.eval()
+    names = ("a",)
+    teacher = FrozenDetector("dcn", copy.deepcopy(plain), categories=names, student_categories=names)
+    with torch.no_grad():
+        for found, expected in zip(teacher.maps(image).values(), plain.extract_feat(image), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
