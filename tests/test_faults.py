@@ -142,7 +142,7 @@ def test_a_job_that_loses_a_process_or_memory_says_stage_file_and_remedy(tmp_pat
     said = dict(zip(DEATHS, str(caught.value).split("\n\n"), strict=True))
     for name, begins in DEATHS.items():
         assert said[name].startswith(f"teachers {name} {begins}")
-        assert "Give the stage a smaller batch, or run fewer jobs at once (--cores)" in said[name]
+        assert "Give the stage a smaller batch, or run fewer jobs at once (--cores" in said[name]
         assert f"{root}/teachers/{name}/notebook.{'running' if name == 'job' else 'failed'}.ipynb" in said[name]
         assert not (root / "teachers" / name / "manifest.json").exists()
     assert (root / "dataset" / "manifest.json").is_file(), "what was finished stays"
