@@ -247,8 +247,9 @@ def section(path: Path, folding: float | None = None) -> str:
 
 def _sustained(measured: dict[str, Any] | None, assumed: Assumptions) -> dict[str, str]:
     """Return what the notes say of the rate: measured, or assumed."""
-    if measured is None or (step := Measured(**measured)).rate != assumed.rate:
+    if measured is None:
         return {"sustained": "", "guess": GUESS.format(rate=assumed.rate / 1e12)}
+    step = Measured(**measured)
     height, width = step.size
     told = {"gpu": step.gpu, "batch": step.batch, "width": width, "height": height, "ms": 1000 * step.seconds}
     return {"sustained": SUSTAINED.format(**told, flops=step.flops / 1e12, rate=step.rate / 1e12), "guess": ""}
@@ -325,7 +326,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.add_argument(f"--{name}", type=float, default=default, help=f"assumed; default {value:g}")
     given = parser.parse_args(arguments)
     experiment = load_experiment(given.experiment)
-    measured = measured_step(experiment)
+    measured = measured_step(experiment) if given.rate is None else None
     if given.rate is None:
         given.rate = measured.rate if measured else Assumptions.rate
     path = given.results / f"{given.experiment}.json"

@@ -46,7 +46,7 @@ def measure_costs(study: Study, *, passes: int = 10) -> pd.DataFrame:
     for name in shown.students[:1]:
         arm, seed = name.split("/")
         folders[STUDENT] = study.need("distillation", slug(arm), seed)
-    beneath = [load_model(folders[name])[0] for name in shown.teachers] if shown.intermediate else []
+    beneath: list[Any] = []  # the teachers, which come before the intermediate one
     rows: list[dict[str, Any]] = []
     for name, folder in folders.items():
         model = load_model(folder)[0]
@@ -56,6 +56,8 @@ def measure_costs(study: Study, *, passes: int = 10) -> pd.DataFrame:
             head.mask_head = None  # a detector is compared, and masks are no part of detecting
         milliseconds = 1000 * latency(model, image, batch.metas, passes=passes)
         weights, counted = _count(model, (height, width), beneath if name == INTERMEDIATE else [])
+        if name in shown.teachers:
+            beneath.append(model)
         rows.append(
             {"detector": name, "parameters": weights, "multiply_adds": counted, "milliseconds": milliseconds}
             | {"passes": passes, "threads": torch.get_num_threads(), "device": device.type}
