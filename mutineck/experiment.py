@@ -259,6 +259,11 @@ class DistillationSpec(Record):
     """Weight of CWD's term beside FGD's, in every arm with FGD's terms; 0 leaves them alone. FGD's squared differences
     have a map's offset to catch up with first, which a few hundred steps from random weights are not enough for; CWD
     does not see it."""
+    logits: float = Field(0.0, ge=0)
+    """Weight of what the second stages of student and intermediate teacher say of the stacked proposals, in arms with
+    regions; 0 compares maps alone. A student or an anchor without one plain second stage has no such term."""
+    logit_proposals: int = Field(32, ge=0)
+    """Proposals of each teacher on a picture, best by score, that the second stages are asked about."""
     warmup_epochs: float = Field(0.0, ge=0)
     strides: tuple[int, ...] | None = None
     """Levels to distil, by stride; all that student and teachers share if null."""
@@ -442,9 +447,15 @@ class Experiment(Record):
             parts = {"student": whole["student"], "arm": spec.model_dump(mode="json", by_alias=True)}
             if taught_by := spec.teacher_names(list(teachers)):
                 # In their order: the first is the anchor, and to some arms each has its turn.
-                parts |= {"distillation": whole["distillation"], "teachers": list(taught_by)} | self._rounding
+                parts |= {"distillation": self._weights_of(spec), "teachers": list(taught_by)} | self._rounding
             return common | parts
         return {"arms": list(self.arms), "seeds": list(self.seeds), "report": self.evaluation.report}
+
+    def _weights_of(self, arm: ArmSpec) -> dict[str, Any]:
+        """Return the weights that an arm depends on, `logits` only where it asks second stages."""
+        weights = self.distillation.model_dump(mode="json", by_alias=True)
+        asked = arm.regions and arm.needs_intermediate and arm.weights.get("logits", self.distillation.logits)
+        return weights if asked else {k: v for k, v in weights.items() if not k.startswith("logit")}
 
     @property
     def _rounding(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from mutineck.arms import ArmSpec
 from mutineck.detection.frozen import FrozenDetector, detector_channels, detector_strides
 from mutineck.detection.loading import LoadReport, inherit_weights
 from mutineck.distillation.guidance import Guidance
+from mutineck.distillation.heads import SecondStage
 from mutineck.experiment import DistillationSpec
 from mutineck.seeding import derive_seed, seeded
 
@@ -79,6 +80,7 @@ class Distiller(BaseDetector):
                     student_strides=detector_strides(self.student),
                     student_channels=detector_channels(self.student),
                     two_stage=hasattr(self.student, "roi_head"),
+                    second_stage=SecondStage.of(self.student, detector_strides(self.student)),
                     categories=categories,
                     normalisation=normalisation,
                     cache=cache,
@@ -91,6 +93,8 @@ class Distiller(BaseDetector):
         if self.guidance is not None and self.guidance.joint is not None:
             with seeded(derive_seed(self.seed, "joint")):
                 self.guidance.joint.init_weights()
+        if self.guidance is not None and self.guidance.remark:
+            print(f"distillation.logits compares nothing here: {self.guidance.remark}")
         if self.inherit and self.guidance is not None:
             for donor in self.guidance.donors:
                 self._inherit_from(donor)

@@ -13,6 +13,7 @@ from mutineck.arms import ArmSpec
 from mutineck.clusters.centroids import load_centroids
 from mutineck.detection.frozen import FrozenDetector, Proposals
 from mutineck.distillation.guide import Guide, GuideSettings
+from mutineck.distillation.heads import SecondStage, compare_heads, difference_of, stacked_boxes
 from mutineck.distillation.losses.centroid import CentroidWeights
 from mutineck.distillation.losses.confidence import ca_mkd_weights
 from mutineck.distillation.losses.fgd import FGDWeights
@@ -41,6 +42,7 @@ class Guidance(nn.Module):
         student_strides: the student's levels.
         student_channels: C of the student's maps.
         two_stage: whether the student is.
+        second_stage: the student's, or None.
         categories: the student's.
         normalisation: of the student's input.
         cache: fields of `TensorCache` for what frozen teachers say, or None.
@@ -58,6 +60,7 @@ class Guidance(nn.Module):
         student_strides: Sequence[int],
         student_channels: int,
         two_stage: bool,
+        second_stage: SecondStage | None = None,
         categories: Sequence[str],
         normalisation: Mapping[str, Any],
         cache: Mapping[str, Any] | None = None,
@@ -102,6 +105,9 @@ class Guidance(nn.Module):
             centroid=CentroidWeights(weights.centroid, weights.centroid_distance),
             centroid_cosine=weights.centroid_cosine,
         )
+        self.remark = ""
+        """Why `distillation.logits` compares nothing, where that is so."""
+        self.heads = self._heads(second_stage) if arm.regions and arm.needs_intermediate and weights.logits else None
         self.guides: Any = nn.ModuleList()
         for name, strides, channels in self._sources():
             levels = match_strides(name, strides, student_strides, weights.strides)
@@ -120,6 +126,14 @@ class Guidance(nn.Module):
                     reduce=_mean_over_processes,
                 )
             )
+
+    def _heads(self, student: SecondStage | None) -> tuple[SecondStage, SecondStage] | None:
+        """Return the second stages of student and intermediate teacher; None where they cannot be compared."""
+        model = self.joint.detector if self.joint is not None else self.intermediate.model  # type: ignore[union-attr]
+        merged = self._merged()
+        teacher = None if merged is None else SecondStage.of(model, merged.strides)
+        self.remark = difference_of(student, teacher)
+        return (student, teacher) if student is not None and teacher is not None and not self.remark else None
 
     def _sources(self) -> list[tuple[str, tuple[int, ...], int]]:
         merged = self._merged()
@@ -186,6 +200,8 @@ class Guidance(nn.Module):
                     targets=targets if by_target else None,
                     teacher_index=index if by_target else None,
                 )
+            if self.heads is not None:
+                terms |= self._said(student, own, stacked_boxes(proposals, boxes, most=self.weights.logit_proposals))
             for term, value in terms.items():
                 scale = warmth * (_warmth(epoch, CENTROID_WARMUP_EPOCHS) if term in ("direction", "distance") else 1.0)
                 weighted = shares[index] * scale * value
@@ -219,6 +235,16 @@ class Guidance(nn.Module):
         with torch.no_grad():
             maps = merged.neck([view.maps(teacher) for teacher in teachers])
         return [maps], proposals, {f"merge.{name}": value for name, value in terms.items()}
+
+    def _said(
+        self, student: Mapping[int, Tensor], merged: Mapping[int, Tensor], boxes: Sequence[Tensor]
+    ) -> dict[str, Tensor]:
+        """Return what the second stages say of some boxes, compared and weighted."""
+        if self.intermediate is not None:
+            self.intermediate.to(boxes[0].device)  # merged maps that were kept come from no pass of it
+        assert self.heads is not None
+        terms = compare_heads(*self.heads, student, merged, boxes)
+        return {name: self.weights.logits * value for name, value in terms.items()}
 
     def _regions(self, targets: Targets, student: Mapping[int, Tensor]) -> dict[int, Regions]:
         # By the student's maps: it has every level that any guide compares, which no single teacher need have.
