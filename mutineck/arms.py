@@ -22,7 +22,8 @@ class ArmSpec(BaseModel):
     source: str = ""
     """A teacher's name, `mean`, `confidence`, `sequential`, `adapters`, or `intermediate`."""
     regions: bool = False
-    """Centre, boundary and background from stacked proposals, instead of ground-truth boxes."""
+    """Centre, boundary and background from stacked proposals, instead of ground-truth boxes; and where
+    `distillation.logits` is above 0, second stages are compared at the proposals."""
     centroids: bool = False
     """Pull the student's instance vectors toward class centroids."""
     inherit: bool | None = None
@@ -36,6 +37,11 @@ class ArmSpec(BaseModel):
     def needs_intermediate(self) -> bool:
         """Whether the arm learns from the intermediate teacher's map."""
         return self.source == "intermediate"
+
+    @property
+    def compares_heads(self) -> bool:
+        """Whether `distillation.logits` means anything to the arm."""
+        return self.regions and self.needs_intermediate
 
     @property
     def needs_proposals(self) -> bool:

@@ -21,6 +21,8 @@ from mutineck.experiment_file import (
 )
 
 FAMILIES = ("faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "fcos", "atss", "gfl")
+SECOND_STAGED = ("faster_rcnn", "mask_rcnn")
+"""Families with one plain second stage."""
 STAGES = ("dataset", "teachers", "features", "clusters", "distillation", "ablations", "figures")
 INTERMEDIATE = "intermediate"
 ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+-]*")
@@ -260,10 +262,10 @@ class DistillationSpec(Record):
     have a map's offset to catch up with first, which a few hundred steps from random weights are not enough for; CWD
     does not see it."""
     logits: float = Field(0.0, ge=0)
-    """Weight of what the second stages of student and intermediate teacher say of the stacked proposals, in arms with
-    regions; 0 compares maps alone. A student or an anchor without one plain second stage has no such term."""
+    """Weight of what the second stages of student and intermediate teacher say, classes and boxes, of the ground truth
+    and of proposals, in arms with regions; 0 compares maps alone. Where one has no plain second stage, neither does."""
     logit_proposals: int = Field(32, ge=0)
-    """Proposals of each teacher on a picture, best by score, that the second stages are asked about."""
+    """Proposals of each teacher on a picture, best by score before suppression, that second stages are asked about."""
     warmup_epochs: float = Field(0.0, ge=0)
     strides: tuple[int, ...] | None = None
     """Levels to distil, by stride; all that student and teachers share if null."""
@@ -452,9 +454,10 @@ class Experiment(Record):
         return {"arms": list(self.arms), "seeds": list(self.seeds), "report": self.evaluation.report}
 
     def _weights_of(self, arm: ArmSpec) -> dict[str, Any]:
-        """Return the weights that an arm depends on, `logits` only where it asks second stages."""
+        """Return the weights that an arm depends on, those of second stages only where they can be compared."""
         weights = self.distillation.model_dump(mode="json", by_alias=True)
-        asked = arm.regions and arm.needs_intermediate and arm.weights.get("logits", self.distillation.logits)
+        two_stage = self.student.detector.family in SECOND_STAGED
+        asked = two_stage and arm.compares_heads and arm.weights.get("logits", self.distillation.logits)
         return weights if asked else {k: v for k, v in weights.items() if not k.startswith("logit")}
 
     @property

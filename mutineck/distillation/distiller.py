@@ -11,10 +11,9 @@ from mmdet.models import DETECTORS, BaseDetector, build_detector
 from torch import Tensor, nn
 
 from mutineck.arms import ArmSpec
-from mutineck.detection.frozen import FrozenDetector, detector_channels, detector_strides
+from mutineck.detection.frozen import FrozenDetector, detector_strides
 from mutineck.detection.loading import LoadReport, inherit_weights
 from mutineck.distillation.guidance import Guidance
-from mutineck.distillation.heads import SecondStage
 from mutineck.experiment import DistillationSpec
 from mutineck.seeding import derive_seed, seeded
 
@@ -77,10 +76,7 @@ class Distiller(BaseDetector):
                     intermediate=intermediate,
                     joint=joint,
                     centroids=centroids or {},
-                    student_strides=detector_strides(self.student),
-                    student_channels=detector_channels(self.student),
-                    two_stage=hasattr(self.student, "roi_head"),
-                    second_stage=SecondStage.of(self.student, detector_strides(self.student)),
+                    student=self.student,
                     categories=categories,
                     normalisation=normalisation,
                     cache=cache,

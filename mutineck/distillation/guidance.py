@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from mutineck.arms import ArmSpec
 from mutineck.clusters.centroids import load_centroids
-from mutineck.detection.frozen import FrozenDetector, Proposals
+from mutineck.detection.frozen import FrozenDetector, Proposals, detector_channels, detector_strides
 from mutineck.distillation.guide import Guide, GuideSettings
-from mutineck.distillation.heads import SecondStage, compare_heads, difference_of, stacked_boxes
+from mutineck.distillation.heads import Pair, SecondStage, boxes_to_ask, comparable, compare_heads
 from mutineck.distillation.losses.centroid import CentroidWeights
 from mutineck.distillation.losses.confidence import ca_mkd_weights
 from mutineck.distillation.losses.fgd import FGDWeights
@@ -39,10 +39,7 @@ class Guidance(nn.Module):
         intermediate: folder of the intermediate teacher, or None.
         joint: config of an `IntermediateTeacher` that learns in the student's run, or None.
         centroids: name of a teacher (or `intermediate`) to its centroid file.
-        student_strides: the student's levels.
-        student_channels: C of the student's maps.
-        two_stage: whether the student is.
-        second_stage: the student's, or None.
+        student: the detector that learns; looked at, not held.
         categories: the student's.
         normalisation: of the student's input.
         cache: fields of `TensorCache` for what frozen teachers say, or None.
@@ -57,10 +54,7 @@ class Guidance(nn.Module):
         intermediate: str | None,
         joint: Mapping[str, Any] | None,
         centroids: Mapping[str, str],
-        student_strides: Sequence[int],
-        student_channels: int,
-        two_stage: bool,
-        second_stage: SecondStage | None = None,
+        student: Any,
         categories: Sequence[str],
         normalisation: Mapping[str, Any],
         cache: Mapping[str, Any] | None = None,
@@ -101,13 +95,15 @@ class Guidance(nn.Module):
             fgd=fgd,
             peer=weights.peer,
             cwd=weights.cwd,
-            student_kind="two_stage" if two_stage else "one_stage",
+            student_kind="two_stage" if hasattr(student, "roi_head") else "one_stage",
             centroid=CentroidWeights(weights.centroid, weights.centroid_distance),
             centroid_cosine=weights.centroid_cosine,
         )
-        self.remark = ""
-        """Why `distillation.logits` compares nothing, where that is so."""
-        self.heads = self._heads(second_stage) if arm.regions and arm.needs_intermediate and weights.logits else None
+        student_strides, student_channels = detector_strides(student), detector_channels(student)
+        self.heads, self.remark = (
+            self._heads(SecondStage.of(student, student_strides)) if asks(arm, weights) else (None, "")
+        )
+        """Second stages to compare; and why not, where `distillation.logits` asks in vain."""
         self.guides: Any = nn.ModuleList()
         for name, strides, channels in self._sources():
             levels = match_strides(name, strides, student_strides, weights.strides)
@@ -127,13 +123,9 @@ class Guidance(nn.Module):
                 )
             )
 
-    def _heads(self, student: SecondStage | None) -> tuple[SecondStage, SecondStage] | None:
-        """Return the second stages of student and intermediate teacher; None where they cannot be compared."""
+    def _heads(self, student: SecondStage | None) -> tuple[Pair | None, str]:
         model = self.joint.detector if self.joint is not None else self.intermediate.model  # type: ignore[union-attr]
-        merged = self._merged()
-        teacher = None if merged is None else SecondStage.of(model, merged.strides)
-        self.remark = difference_of(student, teacher)
-        return (student, teacher) if student is not None and teacher is not None and not self.remark else None
+        return comparable(student, SecondStage.of(model, detector_strides(model)))
 
     def _sources(self) -> list[tuple[str, tuple[int, ...], int]]:
         merged = self._merged()
@@ -200,14 +192,13 @@ class Guidance(nn.Module):
                     targets=targets if by_target else None,
                     teacher_index=index if by_target else None,
                 )
-            if self.heads is not None:
-                terms |= self._said(student, own, stacked_boxes(proposals, boxes, most=self.weights.logit_proposals))
             for term, value in terms.items():
                 scale = warmth * (_warmth(epoch, CENTROID_WARMUP_EPOCHS) if term in ("direction", "distance") else 1.0)
                 weighted = shares[index] * scale * value
                 totals[term] = totals[term] + weighted if term in totals else weighted
                 if len(self.guides) > 1:
                     logs[f"kd/{guide.name}/{term}"] = value.detach()
+        totals |= {term: warmth * value for term, value in self._said(student, maps[0], proposals, boxes).items()}
         if targets is not None and targets.weights.shape[-1] > 1:
             omega = (
                 targets.weights[targets.valid].mean(dim=0) if targets.valid.any() else targets.weights.mean(dim=(0, 1))
@@ -237,13 +228,19 @@ class Guidance(nn.Module):
         return [maps], proposals, {f"merge.{name}": value for name, value in terms.items()}
 
     def _said(
-        self, student: Mapping[int, Tensor], merged: Mapping[int, Tensor], boxes: Sequence[Tensor]
+        self,
+        student: Mapping[int, Tensor],
+        merged: Mapping[int, Tensor],
+        proposals: list[list[Proposals]],
+        boxes: Sequence[Tensor],
     ) -> dict[str, Tensor]:
-        """Return what the second stages say of some boxes, compared and weighted."""
+        """Return the weighted terms of second stages, none if these are not compared."""
+        if self.heads is None:
+            return {}
         if self.intermediate is not None:
             self.intermediate.to(boxes[0].device)  # merged maps that were kept come from no pass of it
-        assert self.heads is not None
-        terms = compare_heads(*self.heads, student, merged, boxes)
+        asked = boxes_to_ask(proposals, boxes, most=self.weights.logit_proposals)
+        terms = compare_heads(self.heads, student, merged, asked, reduce=_mean_over_processes)
         return {name: self.weights.logits * value for name, value in terms.items()}
 
     def _regions(self, targets: Targets, student: Mapping[int, Tensor]) -> dict[int, Regions]:
@@ -264,6 +261,11 @@ class Guidance(nn.Module):
             # The anchor, which is of the student's own type, has the last word.
             return [1.0 if index == n - 1 - turn else 0.0 for index in range(n)]
         return [1.0 / n] * n
+
+
+def asks(arm: ArmSpec, weights: DistillationSpec) -> bool:
+    """Return whether an arm's student is to say of the proposals what the intermediate teacher says."""
+    return arm.compares_heads and weights.logits > 0
 
 
 def confidence_shares(targets: Targets | None) -> Tensor:

@@ -1,16 +1,16 @@
-"""Second stages that are compared: the student's says of the stacked proposals what the intermediate teacher's says."""
+"""Second stages compared: at the teachers' proposals, the student's is to say what the intermediate teacher's says."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from mutineck.detection.roi import instance_features
-from mutineck.distillation.losses.logits import divergence, refinement
+from mutineck.distillation.losses.logits import certainty, divergence, refinement
 from mutineck.teachers.regions import Proposals
 
 
@@ -19,14 +19,12 @@ class SecondStage:
     """The second stage of a Faster or Mask R-CNN; no module, so that whoever holds it does not own its weights.
 
     Attributes:
-        head: mmdet's box head.
+        roi_head: mmdet's.
         strides: of the levels that it pools from, rising.
-        pooled: side of what it pools.
     """
 
-    head: Any
+    roi_head: Any
     strides: tuple[int, ...]
-    pooled: int
 
     @classmethod
     def of(cls, detector: Any, strides: Sequence[int]) -> SecondStage | None:
@@ -36,45 +34,55 @@ class SecondStage:
             detector: mmdet's.
             strides: of its maps.
         """
-        from mmdet.models.roi_heads import StandardRoIHead
+        from mmdet.models.roi_heads import BBoxHead, StandardRoIHead
 
         own = getattr(detector, "roi_head", None)
-        if not isinstance(own, StandardRoIHead) or type(own)._bbox_forward is not StandardRoIHead._bbox_forward:
+        if not isinstance(own, StandardRoIHead) or not isinstance(own.bbox_head, BBoxHead):
             return None
         head = own.bbox_head
-        plain = not own.with_shared_head and head.with_cls and head.with_reg
-        if not plain or head.custom_cls_channels or head.loss_cls.use_sigmoid:
+        # One score a category and the background, and statistics that a second look in a step would not move.
+        plain = head.with_cls and head.with_reg and not head.custom_cls_channels and not head.loss_cls.use_sigmoid
+        if not plain or any(isinstance(part, _BatchNorm) for part in head.modules()):
             return None
-        levels = tuple(sorted(strides))[: own.bbox_roi_extractor.num_inputs]
-        return cls(head, levels, int(head.roi_feat_size[0]))
+        return cls(own, tuple(sorted(strides))[: own.bbox_roi_extractor.num_inputs])
+
+    @property
+    def head(self) -> Any:
+        """mmdet's box head."""
+        return self.roi_head.bbox_head
 
     def says(self, maps: Mapping[int, Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return scores `(R, K + 1)` before the softmax and refinements `(R, 4K)` or `(R, 4)`.
 
         Args:
             maps: stride to `(N, C, H, W)`; more levels than it pools from may be there.
-            boxes: for each image `(n, 4)` as `(x_min, y_min, x_max, y_max)`, input pixels; R in all.
+            boxes: for each image `(n, 4)` as `(x_min, y_min, x_max, y_max)`, input pixels; R in all, above 0.
         """
-        pooled = instance_features({s: maps[s] for s in self.strides}, boxes, output=self.pooled)
-        scores, refinements = self.head(pooled)
-        return scores, refinements
+        from mmdet.core import bbox2roi
+
+        said = self.roi_head._bbox_forward(tuple(maps[s] for s in self.strides), bbox2roi(list(boxes)))
+        return said["cls_score"], said["bbox_pred"]
 
 
-def difference_of(student: SecondStage | None, teacher: SecondStage | None) -> str:
-    """Return in words why two second stages cannot be compared, nothing if they can."""
+Pair = tuple[SecondStage, SecondStage]
+"""Of the student and of the intermediate teacher."""
+
+
+def comparable(student: SecondStage | None, teacher: SecondStage | None) -> tuple[Pair | None, str]:
+    """Return two second stages if what they say can be compared, else None and why not."""
     if student is None or teacher is None:
         lacking = [name for name, stage in (("student", student), ("intermediate teacher", teacher)) if stage is None]
-        return f"no second stage with one plain box head: {' and '.join(lacking)}"
+        return None, f"no second stage with one plain box head: {' and '.join(lacking)}"
     for what in ("num_classes", "reg_class_agnostic"):
         own, other = getattr(student.head, what), getattr(teacher.head, what)
         if own != other:
-            return f"{what} of the student's box head is {own}, of the intermediate teacher's {other}"
-    if coding(student) != coding(teacher):
-        return f"the student codes boxes as {coding(student)}, the intermediate teacher as {coding(teacher)}"
-    return ""
+            return None, f"{what} of the student's box head is {own}, of the intermediate teacher's {other}"
+    if _coding(student) != _coding(teacher):
+        return None, f"the student codes boxes as {_coding(student)}, the intermediate teacher as {_coding(teacher)}"
+    return (student, teacher), ""
 
 
-def coding(stage: SecondStage) -> tuple[Any, ...]:
+def _coding(stage: SecondStage) -> tuple[Any, ...]:
     """Return how a second stage turns boxes into numbers: the coder's kind, its means and its deviations."""
     coder = stage.head.bbox_coder
     numbers = (tuple(map(float, getattr(coder, name, ()))) for name in ("means", "stds"))
@@ -82,44 +90,52 @@ def coding(stage: SecondStage) -> tuple[Any, ...]:
 
 
 @torch.no_grad()
-def stacked_boxes(proposals: Sequence[Sequence[Proposals]], boxes: Sequence[Tensor], *, most: int) -> list[Tensor]:
-    """Return each image's ground truth, then each teacher's best proposals by score, stacked.
+def boxes_to_ask(proposals: Sequence[Sequence[Proposals]], boxes: Sequence[Tensor], *, most: int) -> list[Tensor]:
+    """Return each image's ground truth and each teacher's best proposals by score, whatever they mean.
 
     Args:
-        proposals: for each of N images, for each teacher, its proposals.
+        proposals: for each of N images, for each teacher, its proposals before suppression.
         boxes: for each image `(n, 4)` ground truth.
         most: proposals of one teacher on one image.
 
     Returns:
         For each image `(m, 4)` float32.
     """
-    stacked = []
+    asked = []
     for image, truth in zip(proposals, boxes, strict=True):
         best = [own.boxes[own.scores.topk(min(most, len(own.scores))).indices] for own in image]
-        stacked.append(torch.cat([truth.float(), *(b.float() for b in best)]))
-    return stacked
+        asked.append(torch.cat([truth.float(), *(b.float() for b in best)]))
+    return asked
 
 
 def compare_heads(
-    student: SecondStage,
-    teacher: SecondStage,
-    student_maps: Mapping[int, Tensor],
-    teacher_maps: Mapping[int, Tensor],
+    heads: Pair,
+    student: Mapping[int, Tensor],
+    teacher: Mapping[int, Tensor],
     boxes: Sequence[Tensor],
+    *,
+    reduce: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Return `logits` and `deltas`: how far what two second stages say of some boxes, each from its maps, is apart.
+    """Return `logits` and `deltas`: how far what two second stages say of some boxes is apart, each from its own maps.
 
     Args:
-        student: takes the gradient, and its maps do.
-        teacher: takes none.
-        student_maps: stride to `(N, C, H, W)`.
-        teacher_maps: stride to `(N, C', H, W)`.
+        heads: the student's takes a gradient, the teacher's none.
+        student: the student's maps, stride to `(N, C, H, W)`; they take a gradient too.
+        teacher: the teacher's maps, stride to `(N, C', H, W)`.
         boxes: for each image `(m, 4)` as `(x_min, y_min, x_max, y_max)`, input pixels; both terms are 0 without any.
+        reduce: averages a tensor over processes, so that a box counts alike in all of them, which then all have to call
+            this; None in a single one.
     """
-    scores, refinements = student.says(student_maps, boxes)
-    if len(scores) == 0:
-        nothing = scores.sum() + refinements.sum()
-        return {"logits": nothing, "deltas": nothing}
-    with torch.no_grad():
-        wanted, refined = teacher.says(teacher_maps, boxes)
-    return {"logits": divergence(scores, wanted), "deltas": refinement(refinements, refined, wanted)}
+    count = sum(len(b) for b in boxes)
+    if count:
+        said, refined = heads[0].says(student, boxes)
+        with torch.no_grad():
+            meant, wanted = heads[1].says(teacher, boxes)
+            sure = certainty(meant)
+        logits, deltas = divergence(said, meant).sum(), refinement(refined, wanted, sure).sum()
+    else:  # takes part in the means over processes all the same
+        logits = deltas = 0 * next(iter(student.values())).sum()
+        sure = logits.detach()
+    divisors = torch.stack([sure.new_tensor(float(count)), sure.sum()])
+    divisors = (divisors if reduce is None else reduce(divisors)).clamp(min=1)
+    return {"logits": logits / divisors[0], "deltas": deltas / divisors[1]}

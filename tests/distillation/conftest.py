@@ -19,7 +19,7 @@ def ready(tiny: Study, tmp_path_factory: pytest.TempPathFactory) -> Study:
         tmp_path_factory.mktemp("ready") / "study",
         arms=ARMS,
         intermediate={"mode": "prior", "gate": 1.0, "alignment_images": 4},
-        distillation={"centroid_cosine": -1.0},
+        distillation={"centroid_cosine": -1.0, "logits": 1.0},
     )
     prepare_intermediate(study.at("teachers", "intermediate"))
     plant_centroids(study)
@@ -36,7 +36,7 @@ def joint(tiny: Study, tmp_path_factory: pytest.TempPathFactory) -> Study:
         tmp_path_factory.mktemp("joint") / "study",
         arms=("mutineck", "fgd:intermediate", "pkd:intermediate"),
         intermediate={"mode": "joint", "prior": True, "gate": 1.0, "alignment_images": 4},
-        distillation={"centroid_cosine": -1.0},
+        distillation={"centroid_cosine": -1.0, "logits": 1.0},
     )
     prepare_intermediate(study.at("teachers", "intermediate"))
     plant_centroids(study)

@@ -21,12 +21,13 @@ FGD = {"attention", "global"}
 MASKS = {"foreground", "background"}
 REGIONS = {"centre", "boundary", "background"}
 CENTROIDS = {"direction", "distance"}
+HEADS = {"logits", "deltas"}
 TERMS = {
     "student": set(),
-    "mutineck": FGD | REGIONS | CENTROIDS,
+    "mutineck": FGD | REGIONS | CENTROIDS | HEADS,
     "mutineck-intermediate": FGD | REGIONS | CENTROIDS,
     "mutineck-regions": FGD | MASKS | CENTROIDS,
-    "mutineck-centroids": FGD | REGIONS,
+    "mutineck-centroids": FGD | REGIONS | HEADS,
     "adapters": FGD | MASKS,
     "fgd:sequential": FGD | MASKS | {"idle"},
 }
@@ -271,7 +272,7 @@ class TestInheriting:
 @pytest.mark.parametrize("channels", [16, 64])
 def test_maps_of_another_width_are_adapted(tiny: Study, ready: Study, tmp_path: Path, channels: int) -> None:
     student = detector("faster_rcnn", neck_channels=channels)
-    study = derive(tiny, tmp_path / "s", student=student, arms=["mutineck"], distillation={"centroid_cosine": -1.0})
+    study = derive(tiny, tmp_path / "s", student=student, arms=["mutineck"], distillation={"centroid_cosine": -1.0, "logits": 1.0})
     link_intermediate(study, ready.root)
     plant_centroids(study)
     distiller = build(study, "mutineck")

@@ -28,7 +28,7 @@ def test_a_student_of_every_family_learns_from_a_mixture(tiny: Study, tmp_path: 
     arms = ("mutineck", "mutineck-intermediate")
     study = derive(
         tiny, tmp_path / "s", *MIXTURES[family], student=family, arms=arms, inherit=True,
-        intermediate={"mode": "prior", "gate": 1.0, "alignment_images": 4}, distillation={"centroid_cosine": -1.0},
+        intermediate={"mode": "prior", "gate": 1.0, "alignment_images": 4}, distillation={"centroid_cosine": -1.0, "logits": 1.0},
         evaluation={"splits": [], "report": "val", "batch": 8},
     )
     prepare_intermediate(study.at("teachers", "intermediate"))

@@ -50,15 +50,16 @@ def test_the_students_losses_reach_the_student_and_its_adapters_alone(joint: Stu
     assert any(name.startswith("backbone") for name in moved(distiller.student))
 
 
-def test_guidance_alone_moves_backbone_and_neck_but_no_head(ready: Study) -> None:
-    distiller = build(ready, "mutineck")
+@pytest.mark.parametrize(("arm", "parts"), [("mutineck-regions", {"backbone", "neck"}), ("mutineck", {"backbone", "neck", "roi_head"})])
+def test_guidance_moves_what_makes_the_maps_and_with_regions_the_second_stage(ready: Study, arm: str, parts: set[str]) -> None:
+    distiller = build(ready, arm)
     distiller.epoch = 1.0
     losses = distiller.forward_train(**first_batch(ready))
     total({name: value for name, value in losses.items() if name.startswith("loss_kd")}).backward()
-    assert {name.split(".")[0] for name in moved(distiller.student)} == {"backbone", "neck"}
+    assert {name.split(".")[0] for name in moved(distiller.student)} == parts
 
 
-@pytest.mark.parametrize("term", ["centre", "boundary", "background", "attention", "direction", "distance"])
+@pytest.mark.parametrize("term", ["centre", "boundary", "background", "attention", "direction", "distance", "logits", "deltas"])
 def test_every_term_reaches_the_student(ready: Study, term: str) -> None:
     distiller = build(ready, "mutineck")
     distiller.epoch = 1.0

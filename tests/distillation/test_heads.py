@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mutineck.detection.frozen import Proposals
-from mutineck.distillation.heads import SecondStage, compare_heads, difference_of, stacked_boxes
+from mutineck.distillation.heads import SecondStage, boxes_to_ask, comparable, compare_heads
 from mutineck.stage import Study
 from tests.detection.tiny import derive, first_batch, random_detector
 from tests.distillation.test_gradients import moved
@@ -39,7 +39,7 @@ BOXES = [torch.tensor([[8.0, 8, 40, 56], [0, 0, 120, 100]]), torch.tensor([[60.0
 @pytest.mark.parametrize("family", ["faster_rcnn", "mask_rcnn"])
 def test_a_second_stage_reads_each_box_from_its_own_image(family: str) -> None:
     stage = second_stage(family)
-    assert stage is not None and stage.strides == (4, 8, 16, 32) and stage.pooled == 7
+    assert stage is not None and stage.strides == (4, 8, 16, 32)
     scores, refinements = stage.says(maps(0), BOXES)
     assert scores.shape == (3, 3) and refinements.shape == (3, 8)
     alone, _ = stage.says({s: m[1:] for s, m in maps(0).items()}, BOXES[1:])
@@ -49,52 +49,103 @@ def test_a_second_stage_reads_each_box_from_its_own_image(family: str) -> None:
 @pytest.mark.parametrize("family", ["cascade_rcnn", "retinanet", "fcos", "gfl", "atss"])
 def test_whoever_has_no_plain_second_stage_has_none(family: str) -> None:
     assert second_stage(family) is None
-    assert "intermediate teacher" in difference_of(second_stage(), second_stage(family))
-    assert "student" in difference_of(second_stage(family), second_stage())
+    assert why_not(second_stage(), None).endswith("plain box head: intermediate teacher")
+    assert why_not(None, second_stage()).endswith("plain box head: student")
+
+
+def why_not(student: SecondStage | None, teacher: SecondStage | None) -> str:
+    pair, why = comparable(student, teacher)
+    assert (pair is None) == bool(why)
+    return why
 
 
 def test_heads_that_speak_of_other_things_are_told_apart() -> None:
-    own = second_stage()
-    assert own is not None
-    assert difference_of(own, second_stage(scale=2)) == ""
-    assert "reg_class_agnostic" in difference_of(own, second_stage(per_category=False))
-    assert "num_classes of the student's box head is 2, of the intermediate teacher's 3" in difference_of(
-        own, second_stage(categories=3)
-    )
-    other = second_stage()
+    own, other = second_stage(), second_stage()
+    assert comparable(own, second_stage(scale=2))[0] is not None
+    assert "reg_class_agnostic" in why_not(own, second_stage(per_category=False))
+    expected = "num_classes of the student's box head is 2, of the intermediate teacher's 3"
+    assert expected in why_not(own, second_stage(categories=3))
     assert other is not None
     other.head.bbox_coder.stds = (1.0, 1.0, 1.0, 1.0)
-    assert "(1.0, 1.0, 1.0, 1.0)" in difference_of(own, other)
+    assert "(1.0, 1.0, 1.0, 1.0)" in why_not(own, other)
+
+
+@pytest.mark.parametrize("config", ["sabl/sabl_faster_rcnn_r50_fpn_1x_coco.py", "double_heads/dh_faster_rcnn_r50_fpn_1x_coco.py"])
+def test_heads_of_other_kinds_have_none(config: str) -> None:
+    """SABL's codes boxes by buckets; a double head normalises by the batch."""
+    from mutineck.detection.configs import read_config
+    from mutineck.detection.frozen import build_model
+
+    assert SecondStage.of(build_model(read_config(config).model), STRIDES) is None
+
+
+def test_every_level_that_an_extractor_pools_from_is_asked() -> None:
+    from mutineck.detection.configs import read_config
+    from mutineck.detection.frozen import build_model
+
+    model = read_config("groie/faster_rcnn_r50_fpn_groie_1x_coco.py").model
+    stage = SecondStage.of(build_model(model), STRIDES)
+    assert stage is not None and stage.says(maps(0, 256), BOXES)[0].shape == (3, 81)
+
+
+def test_a_head_with_running_statistics_is_left_alone() -> None:
+    model, _ = random_detector("faster_rcnn", 2)
+    model.roi_head.bbox_head.shared_fcs.append(torch.nn.BatchNorm1d(4))
+    assert SecondStage.of(model, STRIDES) is None
 
 
 def test_equal_heads_on_equal_maps_have_nothing_to_learn() -> None:
     own, same, other = second_stage(), second_stage(), second_stage(scale=2)
     assert own is not None and same is not None and other is not None
-    terms = compare_heads(own, same, maps(0), maps(0), BOXES)
+    terms = compare_heads((own, same), maps(0), maps(0), BOXES)
     assert {name: round(value.item(), 6) for name, value in terms.items()} == {"logits": 0, "deltas": 0}
-    for name, value in compare_heads(own, other, maps(0), maps(1), BOXES).items():
+    for name, value in compare_heads((own, other), maps(0), maps(1), BOXES).items():
         assert value.item() > 0, name
 
 
-def test_without_a_box_both_terms_are_zero_and_still_carry_a_gradient() -> None:
-    own = second_stage()
+def test_without_a_box_both_terms_are_zero_and_the_means_are_taken_all_the_same() -> None:
+    own, called = second_stage(), []
     assert own is not None
-    terms = compare_heads(own, own, maps(0), maps(0), [torch.zeros(0, 4)] * 2)
+    learning = {s: m.requires_grad_() for s, m in maps(0).items()}
+
+    def reduce(value: torch.Tensor) -> torch.Tensor:
+        called.append(value.tolist())
+        return value
+
+    terms = compare_heads((own, own), learning, maps(0), [torch.zeros(0, 4)] * 2, reduce=reduce)
     assert all(value.item() == 0 and value.requires_grad for value in terms.values())
+    assert called == [[0, 0]]
 
 
-def test_the_boxes_are_the_ground_truth_and_each_teachers_best() -> None:
+def test_boxes_of_several_processes_count_alike() -> None:
+    """With the mean of the divisors, the mean of two processes' terms is the term of both batches at once."""
+    own, other = second_stage(), second_stage(scale=2)
+    assert own is not None and other is not None
+    whole = compare_heads((own, other), maps(0), maps(1), BOXES)
+    halves, divisors = [], []
+    for keep in (lambda value: divisors.append(value) or value, lambda _: torch.stack(divisors).mean(dim=0)):
+        halves = [
+            compare_heads(
+                (own, other), *({s: m[i : i + 1] for s, m in maps(seed).items()} for seed in (0, 1)), BOXES[i : i + 1], reduce=keep
+            )
+            for i in range(2)
+        ]
+    for name, value in whole.items():
+        assert (halves[0][name] + halves[1][name]).item() / 2 == pytest.approx(value.item(), rel=1e-5), name
+
+
+def test_asked_are_the_ground_truth_and_each_teachers_best() -> None:
     def proposals(first: float, scores: list[float]) -> Proposals:
         boxes = torch.tensor([[first + i, 0, first + i + 1, 1] for i in range(len(scores))]).reshape(-1, 4)
         return Proposals(boxes, torch.tensor(scores), torch.zeros(len(scores), dtype=torch.long))
 
-    stacked = stacked_boxes(
+    asked = boxes_to_ask(
         [[proposals(10, [0.2, 0.9, 0.5]), proposals(20, [0.3])], [proposals(30, []), proposals(40, [0.1, 0.2, 0.3])]],
         [torch.tensor([[1.0, 1, 2, 2]]), torch.zeros(0, 4)],
         most=2,
     )
-    assert stacked[0][:, 0].tolist() == [1, 11, 12, 20]
-    assert stacked[1][:, 0].tolist() == [42, 41]
+    assert asked[0][:, 0].tolist() == [1, 11, 12, 20]
+    assert asked[1][:, 0].tolist() == [42, 41]
 
 
 @pytest.fixture(scope="module")
@@ -168,4 +219,6 @@ def test_only_arms_that_ask_depend_on_the_weight(asked: Study, tiny: Study, tmp_
     assert weights(asked, "mutineck-regions") == weights(asked, "fgd:intermediate") == set()
     plain = derive(tiny, tmp_path / "plain", arms={"mutineck": None, "asks": {"feature": "fgd", "source": "intermediate", "regions": True, "weights": {"logits": 1.0}}})
     assert weights(plain, "mutineck") == set()
+    one_stage = derive(tiny, tmp_path / "one_stage", arms=["mutineck"], student="gfl", distillation={"logits": 1.0})
+    assert weights(one_stage, "mutineck") == set()
     assert weights(plain, "asks") == {"logits", "logit_proposals"}

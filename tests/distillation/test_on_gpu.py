@@ -141,7 +141,7 @@ def test_a_training_on_a_gpu_stops_goes_on_and_is_measured(
 
     study = derive(
         tiny, tmp_path / "s", arms=["mutineck"], schedule={**SCHEDULE, "epochs": 3},
-        distillation={"centroid_cosine": -1.0}, resources={"device": "cuda"},
+        distillation={"centroid_cosine": -1.0, "logits": 1.0}, resources={"device": "cuda"},
     )  # fmt: skip
     link_intermediate(study, ready.root)
     plant_centroids(study)

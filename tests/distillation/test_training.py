@@ -39,7 +39,7 @@ def study_of(
 ) -> Study:
     schedule = {**SCHEDULE, "epochs": EPOCHS, **schedule}
     resources = {"device": "cpu", "workers": workers}
-    study = derive(tiny, root, arms=[arm], schedule=schedule, distillation={"centroid_cosine": -1.0}, resources=resources)
+    study = derive(tiny, root, arms=[arm], schedule=schedule, distillation={"centroid_cosine": -1.0, "logits": 1.0}, resources=resources)
     link_intermediate(study, ready.root)
     plant_centroids(study)
     return study.at("distillation", f"{arm.replace(':', '-')}/seed{seed}")
