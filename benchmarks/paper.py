@@ -93,7 +93,7 @@ def items(counts: Counts, experiment: Experiment) -> list[Item]:
 
 
 def looks(counts: Counts, experiment: Experiment, arm: str) -> float:
-    """Return the FLOPs that frozen teachers take of a picture in an arm's training."""
+    """Return the FLOPs that frozen teachers take of a picture in an arm's training, second stages compared left out."""
     spec = experiment.arm(arm)
     teachers = [counts.teachers[name] for name in spec.teacher_names([t.name for t in experiment.teachers])]
     return sum(t.maps + spec.needs_proposals * t.proposals for t in teachers) + spec.needs_intermediate * counts.merge

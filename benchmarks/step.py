@@ -49,6 +49,7 @@ PARTS: dict[str, tuple[tuple[Any, str], ...]] = {
     "teachers' proposals": ((FrozenDetector, "proposals"),),
     "merge neck": ((merge.MergeNeck, "forward"),),
     "targets and regions": ((guidance, "match_batch"), (guidance, "build_regions")),
+    "second stages": ((guidance, "boxes_to_ask"), (guidance, "compare_heads")),
     "centroid loss": ((guide, "instance_vectors"), (guide.CentroidLoss, "forward")),
     "region, attention and global loss": ((guide.Guide, "_level"),),
     "cache": ((view.TensorCache, "get"), (view.TensorCache, "put"), (view, "digest")),

@@ -155,11 +155,13 @@ class Search:
 
     def _refuse_other(self) -> None:
         """Note what is searched on what; trials of another search are not comparable."""
-        identity = {"space": self.space.model_dump(mode="json", exclude={"description"})}
+        identity: dict[str, Any] = {"space": self.space.model_dump(mode="json", exclude={"description"})}
         for experiment, root, _ in self.bases:
             read = {str(job): read_manifest(root, *job) or {} for job in self.space.needed(experiment)}
             identity[experiment.name] = {
                 "settings": experiment.settings_for("distillation", self.space.items(experiment)[0]),
+                # Whole: what the arm does not depend on as it is, a trial may make it depend on.
+                "distillation": experiment.distillation.model_dump(mode="json", by_alias=True),
                 "reads": {job: sha256_json(manifest.get("writes")) for job, manifest in read.items()},
             }
         about = self.folder / ABOUT

@@ -24,6 +24,7 @@ import pandas as pd
 
 from benchmarks import full_scale, paper
 from benchmarks.table import kept_rows, markdown, with_section
+from mutineck.ablations.detectors import OMEGA
 from mutineck.ablations.overview import overview
 from mutineck.ablations.results import TEACHER, part_known, scores
 from mutineck.ablations.studies import StudyResults, fingerprint
@@ -65,11 +66,21 @@ def keep(name: str, outputs: Path) -> None:
             "revision": last["revision"],
             "versions": last["versions"],
             "finished": last["finished"],
-            "job_seconds": {
-                f"{m['stage']}/{m['item']}" if m["item"] else m["stage"]: m["seconds"] for m in done
-            },
+            "omega": omega(root),
+            "job_seconds": {f"{m['stage']}/{m['item']}" if m["item"] else m["stage"]: m["seconds"] for m in done},
         },
     )
+
+
+def omega(root: Path) -> dict[str, dict[str, float]]:
+    """Return the teachers' mean weights for the targets of each category, of a study that has several teachers."""
+    rows = pd.read_csv(root / "ablations" / OMEGA, dtype={"category": "string", "teacher": "string"})
+    if rows["teacher"].nunique() < 2:
+        return {}
+    means = rows.groupby(["category", "teacher"], sort=False)["omega"].mean().round(3)
+    return {
+        str(c): {str(t): float(v) for t, v in own.droplevel(0).items()} for c, own in means.groupby(level=0, sort=False)
+    }
 
 
 def command(name: str, root: Path) -> str:
@@ -149,6 +160,29 @@ def _one_study(study: StudyResults, about: dict[str, Any]) -> list[str]:
         spread = f" ± {group.std(ddof=1):.1f}" if len(group) > 1 else ""
         gain = "" if alone is None or arm.startswith(TEACHER) or arm == "student" else f"{group.mean() - alone:+.1f}"
         lines.append(f"| {who} | {group.mean():.1f}{spread} | {gain} |")
+    return [*lines, "", *_who_teaches_what(study, about)]
+
+
+def _who_teaches_what(study: StudyResults, about: dict[str, Any]) -> list[str]:
+    """Return the lines that say how much each teacher counts for a category, beside how well it does there."""
+    weights = about.get("omega")
+    if not weights:
+        return []
+    names = list(dict.fromkeys(name for own in weights.values() for name in own))
+    rows = study.frame[(study.frame["split"] == "val") & (study.frame["metric"] == "AP")]
+    reached = {(row.arm, row.category): 100 * row.value for row in rows.itertuples()}
+    lines = [
+        "Omega, the mean weight of a teacher for the targets of a category on val, and the teacher's AP there:",
+        "",
+        f"| category | {' | '.join(names)} |",
+        "|---" * (len(names) + 1) + "|",
+    ]
+    for category, own in weights.items():
+        ap = {name: reached.get((TEACHER + name, category)) for name in names}
+        cells = [
+            f"{own[name]:.2f} ({ap[name]:.1f})" if ap[name] is not None else f"{own[name]:.2f} (–)" for name in names
+        ]
+        lines.append(f"| {category} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 

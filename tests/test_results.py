@@ -65,8 +65,11 @@ def finished(tmp_path: Path) -> Path:
         value = reached.get(job.folder.split("/seed")[0])
         if value is not None:
             value += 0.01 * job.folder.endswith("seed1")
-            write_json(root / job.folder / "metrics.json", [{"split": "test", "metric": "bbox_mAP", "category": "", "value": value}])
+            rows = [{"split": "test", "metric": "bbox_mAP", "category": "", "value": value}, {"split": "val", "metric": "AP", "category": "ace", "value": 0.4}]
+            write_json(root / job.folder / "metrics.json", rows)
     write_tables(Study(experiment, root, "ablations"))
+    weights = "image_id,category,teacher,omega\n1,ace,big,0.6\n1,ace,lost,0.4\n2,ace,big,0.8\n2,ace,lost,0.2\n"
+    (root / "ablations" / "omega.csv").write_text(weights)
     write_json(root / LAST_RUN, {"overrides": ["dataset.root=/home/somebody", "seeds=[0, 1]"]})
     return tmp_path
 
@@ -83,6 +86,7 @@ def test_a_study_of_several_seeds_is_kept_and_told(
     monkeypatch.setattr(results, "README", finished / "README.md")
     results.main(["keep", str(finished / "two_seeds.yaml"), "--outputs", str(finished / "outputs")])
     about = results.read_json(finished / "kept" / "two_seeds.json")
+    assert about["omega"] == {"ace": {"big": 0.7, "lost": 0.3}}
     assert about["seeds"] == [0, 1] and about["machine"].endswith("cores, no GPU")
     assert about["command"] == "mutineck run experiments/two_seeds.yaml --set dataset.root=PATH --set 'seeds=[0, 1]'"
     readme = (finished / "README.md").read_text(encoding="utf-8")
@@ -91,6 +95,7 @@ def test_a_study_of_several_seeds_is_kept_and_told(
     assert ["two_seeds", "20.5 ± 0.7", "30.5 ± 0.7 (big)", "35.5 ± 0.7", "55.0", "2"] in cells
     assert ["two_seeds", "1.0", "1.0", "1.0"] in cells
     assert ["`mutineck`", "35.5 ± 0.7", "+15.0"] in cells
+    assert ["ace", "0.70 (40.0)", "0.30 (–)"] in cells
     assert "**cpu-2.** a processor with avx2; 2 cores, 1 thread; torch 2. 1 targets, 1 of them missed." in readme
     assert ["losses", "2 s", "loop", "3 s", "1.50", "≥ 2", "no, by 25 %"] in cells
     assert "2 seeds" in readme and "<details><summary>two_seeds" in readme

@@ -164,19 +164,14 @@ class Guide(nn.Module):
         if settings.feature != "fgd":
             return {settings.feature: self._peer_weight() * loss(student, teacher)}
         found = loss(student, teacher)
-        shared = {"attention": found.attention, "global": found.global_}
-        n, height, width = found.error.shape
+        _, height, width = found.error.shape
         if regions is not None:
-            drawn = regions[stride]
-            masks = {"centre": drawn.centre, "boundary": drawn.boundary, "background": drawn.background}
-            weigh = RegionWeights.from_fgd(settings.fgd).weigh
+            terms = RegionWeights.from_fgd(settings.fgd).weigh(found.under(regions[stride].masks))
+        elif targets is not None and teacher_index is not None:
+            masks = weighted_masks(targets, teacher_index, stride, (height, width))
+            terms = settings.fgd.weigh(found.under(masks._asdict()))
         else:
-            plain = fgd_masks(boxes, stride, (height, width))
-            if targets is not None and teacher_index is not None:
-                plain = weighted_masks(targets, teacher_index, stride, (height, width))
-            masks = {"foreground": plain.foreground, "background": plain.background}
-            weigh = settings.fgd.weigh
-        terms = weigh({name: (mask * found.error).sum() / n for name, mask in masks.items()} | shared)
+            terms = settings.fgd.weigh(found.under(fgd_masks(boxes, stride, (height, width))._asdict()))
         if settings.cwd:
             terms["cwd"] = settings.cwd * self.channel_wise(student, teacher)
         return terms

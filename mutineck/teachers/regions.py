@@ -247,6 +247,11 @@ class Regions:
     mass: Tensor
     centres: Tensor
 
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """Centre, boundary and background, by name."""
+        return {"centre": self.centre, "boundary": self.boundary, "background": self.background}
+
 
 def _ranges(boxes: Tensor, stride: int, size: tuple[int, int], image_sizes: Tensor | None, compat: bool) -> CellRanges:
     """Return the cells of boxes `(N, ..., 4)`."""

@@ -151,6 +151,21 @@ class Comparison(NamedTuple):
     attention: Tensor
     global_: Tensor
 
+    def under(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the error under each mask `(N, H, W)`, summed and divided by N, by its name; and the two scalars.
+
+        Raises:
+            ValueError: if a mask was drawn for another size or batch.
+        """
+        for name, mask in masks.items():
+            if mask.shape != self.error.shape:
+                raise ValueError(
+                    f"the {name} is (N, H, W) = {tuple(mask.shape)}, the maps need {tuple(self.error.shape)}: build it "
+                    "with this level's size and batch"
+                )
+        errors = {name: (mask * self.error).sum() / len(self.error) for name, mask in masks.items()}
+        return errors | {"attention": self.attention, "global": self.global_}
+
 
 class FocalGlobal(nn.Module):
     """Compare two maps of one level: attended error a cell, attention and global terms.
@@ -215,11 +230,6 @@ class FGDLoss(nn.Module):
             image_sizes: `(N, 2)` as `(height, width)`; only read where `compat` is on.
         """
         found = self.compare(student, teacher)
-        n, height, width = found.error.shape
+        _, height, width = found.error.shape
         masks = fgd_masks(boxes, stride, (height, width), image_sizes=image_sizes, compat=self.compat)
-        return {
-            "foreground": (masks.foreground * found.error).sum() / n,
-            "background": (masks.background * found.error).sum() / n,
-            "attention": found.attention,
-            "global": found.global_,
-        }
+        return found.under(masks._asdict())

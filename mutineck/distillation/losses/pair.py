@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 PIECE = {"cpu": 1 << 18, "cuda": 1 << 24}
 """Numbers of a map that are worked on at once: a core's cache, and enough to keep a GPU busy."""
@@ -35,7 +35,7 @@ def map_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(
             "student and teacher maps must share one shape (N, C, H, W), got "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}; where only the channels differ, "
-            "pass the student's map through channel_adapter(student_channels, teacher_channels) first"
+            "pass the student's map through a 1x1 convolution first"
         )
     return widen(student), widen(teacher.detach())
 
@@ -46,10 +46,3 @@ def pieces(maps: Tensor) -> Iterator[slice]:
     step = max(16, PIECE.get(maps.device.type, PIECE["cuda"]) // max(1, n * c))
     for first in range(0, places, step):
         yield slice(first, first + step)
-
-
-def channel_adapter(student_channels: int, teacher_channels: int) -> nn.Module:
-    """Return f: a 1x1 convolution from the student's channels to the teacher's, nothing if they agree."""
-    if student_channels == teacher_channels:
-        return nn.Identity()
-    return nn.Conv2d(student_channels, teacher_channels, kernel_size=1)

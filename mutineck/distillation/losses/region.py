@@ -84,17 +84,4 @@ class RegionLoss(nn.Module):
         Raises:
             ValueError: if the maps differ in shape or the regions were built for another size.
         """
-        found = self.compare(student, teacher)
-        if regions.centre.shape != found.error.shape:
-            raise ValueError(
-                f"regions are (N, H, W) = {tuple(regions.centre.shape)}, the maps need "
-                f"{tuple(found.error.shape)}: build them with this level's size and batch"
-            )
-        n = len(student)
-        return {
-            "centre": (regions.centre * found.error).sum() / n,
-            "boundary": (regions.boundary * found.error).sum() / n,
-            "background": (regions.background * found.error).sum() / n,
-            "attention": found.attention,
-            "global": found.global_,
-        }
+        return self.compare(student, teacher).under(regions.masks)
