@@ -455,10 +455,10 @@ class Experiment(Record):
 
     def _weights_of(self, arm: ArmSpec) -> dict[str, Any]:
         """Return the weights that an arm depends on, those of second stages only where they can be compared."""
-        weights = self.distillation.model_dump(mode="json", by_alias=True)
         two_stage = self.student.detector.family in SECOND_STAGED
         asked = two_stage and arm.compares_heads and arm.weights.get("logits", self.distillation.logits)
-        return weights if asked else {k: v for k, v in weights.items() if not k.startswith("logit")}
+        unread = set() if asked else {"logits", "logit_proposals"}
+        return self.distillation.model_dump(mode="json", by_alias=True, exclude=unread)
 
     @property
     def _rounding(self) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from mutineck.ablations.detectors import OMEGA
 from mutineck.ablations.overview import overview
 from mutineck.ablations.results import TEACHER, part_known, scores
 from mutineck.ablations.studies import StudyResults, fingerprint
+from mutineck.ablations.table import DASH, to_markdown
 from mutineck.engine import LAST_RUN
 from mutineck.experiment import load_experiment, slug
 from mutineck.experiment_file import study_files
@@ -77,10 +78,8 @@ def omega(root: Path) -> dict[str, dict[str, float]]:
     rows = pd.read_csv(root / "ablations" / OMEGA, dtype={"category": "string", "teacher": "string"})
     if rows["teacher"].nunique() < 2:
         return {}
-    means = rows.groupby(["category", "teacher"], sort=False)["omega"].mean().round(3)
-    return {
-        str(c): {str(t): float(v) for t, v in own.droplevel(0).items()} for c, own in means.groupby(level=0, sort=False)
-    }
+    means = rows.pivot_table(index="category", columns="teacher", values="omega", sort=False).round(3)
+    return means.to_dict("index")  # type: ignore[return-value]
 
 
 def command(name: str, root: Path) -> str:
@@ -168,22 +167,19 @@ def _who_teaches_what(study: StudyResults, about: dict[str, Any]) -> list[str]:
     weights = about.get("omega")
     if not weights:
         return []
-    names = list(dict.fromkeys(name for own in weights.values() for name in own))
     rows = study.frame[(study.frame["split"] == "val") & (study.frame["metric"] == "AP")]
     reached = {(row.arm, row.category): 100 * row.value for row in rows.itertuples()}
+
+    def cell(teacher: str, category: str, weight: float) -> str:
+        ap = reached.get((TEACHER + teacher, category))
+        return f"{weight:.2f} ({DASH if ap is None else f'{ap:.1f}'})"
+
     lines = [
-        "Omega, the mean weight of a teacher for the targets of a category on val, and the teacher's AP there:",
-        "",
-        f"| category | {' | '.join(names)} |",
-        "|---" * (len(names) + 1) + "|",
+        {"category": category} | {teacher: cell(teacher, category, weight) for teacher, weight in own.items()}
+        for category, own in weights.items()
     ]
-    for category, own in weights.items():
-        ap = {name: reached.get((TEACHER + name, category)) for name in names}
-        cells = [
-            f"{own[name]:.2f} ({ap[name]:.1f})" if ap[name] is not None else f"{own[name]:.2f} (–)" for name in names
-        ]
-        lines.append(f"| {category} | {' | '.join(cells)} |")
-    return [*lines, ""]
+    said = "Omega, the mean weight of a teacher for the targets of a category on val, and the teacher's AP there:"
+    return [said, "", *to_markdown(pd.DataFrame(lines)).splitlines(), ""]
 
 
 def with_table(readme: str) -> str:

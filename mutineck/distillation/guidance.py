@@ -100,10 +100,12 @@ class Guidance(nn.Module):
             centroid_cosine=weights.centroid_cosine,
         )
         student_strides, student_channels = detector_strides(student), detector_channels(student)
-        self.heads, self.remark = (
-            self._heads(SecondStage.of(student, student_strides)) if asks(arm, weights) else (None, "")
-        )
-        """Second stages to compare; and why not, where `distillation.logits` asks in vain."""
+        self.heads: Pair | None = None
+        self.remark = ""
+        """Why second stages are not compared, where `distillation.logits` asks for it."""
+        if arm.compares_heads and weights.logits:
+            taught = SecondStage.of(student, student_strides)
+            self.heads, self.remark = comparable(taught, self._intermediate_second_stage())
         self.guides: Any = nn.ModuleList()
         for name, strides, channels in self._sources():
             levels = match_strides(name, strides, student_strides, weights.strides)
@@ -123,9 +125,9 @@ class Guidance(nn.Module):
                 )
             )
 
-    def _heads(self, student: SecondStage | None) -> tuple[Pair | None, str]:
+    def _intermediate_second_stage(self) -> SecondStage | None:
         model = self.joint.detector if self.joint is not None else self.intermediate.model  # type: ignore[union-attr]
-        return comparable(student, SecondStage.of(model, detector_strides(model)))
+        return SecondStage.of(model, detector_strides(model))
 
     def _sources(self) -> list[tuple[str, tuple[int, ...], int]]:
         merged = self._merged()
@@ -261,11 +263,6 @@ class Guidance(nn.Module):
             # The anchor, which is of the student's own type, has the last word.
             return [1.0 if index == n - 1 - turn else 0.0 for index in range(n)]
         return [1.0 / n] * n
-
-
-def asks(arm: ArmSpec, weights: DistillationSpec) -> bool:
-    """Return whether an arm's student is to say of the proposals what the intermediate teacher says."""
-    return arm.compares_heads and weights.logits > 0
 
 
 def confidence_shares(targets: Targets | None) -> Tensor:

@@ -167,11 +167,12 @@ class Guide(nn.Module):
         _, height, width = found.error.shape
         if regions is not None:
             terms = RegionWeights.from_fgd(settings.fgd).weigh(found.under(regions[stride].masks))
-        elif targets is not None and teacher_index is not None:
-            masks = weighted_masks(targets, teacher_index, stride, (height, width))
-            terms = settings.fgd.weigh(found.under(masks._asdict()))
         else:
-            terms = settings.fgd.weigh(found.under(fgd_masks(boxes, stride, (height, width))._asdict()))
+            if targets is not None and teacher_index is not None:
+                masks = weighted_masks(targets, teacher_index, stride, (height, width))
+            else:
+                masks = fgd_masks(boxes, stride, (height, width))
+            terms = settings.fgd.weigh(found.under(masks._asdict()))
         if settings.cwd:
             terms["cwd"] = settings.cwd * self.channel_wise(student, teacher)
         return terms
