@@ -1,7 +1,7 @@
-"""Keep a study's results beside its experiment, and write the README's tables from all that are kept.
+"""Keep a study's results beside its experiment, and write the tables of README and docs from all that are kept.
 
     python scripts/results.py keep bccd        after `mutineck run experiments/bccd.yaml ...`; or a series
-    python scripts/results.py table            rewrites the README between its markers; after `make bench`, too
+    python scripts/results.py table            rewrites what lies between markers; after `make bench`, too
     python scripts/results.py search weights   keeps the trials of `mutineck search ... --space weights`
 
 A kept study is two small files: `experiments/results/NAME.csv`, tidy rows (arm, seed, split, metric, category, value),
@@ -41,6 +41,10 @@ ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "experiments" / "results"
 SEARCHES = ROOT / "experiments" / "searches"
 README = ROOT / "README.md"
+STUDIES = ROOT / "docs" / "results.md"
+"""Every kept study, arm by arm."""
+FIRST = "shapes"
+"""The study that `make run` makes: its own table stands in the README, too."""
 MEASURED = ROOT / "benchmarks" / "results"
 
 
@@ -125,28 +129,33 @@ def read_kept(path: Path) -> StudyResults:
     return StudyResults(path.stem, frame, about["split"], seconds, about.get("data", ""))
 
 
+def kept_studies() -> list[tuple[StudyResults, dict[str, Any]]]:
+    """Return what is kept: each study, and what its JSON says of it."""
+    return [(read_kept(path), read_json(path)) for path in sorted(KEPT.glob("*.json"))]
+
+
 def table() -> str:
-    """Return the README's section of results: studies of several seeds side by side, then each by itself."""
-    kept = {path: read_kept(path) for path in sorted(KEPT.glob("*.json"))}
-    several = [study for path, study in kept.items() if len(read_json(path)["seeds"]) > 1]
-    parts = [overview(several)] if several else []
-    for path, study in kept.items():
-        one = _one_study(study, read_json(path))
-        if study in several:  # the gist of it stands in the tables above
-            one = [f"<details><summary>{study.name}, arm by arm</summary>", "", *one, "</details>", ""]
-        parts += one
-    return "\n".join(parts)
+    """Return the README's section of results: studies of several seeds side by side, and the one that comes first."""
+    kept = kept_studies()
+    several = [study for study, about in kept if len(about["seeds"]) > 1]
+    first = [f"**{study.name}.** " + _one_study(study, about) for study, about in kept if study.name == FIRST]
+    return "\n".join([*([overview(several)] if several else []), *first])
 
 
-def _one_study(study: StudyResults, about: dict[str, Any]) -> list[str]:
-    """Return the lines of a study's own table: every teacher and arm."""
+def studies() -> str:
+    """Return a table of each kept study: its teachers, its arms, and what each teacher counts for."""
+    return "\n".join(f"## {study.name}\n\n{_one_study(study, about)}" for study, about in kept_studies())
+
+
+def _one_study(study: StudyResults, about: dict[str, Any]) -> str:
+    """Return what a study is, and its own table: every teacher and arm."""
     rows = scores(study.frame, study.split)
     values = rows.assign(value=100 * rows["value"]).groupby("arm", sort=False)["value"]
     alone = values.get_group("student").mean() if "student" in values.groups else None
     seeds = len(about["seeds"])
     core_minutes = sum(about["job_seconds"].values()) / 60
     lines = [
-        f"**{study.name}.** {about['description']} mAP on {study.split}, {seeds} seed{'s' if seeds > 1 else ''}, "
+        f"{about['description']} mAP on {study.split}, {seeds} seed{'s' if seeds > 1 else ''}, "
         f"{core_minutes:.0f} core-minutes in all: `{about['command']}`.",
         "",
         "| who | mAP, % | over the student alone |",
@@ -159,7 +168,7 @@ def _one_study(study: StudyResults, about: dict[str, Any]) -> list[str]:
         spread = f" ± {group.std(ddof=1):.1f}" if len(group) > 1 else ""
         gain = "" if alone is None or arm.startswith(TEACHER) or arm == "student" else f"{group.mean() - alone:+.1f}"
         lines.append(f"| {who} | {group.mean():.1f}{spread} | {gain} |")
-    return [*lines, "", *_who_teaches_what(study, about)]
+    return "\n".join([*lines, "", *_who_teaches_what(study, about)])
 
 
 def _who_teaches_what(study: StudyResults, about: dict[str, Any]) -> list[str]:
@@ -182,16 +191,18 @@ def _who_teaches_what(study: StudyResults, about: dict[str, Any]) -> list[str]:
     return [said, "", *to_markdown(pd.DataFrame(lines)).splitlines(), ""]
 
 
-def with_table(readme: str) -> str:
-    """Return the README's text with the sections between its markers written anew."""
-    for name, text in (
-        ("results", table()),
-        ("benchmarks", benchmarks()),
-        ("full scale", one_step()),
-        ("paper", on_paper()),
-    ):
-        readme = with_section(readme, name, text, "scripts/results.py")
-    return readme
+def written() -> dict[Path, str]:
+    """Return the text of each document that has sections between markers, with these sections written anew."""
+    sections = {
+        README: {"results": table(), "benchmarks": benchmarks(), "full scale": one_step(), "paper": on_paper()},
+        STUDIES: {"studies": studies()},
+    }
+    found = {}
+    for document, texts in sections.items():
+        found[document] = document.read_text(encoding="utf-8")
+        for name, text in texts.items():
+            found[document] = with_section(found[document], name, text, "scripts/results.py")
+    return found
 
 
 def benchmarks() -> str:
@@ -238,7 +249,8 @@ def main(arguments: list[str] | None = None) -> int:
             keep(study.stem, given.outputs)
     for name in given.names if given.what == "search" else ():
         keep_search(name, given.outputs)
-    write_text(README, with_table(README.read_text(encoding="utf-8")))
+    for document, text in written().items():
+        write_text(document, text)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The README's results are those that are kept beside the experiments."""
+"""The results that README and docs tell are those that are kept beside the experiments."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from mutineck.storage import write_json
 from mutineck.workflow import jobs
 
 ROOT = Path(__file__).resolve().parent.parent
-SECTIONS = "".join(
-    f"<!-- {name}: written by scripts/results.py -->\n<!-- end of {name} -->\n"
-    for name in ("results", "benchmarks", "full scale", "paper")
-)
+
+def empty(*sections: str) -> str:
+    """Return a document's sections with nothing between their markers."""
+    return "".join(f"<!-- {name}: written by scripts/results.py -->\n<!-- end of {name} -->\n" for name in sections)
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +32,24 @@ def results() -> ModuleType:
     return module
 
 
-def test_the_readme_says_what_was_measured(results: ModuleType) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert results.with_table(readme) == readme, "run: python scripts/results.py table"
+def test_documents_say_what_was_measured(results: ModuleType) -> None:
+    for document, text in results.written().items():
+        assert document.read_text(encoding="utf-8") == text, f"{document}; run: python scripts/results.py table"
 
 
 @pytest.fixture
-def finished(tmp_path: Path) -> Path:
-    """A study of two seeds that looks finished, its experiment's file, and a README to write into."""
+def documents(results: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a README and a page of studies, both still without what is written into them, instead of ours."""
+    monkeypatch.setattr(results, "README", tmp_path / "README.md")
+    monkeypatch.setattr(results, "STUDIES", tmp_path / "results.md")
+    (tmp_path / "README.md").write_text(f"before\n{empty('results', 'benchmarks', 'full scale', 'paper')}after\n")
+    (tmp_path / "results.md").write_text(empty("studies"))
+    return tmp_path
+
+
+@pytest.fixture
+def finished(documents: Path) -> Path:
+    """A study of two seeds that looks finished, its experiment's file, and documents to write into."""
     detector = {"family": "faster_rcnn"}
     fields = {
         "name": "two_seeds",
@@ -51,10 +61,9 @@ def finished(tmp_path: Path) -> Path:
         "seeds": [0, 1],
         "resources": {"device": "cpu"},
     }
-    (tmp_path / "two_seeds.yaml").write_text(yaml.safe_dump(fields, sort_keys=False))
-    (tmp_path / "README.md").write_text(f"before\n{SECTIONS}after\n")
+    (documents / "two_seeds.yaml").write_text(yaml.safe_dump(fields, sort_keys=False))
     experiment = Experiment.model_validate(fields)
-    root = tmp_path / "outputs" / "two_seeds"
+    root = documents / "outputs" / "two_seeds"
     write_experiment(experiment, root)
     reached = {"teachers/big": 0.5, "teachers/intermediate": 0.55, "distillation/student": 0.2, "distillation/fgd-big": 0.3,
                "distillation/mutineck": 0.35}
@@ -71,7 +80,7 @@ def finished(tmp_path: Path) -> Path:
     weights = "image_id,category,teacher,omega\n1,ace,big,0.6\n1,ace,lost,0.4\n2,ace,big,0.8\n2,ace,lost,0.2\n"
     (root / "ablations" / "omega.csv").write_text(weights)
     write_json(root / LAST_RUN, {"overrides": ["dataset.root=/home/somebody", "seeds=[0, 1]"]})
-    return tmp_path
+    return documents
 
 
 def test_a_study_of_several_seeds_is_kept_and_told(
@@ -83,7 +92,7 @@ def test_a_study_of_several_seeds_is_kept_and_told(
            "target": {"sense": "at least", "bound": 2}, "note": ""}
     where = {"class": "cpu-2", "processor": "a processor", "flags": ["avx2"], "cores": 2, "gpu": None, "torch": "2"}
     write_json(finished / "cpu-2.json", {"machine": where, "benchmarks": {"losses": {"threads": 1, "rows": [row]}}})
-    monkeypatch.setattr(results, "README", finished / "README.md")
+    monkeypatch.setattr(results, "FIRST", "two_seeds")
     results.main(["keep", str(finished / "two_seeds.yaml"), "--outputs", str(finished / "outputs")])
     about = results.read_json(finished / "kept" / "two_seeds.json")
     assert about["omega"] == {"ace": {"big": 0.7, "lost": 0.3}}
@@ -91,35 +100,41 @@ def test_a_study_of_several_seeds_is_kept_and_told(
     assert about["command"] == "mutineck run experiments/two_seeds.yaml --set dataset.root=PATH --set 'seeds=[0, 1]'"
     readme = (finished / "README.md").read_text(encoding="utf-8")
     assert readme.startswith("before\n") and readme.endswith("after\n")
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in readme.splitlines() if line.startswith("| ")]
+    assert "**two_seeds.** Made up. mAP on test, 2 seeds" in readme
+    cells = rows_of(readme)
     assert ["two_seeds", "20.5 ± 0.7", "30.5 ± 0.7 (big)", "35.5 ± 0.7", "55.0", "2"] in cells
     assert ["two_seeds", "1.0", "1.0", "1.0"] in cells
-    assert ["`mutineck`", "35.5 ± 0.7", "+15.0"] in cells
-    assert ["ace", "0.70 (40.0)", "0.30 (–)"] in cells
     assert "**cpu-2.** a processor with avx2; 2 cores, 1 thread; torch 2. 1 targets, 1 of them missed." in readme
     assert ["losses", "2 s", "loop", "3 s", "1.50", "≥ 2", "no, by 25 %"] in cells
-    assert "2 seeds" in readme and "<details><summary>two_seeds" in readme
+    page = (finished / "results.md").read_text(encoding="utf-8")
+    assert "## two_seeds\n\nMade up. mAP on test, 2 seeds" in page
+    for told in (cells, rows_of(page)):
+        assert ["`mutineck`", "35.5 ± 0.7", "+15.0"] in told
+        assert ["ace", "0.70 (40.0)", "0.30 (–)"] in told
+
+
+def rows_of(document: str) -> list[list[str]]:
+    """Return the cells of each row of a document's tables."""
+    lines = [line for line in document.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
 def test_an_unfinished_study_is_not_kept(results: ModuleType, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "KEPT", finished / "kept")
-    monkeypatch.setattr(results, "README", finished / "README.md")  # were it kept, it would be told
     (finished / "outputs" / "two_seeds" / "ablations" / "manifest.json").unlink()
     with pytest.raises(SystemExit, match="is not finished"):
         results.main(["keep", str(finished / "two_seeds.yaml"), "--outputs", str(finished / "outputs")])
     assert not (finished / "kept").exists()
 
 
-def test_a_search_is_kept(results: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = tmp_path / "outputs" / "searches" / "mine"
+def test_a_search_is_kept(results: ModuleType, documents: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = documents / "outputs" / "searches" / "mine"
     write_json(root / "about.json", {"space": {"arm": "mutineck"}})
     (root / "trials.csv").write_text("trial,value\n0,0.5\n")
-    monkeypatch.setattr(results, "SEARCHES", tmp_path)
-    monkeypatch.setattr(results, "README", tmp_path / "README.md")
-    (tmp_path / "README.md").write_text(SECTIONS)
-    results.main(["search", "mine", "--outputs", str(tmp_path / "outputs")])
-    assert (tmp_path / "mine.csv").read_text() == "trial,value\n0,0.5\n"
-    assert set(results.read_json(tmp_path / "mine.json")) == {"space", "revision", "machine"}
+    monkeypatch.setattr(results, "SEARCHES", documents)
+    results.main(["search", "mine", "--outputs", str(documents / "outputs")])
+    assert (documents / "mine.csv").read_text() == "trial,value\n0,0.5\n"
+    assert set(results.read_json(documents / "mine.json")) == {"space", "revision", "machine"}
 
 
 def test_every_kept_study_is_an_experiment_with_its_origin(results: ModuleType) -> None:

@@ -193,8 +193,8 @@ def test_it_detects_and_extracts_the_same(tiny: Study, tmp_path: Path) -> None:
 
 
 def test_a_study_runs_on_a_gpu_several_jobs_on_it(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mutineck", "run", "smoke", "--outputs", str(tmp_path), "--cores", "4"]
-    command += ["--profile", "gpus", "--set", "resources.jobs_per_gpu=3", "--set", "resources.device=cuda"]
+    command = [sys.executable, "-m", "mutineck", "run", "smoke", "--outputs", str(tmp_path), "--profile", "gpus"]
+    command += ["--set", "resources.jobs_per_gpu=8", "--set", "resources.device=cuda"]
     done = subprocess.run(command, cwd=repository(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert (tmp_path / "smoke" / "report.html").is_file()
