@@ -36,21 +36,29 @@ def repository() -> Path:
 
 
 def find_file(path: str | Path) -> Path:
-    """Find a file given relative to the working directory or to the repository's root.
+    """Find a file given relative to the working directory or to the repository's root, or one of its experiments.
+
+    A name without a folder, with or without its ending, is also one of the repository's own experiments. A path is
+    never taken for another one that ends alike.
 
     Raises:
         ExperimentError: it is in neither place; the message lists the experiments that exist.
     """
     given = Path(path).expanduser()
-    candidates = (
-        given,
-        repository() / given,
-        repository() / "experiments" / f"{given.name.removesuffix('.yaml')}.yaml",
-    )
+    own = repository() / "experiments"
+    ending = f"{given.name.removesuffix('.yaml')}.yaml"
+    candidates = [given, repository() / given, (repository() / given).parent / ending]
+    if given == Path(given.name):
+        candidates.append(own / ending)
     for candidate in candidates:
         if candidate.is_file():
             return candidate.resolve()
-    known = sorted(p.name for p in (repository() / "experiments").glob("*.yaml"))
+    if (own / ending).is_file():
+        raise ExperimentError(
+            f"{path}: no such file; the repository's own experiment of that name is {ending.removesuffix('.yaml')!r}, "
+            "without a folder"
+        )
+    known = sorted(p.name for p in own.glob("*.yaml"))
     raise ExperimentError(f"{path}: no such experiment; " + unknown("experiment", given.name, known))
 
 

@@ -5,7 +5,7 @@ import yaml
 
 from mutineck import cli, engine
 from mutineck.experiment import ExperimentError, load_experiment, load_series
-from mutineck.experiment_file import merge, read_fields, study_files
+from mutineck.experiment_file import find_file, merge, read_fields, repository, study_files
 
 DETECTOR = {"family": "faster_rcnn", "depth": 34}
 PLAIN = {
@@ -44,6 +44,19 @@ def test_merge(under, over, expected):
     before = yaml.safe_dump([under, over])
     assert merge(under, over) == expected
     assert yaml.safe_dump([under, over]) == before
+
+
+@pytest.mark.parametrize("given", ["smoke", "smoke.yaml", "experiments/smoke.yaml", "experiments/smoke"])
+def test_the_repositorys_own_experiments_are_found_from_anywhere(given, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_file(given) == repository() / "experiments" / "smoke.yaml"
+
+
+@pytest.mark.parametrize("folder", ["nowhere/at/all", "/nowhere", "..", "./elsewhere"])
+def test_a_mistyped_folder_runs_no_experiment_of_the_same_name(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ExperimentError, match=r"smoke\.yaml: no such file; .* is 'smoke', without a folder"):
+        find_file(f"{folder}/smoke.yaml")
 
 
 def test_an_experiment_builds_on_another_that_builds_on_a_third(write):
