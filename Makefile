@@ -12,7 +12,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env:  ## build the environment once a machine, link it as .venv; goes on where it was stopped
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not here; type: apt-get install python3.11-venv g++" \
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not here; type: apt-get install python3.11-venv python3.11-dev g++" \
 	  "  (or: conda env create -f environment.yml), or name another: make env PYTHON=..."; exit 1; }
 	@$(PYTHON) scripts/environment.py
 

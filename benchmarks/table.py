@@ -245,5 +245,5 @@ def _wanted(row: Row) -> str:
 def _met(row: Row) -> str:
     if row.target is None:
         return row.note
-    word = "yes" if row.shortfall == 0 else f"no, by {100 * row.shortfall:.0f} %"
+    word = "yes" if row.shortfall == 0 else f"no, by {100 * row.shortfall:.2g} %"
     return f"{word}: {row.note}" if row.note else word

@@ -15,6 +15,7 @@ import os
 import platform
 import shlex
 import shutil
+import statistics
 import sys
 from collections import Counter
 from pathlib import Path
@@ -125,7 +126,7 @@ def read_kept(path: Path) -> StudyResults:
         start = f"distillation/{slug(arm)}/seed"
         found = [value for job, value in about["job_seconds"].items() if job.startswith(start)]
         if found:
-            seconds[arm] = sum(found) / len(found)
+            seconds[arm] = statistics.median(found)
     return StudyResults(path.stem, frame, about["split"], seconds, about.get("data", ""))
 
 
@@ -153,10 +154,10 @@ def _one_study(study: StudyResults, about: dict[str, Any]) -> str:
     values = rows.assign(value=100 * rows["value"]).groupby("arm", sort=False)["value"]
     alone = values.get_group("student").mean() if "student" in values.groups else None
     seeds = len(about["seeds"])
-    core_minutes = sum(about["job_seconds"].values()) / 60
+    minutes = sum(about["job_seconds"].values()) / 60
     lines = [
         f"{about['description']} mAP on {study.split}, {seeds} seed{'s' if seeds > 1 else ''}, "
-        f"{core_minutes:.0f} core-minutes in all: `{about['command']}`.",
+        f"{minutes:.0f} minutes of jobs, one after another: `{about['command']}`.",
         "",
         "| who | mAP, % | over the student alone |",
         "|---|---|---|",
@@ -212,11 +213,12 @@ def benchmarks() -> str:
         about = read_json(path)
         where, kept = about["machine"], about["benchmarks"]
         threads = sorted({each["threads"] for each in kept.values()})
+        days = sorted({each["measured"][:10] for each in kept.values()})
         rows = kept_rows(path)
         lines += [
             f"**{where['class']}.** {where['gpu'] or where['processor']} with {', '.join(where['flags'])}; "
             f"{where['cores']} cores, {' or '.join(map(str, threads))} thread{'s' if threads != [1] else ''}; "
-            f"torch {where['torch']}. {sum(row.target is not None for row in rows)} targets, "
+            f"torch {where['torch']}. Measured from {days[0]} to {days[-1]}. {sum(row.target is not None for row in rows)} targets, "
             f"{sum(row.shortfall > 0 for row in rows)} of them missed.",
             "",
             markdown(rows),

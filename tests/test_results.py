@@ -91,7 +91,7 @@ def test_a_study_of_several_seeds_is_kept_and_told(
     row = {"name": "losses", "value": 2.0, "unit": "s", "reference": "loop", "reference_value": 3.0, "ratio": 1.5,
            "target": {"sense": "at least", "bound": 2}, "note": ""}
     where = {"class": "cpu-2", "processor": "a processor", "flags": ["avx2"], "cores": 2, "gpu": None, "torch": "2"}
-    write_json(finished / "cpu-2.json", {"machine": where, "benchmarks": {"losses": {"threads": 1, "rows": [row]}}})
+    write_json(finished / "cpu-2.json", {"machine": where, "benchmarks": {"losses": {"measured": "2000-01-02T03:04:05Z", "threads": 1, "rows": [row]}}})
     monkeypatch.setattr(results, "FIRST", "two_seeds")
     results.main(["keep", str(finished / "two_seeds.yaml"), "--outputs", str(finished / "outputs")])
     about = results.read_json(finished / "kept" / "two_seeds.json")
@@ -104,7 +104,7 @@ def test_a_study_of_several_seeds_is_kept_and_told(
     cells = rows_of(readme)
     assert ["two_seeds", "20.5 ± 0.7", "30.5 ± 0.7 (big)", "35.5 ± 0.7", "55.0", "2"] in cells
     assert ["two_seeds", "1.0", "1.0", "1.0"] in cells
-    assert "**cpu-2.** a processor with avx2; 2 cores, 1 thread; torch 2. 1 targets, 1 of them missed." in readme
+    assert "**cpu-2.** a processor with avx2; 2 cores, 1 thread; torch 2. Measured from 2000-01-02 to 2000-01-02. 1 targets, 1 of them missed." in readme
     assert ["losses", "2 s", "loop", "3 s", "1.50", "≥ 2", "no, by 25 %"] in cells
     page = (finished / "results.md").read_text(encoding="utf-8")
     assert "## two_seeds\n\nMade up. mAP on test, 2 seeds" in page

@@ -19,6 +19,8 @@ BEST_SINGLE = "best single"
 COLUMNS = ("student", "student_long", BEST_SINGLE, "fgd:mean", "fgd:confidence", METHOD)
 """What is shown of every study; `best single` is the one of its `fgd:TEACHER` with the highest mean on the reported
 split: a choice that knows the outcome, and so is hard to beat."""
+FEWEST_STUDIES = 4
+"""Over fewer studies a t interval says more about how few they are than about a part."""
 
 
 def overview(studies: Sequence[StudyResults]) -> str:
@@ -32,8 +34,8 @@ def overview(studies: Sequence[StudyResults]) -> str:
     ]
     if lines := _part_lines(table):
         sections += [
-            "What taking out a part of the method costs: by study, paired by seed; then the mean over studies, its "
-            "interval over them:",
+            "What taking out a part of the method costs: by study, paired by seed; then the mean over studies, with its "
+            f"interval over them where there are {FEWEST_STUDIES}:",
             _markdown(lines),
         ]
     added = additions(studies)
@@ -45,7 +47,7 @@ def overview(studies: Sequence[StudyResults]) -> str:
                 for row in added.to_dict("records")
             ),
         ]
-    sections += ["Minutes of one training:", _arms(studies, table, lambda row, _: _minutes(row["seconds"]))]
+    sections += ["Minutes of one training, the median over seeds:", _arms(studies, table, lambda row, _: _minutes(row["seconds"]))]
     return "\n\n".join(section.rstrip("\n") for section in sections) + "\n"
 
 
@@ -101,7 +103,7 @@ def _part_lines(table: pd.DataFrame) -> list[dict[str, str]]:
         found = {part: _difference(costs[arm]) for part in PARTS if (arm := f"{METHOD}-{part}") in costs}
         lines += [{"study": str(name)} | found] if found else []
     if len(lines) > 1:
-        means = {row["part"]: _difference(row) for row in parts(table).to_dict("records") if row["studies"]}
+        means = {row["part"]: _mean_cost(row) for row in parts(table).to_dict("records") if row["studies"]}
         lines.append({"study": "mean"} | means)
     return lines
 
@@ -114,6 +116,10 @@ def _value(row: dict[str, Any], column: str) -> str:
 def _difference(row: dict[str, Any]) -> str:
     text = with_interval(row["difference"], row["low"], row["high"])
     return f"**{text}**" if row["low"] > 0 else text
+
+
+def _mean_cost(row: dict[str, Any]) -> str:
+    return _difference(row) if row["studies"] >= FEWEST_STUDIES else f"{100 * row['difference']:+.1f}"
 
 
 def _minutes(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ class StudyResults:
         name: the study's.
         frame: tidy rows as `collect` returns them.
         split: the one that it reports.
-        seconds: mean over seeds of each arm's training job, by arm.
+        seconds: median over seeds of each arm's training job, by arm: one job may have waited for the machine.
         data: a hash of its pictures and split; equal ones share students seed by seed. Empty if not known.
     """
 
@@ -53,7 +54,7 @@ def read_study(root: Path) -> StudyResults:
         found = [read_manifest(root, "distillation", f"{slug(arm)}/seed{seed}") for seed in experiment.seeds]
         times = [manifest["seconds"] for manifest in found if manifest is not None]
         if times:
-            seconds[arm] = sum(times) / len(times)
+            seconds[arm] = statistics.median(times)
     frame = collect(Study(experiment, root, "ablations"))
     return StudyResults(experiment.name, frame, experiment.evaluation.report, seconds, fingerprint(root))
 

@@ -125,8 +125,10 @@ def test_what_parts_cost_by_study_and_on_the_mean() -> None:
     assert rows[at + 1 : at + 4] == [
         ["one", "+1.0 [-1.5, +3.5]", "–"],
         ["two", "–", "**+3.0 [+3.0, +3.0]**"],
-        ["mean", "+1.0 [–]", "+3.0 [–]"],
+        ["mean", "+1.0", "+3.0"],
     ]
+    four = [results(name) for name in ("one", "two", "three", "four")]
+    assert "| mean  | **+1.0 [+1.0, +1.0]** |" in overview(four)
 
 
 def test_what_is_written(tmp_path: Path) -> None:
