@@ -34,8 +34,8 @@ def overview(studies: Sequence[StudyResults]) -> str:
     ]
     if lines := _part_lines(table):
         sections += [
-            "What taking out a part of the method costs: by study, paired by seed; then the mean over studies, with its "
-            f"interval over them where there are {FEWEST_STUDIES}:",
+            "What taking out a part of the method costs: by study, paired by seed; then the mean over studies, with "
+            f"its interval over them where there are {FEWEST_STUDIES}:",
             _markdown(lines),
         ]
     added = additions(studies)
@@ -47,7 +47,8 @@ def overview(studies: Sequence[StudyResults]) -> str:
                 for row in added.to_dict("records")
             ),
         ]
-    sections += ["Minutes of one training, the median over seeds:", _arms(studies, table, lambda row, _: _minutes(row["seconds"]))]
+    minutes = _arms(studies, table, lambda row, _: _minutes(row["seconds"]))
+    sections += ["Minutes of one training, the median over seeds:", minutes]
     return "\n\n".join(section.rstrip("\n") for section in sections) + "\n"
 
 
