@@ -219,7 +219,8 @@ def benchmarks() -> str:
             f"**{where['class']}.** {where['gpu'] or where['processor']} with {', '.join(where['flags'])}; "
             f"{where['cores']} cores, {' or '.join(map(str, threads))} thread{'s' if threads != [1] else ''}; "
             f"torch {where['torch']}. Measured from {days[0]} to {days[-1]}. "
-            f"{sum(row.target is not None for row in rows)} targets, {sum(row.shortfall > 0 for row in rows)} of them missed.",
+            f"{sum(row.target is not None for row in rows)} targets, "
+            f"{sum(row.shortfall > 0 for row in rows)} of them missed.",
             "",
             markdown(rows),
             "",
