@@ -14,16 +14,20 @@ PARTS = ("intermediate", "regions", "centroids")
 
 
 class ArmSpec(BaseModel):
-    """One arm: which feature loss, from whose maps, with which of the method's parts."""
+    """One arm: which feature loss, from whose maps, with which of the method's parts (`docs/method.md`).
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    What is not said here, the arm's name says. Fields and defaults below are those of a name that says nothing.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True)
 
     feature: Literal["none", "fgd", "mgd", "pkd", "cwd"] = "none"
+    """The loss by which the student's maps are compared; `none` teaches nothing, whatever else is set."""
     source: str = ""
-    """A teacher's name, `mean`, `confidence`, `sequential`, `adapters`, or `intermediate`."""
+    """Whose maps: a teacher's name, `mean`, `confidence`, `sequential`, `adapters`, or `intermediate`."""
     regions: bool = False
-    """Centre, boundary and background from stacked proposals, instead of ground-truth boxes; and where
-    `distillation.logits` is above 0, second stages are compared at the proposals."""
+    """Centre, boundary and background from stacked proposals, instead of ground-truth boxes (`fgd` alone); and where
+    `distillation.logits` is above 0 and the source is `intermediate`, second stages are compared at the proposals."""
     centroids: bool = False
     """Pull the student's instance vectors toward class centroids."""
     inherit: bool | None = None
@@ -31,7 +35,7 @@ class ArmSpec(BaseModel):
     epochs: int | None = Field(None, ge=1)
     """Override of `student.schedule.epochs`."""
     weights: dict[str, float | tuple[int, ...]] = {}
-    """Overrides of fields of `distillation`, e.g. `{alpha: 1.e-4}`."""
+    """Overrides of fields of `distillation`, e.g. `{alpha: 1.e-4}`: numbers, or a list of `strides`."""
 
     @property
     def needs_intermediate(self) -> bool:

@@ -29,60 +29,74 @@ ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+-]*")
 
 
 class Record(BaseModel):
-    """Base of all records: immutable, and an unknown key is an error."""
+    """Base of all records: immutable, and an unknown key is an error.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    What stands below a field is its description: `docs/settings.md` is written from it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ShapesSpec(Record):
     """Generated scenes (`dataset.format: shapes`)."""
 
     images: int = Field(600, ge=10)
+    """Scenes in all, before they are divided into splits."""
     size: tuple[int, int] = (256, 192)
     """Width and height in pixels."""
     max_objects: int = Field(8, ge=1, le=64)
+    """Most objects in a scene; two at least are drawn, unless this is 1."""
 
 
 class DatasetSpec(Record):
     """Where the pictures and boxes come from, and how they are divided."""
 
     format: Literal["shapes", "voc", "coco"]
+    """Generated scenes, or a folder in Pascal VOC's or COCO's layout."""
     root: str | None = None
-    """Folder of the data set; relative to the working directory. Not used for `shapes`."""
+    """Folder of the data set, relative to the working directory or the repository; `data/voc` or `data/coco` if null.
+    Not read for `shapes`."""
     split: tuple[float, float, float] | None = (8, 1, 1)
     """Shares of train, val and test (`voc` and `shapes`; `coco` keeps its own); null keeps the data set's own lists."""
     seed: int = 0
+    """Chooses the generated scenes, the division into splits, and the images that `limit` keeps."""
     strict: bool = False
     """Refuse a data set with any defect, instead of repairing or leaving out."""
     categories: tuple[str, ...] | None = None
-    """Categories to keep, in this order; all that occur, sorted, if null."""
+    """Categories to keep, in this order; if null all that occur, sorted (`coco`: all of its file, in its order)."""
     aliases: dict[str, str] = {}
-    """Name in the files -> category."""
+    """Name in the files -> category; an empty category drops the name on purpose."""
     voc_offset: int = Field(1, ge=0, le=1)
     """First pixel's coordinate in VOC XML: 1 in Pascal VOC, 0 in many hand-made sets."""
     download: bool = False
+    """Fetch the published VOC or COCO data into `root` first, as far as it is not there."""
     limit: int | None = Field(None, ge=1)
     """Keep only so many images of each split (a quick look)."""
     shapes: ShapesSpec = ShapesSpec()
+    """What to generate, where `format` is `shapes`."""
 
 
 class DetectorSpec(Record):
     """A detector: a family at a chosen size, or a config that mmdet carries."""
 
     family: Literal["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "fcos", "atss", "gfl"]
+    """Kind of detector; with `config`, the kind that the config builds."""
     depth: Literal[18, 34, 50, 101] = 18
+    """Layers of the ResNet."""
     base_channels: int = Field(64, ge=8)
     """Channels of the ResNet's first stage; 64 is the published network."""
     neck_channels: int = Field(256, ge=16)
+    """Channels of the neck's (FPN's) maps, which are what is distilled."""
     head_channels: int | None = Field(None, ge=16)
     """Width of a two-stage box head's fully connected layers; the family's own (1024) if null."""
     anchor_scale: float = Field(8, gt=0)
     """Side of the RPN's smallest anchor in units of its stride; other families' anchors and FCOS's ranges are scaled
     by the same factor (8 is the published size, for pictures of 1333x800)."""
     config: str | None = None
-    """A config below mmdet's `configs/`, e.g. `faster_rcnn/faster_rcnn_r50_fpn_1x_coco.py`; sizes are then its own."""
+    """A config below mmdet's `configs/`, e.g. `faster_rcnn/faster_rcnn_r50_fpn_1x_coco.py`; sizes are then its own
+    and the fields above, but for `family`, are not read."""
     pretrained: str | None = None
-    """Backbone weights, e.g. `torchvision://resnet50`; null starts from random weights."""
+    """Backbone weights, e.g. `torchvision://resnet50`; null starts from random weights, no stage frozen."""
 
     def head_channels_for(self, published: int) -> int:
         """Return the width of a one-stage tower or mask head: as published at full width, else the neck's."""
@@ -93,6 +107,7 @@ class ScheduleSpec(Record):
     """How a detector is trained."""
 
     epochs: int = Field(12, ge=1)
+    """Passes over the training pictures."""
     batch: int = Field(8, ge=1)
     """Images a step, over all processes."""
     learning_rate: float = Field(0.02, gt=0)
@@ -104,8 +119,9 @@ class ScheduleSpec(Record):
     momentum: float = Field(0.9, ge=0, lt=1)
     """Of SGD."""
     weight_decay: float = Field(1e-4, ge=0)
+    """Of either optimiser."""
     clip: float | None = 35.0
-    """Bound of the gradient's L2 norm."""
+    """Bound of the gradient's L2 norm; none if null."""
     warmup: int = Field(100, ge=0)
     """Iterations of linear warm-up."""
     steps: tuple[float, ...] = (0.667, 0.917)
@@ -123,9 +139,14 @@ class InputSpec(Record):
     scale: tuple[int, int] = (256, 192)
     """Width and height that an image is fitted into, aspect kept."""
     flip: float = Field(0.5, ge=0, le=1)
+    """Probability that a training picture is mirrored, left to right."""
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    """What is subtracted from each channel of a picture of 0 to 255. A teacher that was trained with another
+    normalisation has its input brought over."""
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    """What each channel is then divided by."""
     to_rgb: bool = True
+    """Order of the channels: RGB, else BGR; `mean` and `std` are in it."""
 
 
 class SeesSpec(Record):
@@ -135,9 +156,9 @@ class SeesSpec(Record):
     """
 
     brightness: Literal["dark", "bright"] | None = None
-    """Pictures, by the mean of their grey values."""
+    """Pictures of this side, by the mean of their grey values; all of them if null."""
     area: Literal["small", "large"] | None = None
-    """Objects, by their area in pixels of the picture."""
+    """Objects of this side, by their area in pixels of the picture; all of them if null."""
 
     @model_validator(mode="after")
     def _says_something(self) -> SeesSpec:
@@ -150,22 +171,30 @@ class TeacherSpec(Record):
     """A teacher: a zoo name, a config with a checkpoint, or a detector that the experiment trains."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")
+    """What it is called in arms (`fgd:NAME`), folders and tables. `intermediate`, `mean`, `confidence` and `sequential`
+    are taken."""
     zoo: str | None = None
-    """Name in mmdet's model index, e.g. `faster_rcnn_r101_fpn_2x_coco`."""
+    """Name in mmdet's model index, e.g. `faster_rcnn_r101_fpn_2x_coco`. Exactly one of `zoo`, `config` and `detector`
+    says where a teacher comes from."""
     config: str | None = None
-    """An mmdet config (a Python file: it is executed, use only what you trust)."""
+    """An mmdet config (a Python file: it is executed, use only what you trust); goes with `checkpoint`."""
     checkpoint: str | None = None
+    """File of the weights for `config`."""
     detector: DetectorSpec | None = None
+    """A detector that is trained here, on the experiment's training split."""
     categories: tuple[str, ...] | None = None
-    """The teacher's own categories, in its label order; the data set's if null."""
+    """The teacher's own categories, in its label order. If null, those of the data set for a `detector`, and those that
+    its config names for any other."""
     aliases: dict[str, str] = {}
     """Teacher's category -> the student's."""
     schedule: ScheduleSpec | None = None
+    """How `detector` is trained; by the defaults of a schedule if null."""
     sees: SeesSpec | None = None
     """The part of the training split that a detector trained here is shown; all of it if null."""
     seed: int = 0
+    """Of the training of `detector`: first weights, order of pictures, mirroring."""
     floor: float = Field(0.0, ge=0, le=1)
-    """Refused for teaching if its val bbox_mAP is below this."""
+    """Refused for teaching if its val bbox_mAP, 0 to 1, is below this."""
 
     @model_validator(mode="after")
     def _one_source(self) -> TeacherSpec:
@@ -187,91 +216,134 @@ class StudentSpec(Record):
     """The detector that learns."""
 
     detector: DetectorSpec
+    """What is trained in each arm, and alone in the end: its checkpoint holds nothing else."""
     schedule: ScheduleSpec = ScheduleSpec()
+    """How it is trained; an arm may say other `epochs`."""
     inherit: bool = False
-    """Start neck and heads from the first teacher's (from the intermediate teacher's where an arm has one)."""
+    """In arms that are taught, start all but the backbone from the teacher's weights where shapes agree: from the
+    arm's teacher (the first of several), or from the anchor's neck and the intermediate teacher's heads where the arm
+    learns from that one (nothing where `intermediate.mode` is `joint`). A donor of another type or with other strides
+    gives nothing."""
 
 
 class IntermediateSpec(Record):
     """The intermediate teacher: merge neck over the teachers' frozen maps, and a head of its own."""
 
     mode: Literal["staged", "joint", "prior"] = "staged"
+    """`staged`: trained in a stage of its own, then frozen; `joint`: trained anew in each student's run; `prior`: not
+    trained, the plain mean of the aligned maps."""
     head: Literal["own", "anchor"] = "own"
+    """`own`: trained with the merge neck, starts from the anchor's weights where shapes and categories agree; `anchor`:
+    stays the anchor's, which must know every category. The anchor is the first teacher."""
     prior: bool = False
     """Add the proposals' quality to the gates while training. It takes the ground truth, so detecting goes without it:
     what is learnt with its help is not there when it is wanted (`experiments/prior_bccd.yaml` measures that)."""
     schedule: ScheduleSpec = ScheduleSpec(epochs=3, learning_rate=0.002)
+    """How it is trained where `mode` is `staged`."""
     gate: float = Field(0.002, ge=0)
-    """Stop if its val bbox_mAP is below the best teacher's by more than this (0.002 = 0.2 mAP)."""
+    """Stop if its val bbox_mAP is below the best teacher's by more than this (0.002 = 0.2 mAP); checked where `mode` is
+    `staged`."""
     ridge: float = Field(1e-3, gt=0)
-    """Ridge of the alignment, relative to the mean variance of a channel."""
+    """Strength of the ridge regression that aligns the other teachers' maps with the anchor's, relative to the mean
+    variance of a channel."""
     alignment_images: int = Field(200, ge=1)
+    """Training pictures that the alignment is computed on."""
     seed: int = 0
+    """Of the weights that start at random, and of the training."""
 
 
 class FeaturesSpec(Record):
-    """Instance vectors of every teacher."""
+    """Instance vectors of every teacher: what its maps say of each ground-truth box."""
 
     pooled: Literal["mean", "full"] = "mean"
+    """What is kept of the 7x7 cells that a box is pooled to: their mean, or all of them (to look at; 49 times the
+    space). Centroids are of the mean in any case."""
     minimum_size: float = Field(8, ge=0)
     """Boxes whose shorter side is below this (pixels of the network's input) are left out, counted."""
     batch: int = Field(8, ge=1)
+    """Images a step of the extraction."""
 
 
 class ClustersSpec(Record):
     """Centroids per category, and how they are drawn."""
 
     k: int = Field(3, ge=1)
+    """Centroids that k-means looks for in each category; 1 is the category's mean."""
     restarts: int = Field(10, ge=1)
+    """Starts of k-means, of which the best is taken."""
     seed: int = 0
+    """Of k-means, and of the instances that are drawn."""
     minimum_share: float = Field(0.05, ge=0, lt=1)
-    """Clusters with a smaller share of their category are dropped."""
+    """Clusters with a smaller share of their category are dropped; the largest never is."""
     sample_per_category: int = Field(200, ge=5)
-    """Instances of each category that are drawn and that silhouettes are computed on."""
+    """Instances of each category that pictures show and that silhouettes are computed on; no bound of k-means."""
 
 
 class RegionsSpec(Record):
-    """Stacked proposals and the regions that they divide a target into (method, sections 1 and 3)."""
+    """Stacked proposals and the regions that they divide a target into (`docs/method.md`)."""
 
     iou: float = Field(0.5, gt=0, lt=1)
+    """Least overlap of a proposal with the target that it stands for."""
     score: float = Field(0.05, ge=0, lt=1)
+    """Least score of the target's category; below 0.05 no detector gives proposals."""
     top: int = Field(10, ge=1)
+    """Proposals of each teacher for each target, best by `score^0.2 IoU^0.8`."""
     quality_temperature: float = Field(0.25, gt=0)
+    """Of the softmax that makes omega, the teachers' weights for a target, from their best proposals: the lower it is,
+    the more the best teacher has."""
     region: float = Field(0.2, gt=0, le=1)
+    """Share of the stacked proposals that has to cover a cell outside the ground-truth box to make it boundary."""
     centre: float = Field(0.8, gt=0, le=1)
+    """Share of the stacked proposals that has to cover a cell of the box to make it centre."""
     rho: float = Field(1.0, ge=0)
+    """How much more than the boundary the middle of the centre weighs: a cell of it counts 1 + rho G, with G in [0, 1]
+    the proposals' Gaussians."""
 
 
 class DistillationSpec(Record):
-    """Weights of the distillation losses; an arm may replace any of them."""
+    """Weights of the distillation losses; an arm may replace any of them, but for `regions`.
+
+    The defaults of `temperature`, `alpha`, `beta`, `gamma` and `lambda` are FGD's for Faster R-CNN of 256 channels at
+    1333x800. All but the first weigh sums over channels and cells: a small detector needs weights of its own.
+    """
 
     temperature: float = Field(0.5, gt=0)
+    """Of FGD's attentions: the higher, the more evenly cells and channels count."""
     alpha: float = Field(5e-5, ge=0)
     """Weight of the foreground (centre and boundary) of the feature difference."""
     beta: float = Field(2.5e-5, ge=0)
+    """Weight of the background of the feature difference."""
     gamma: float = Field(5e-5, ge=0)
+    """Weight of the difference of attentions."""
     lambda_: float = Field(5e-7, ge=0, alias="lambda")
+    """Weight of FGD's global term, the difference of the maps with their context."""
     centroid: float = Field(0.5, ge=0)
+    """Weight of the centroid loss, in arms with centroids."""
     centroid_distance: float = Field(0.5, ge=0)
+    """What its distance term counts beside its direction term."""
     centroid_cosine: float = Field(0.5, ge=-1, le=1)
     """Gate: a target is pulled only if the teacher's own vector is at least this close to a centroid."""
     peer: float | None = Field(None, ge=0)
     """Weight of MGD, PKD or CWD in arms that learn by them; the published one if null."""
     cwd: float = Field(0.0, ge=0)
-    """Weight of CWD's term beside FGD's, in every arm with FGD's terms; 0 leaves them alone. FGD's squared differences
-    have a map's offset to catch up with first, which a few hundred steps from random weights are not enough for; CWD
-    does not see it."""
+    """Weight of CWD's term beside FGD's, in every arm with FGD's terms (not in those of MGD, PKD or CWD); 0 for none.
+    FGD's squared differences have a map's offset to catch up with first, which a few hundred steps from random weights
+    are not enough for; CWD does not see it."""
     logits: float = Field(0.0, ge=0)
     """Weight of what the second stages of student and intermediate teacher say, classes and boxes, of the ground truth
-    and of proposals, in arms with regions; 0 compares maps alone. Where one has no plain second stage, neither does."""
+    and of proposals, in arms with regions that learn from the intermediate teacher; 0 compares maps alone. Where one of
+    the two has no plain second stage, nothing is compared."""
     logit_proposals: int = Field(32, ge=0)
     """Proposals of each teacher on a picture, best by score before suppression, that second stages are asked about."""
     warmup_epochs: float = Field(0.0, ge=0)
+    """Epochs over which every distillation term grows from 0 to its weight; 0 for none. The centroid loss grows over
+    the first epoch besides."""
     strides: tuple[int, ...] | None = None
     """Levels to distil, by stride; all that student and teachers share if null."""
     regions: RegionsSpec = RegionsSpec()
+    """Which proposals stand for a target, what each teacher counts for it, and its centre and boundary."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
 
 class EvaluationSpec(Record):
@@ -282,6 +354,7 @@ class EvaluationSpec(Record):
     report: Literal["val", "test"] = "test"
     """Split that tables and figures show."""
     batch: int = Field(8, ge=1)
+    """Images a step when a detector is measured."""
 
     @model_validator(mode="after")
     def _report_is_measured(self) -> EvaluationSpec:
@@ -299,12 +372,13 @@ class ResourcesSpec(Record):
     threads: int = Field(1, ge=1)
     """CPU threads of a job; Snakemake runs as many jobs at once as fit into the cores."""
     workers: int = Field(0, ge=0)
-    """Loader processes of a training."""
+    """Processes that load pictures for a job; with 0 it loads them itself."""
     memory_gib: float = Field(8.0, gt=0)
     """Memory that a job may take, GiB: what a cluster is asked for."""
     hours: float = Field(24.0, gt=0)
     """Longest that a job may take: what a cluster is asked for. Started again, a training goes on where it was."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where detectors compute: `auto` takes a GPU where there is one."""
     jobs_per_gpu: int = Field(1, ge=1)
     """Jobs that share one of this machine's GPUs: a small network leaves most of a large one idle."""
     cache: Literal["off", "auto", "on"] = "auto"
@@ -324,19 +398,33 @@ class Experiment(Record):
     """One study: data set, teachers, student, arms, seeds."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """Folder of the study: `outputs/NAME`."""
     description: str = ""
+    """A sentence that stands above the study's results."""
     dataset: DatasetSpec
+    """Pictures and boxes."""
     input: InputSpec = InputSpec()
+    """What the network sees of a picture."""
     teachers: tuple[TeacherSpec, ...] = Field(min_length=1)
+    """One record each. The first is the anchor: the intermediate teacher's maps and head are of its kind."""
     intermediate: IntermediateSpec = IntermediateSpec()
+    """The teacher that merges them; made if an arm learns from it."""
     features: FeaturesSpec = FeaturesSpec()
+    """Teachers' vectors of every ground-truth box."""
     clusters: ClustersSpec = ClustersSpec()
+    """Centroids of those."""
     student: StudentSpec
+    """What is trained, once an arm and seed."""
     distillation: DistillationSpec = DistillationSpec()
+    """What it learns by, in all arms."""
     arms: dict[str, ArmSpec]
+    """Name -> record, most often an empty one: `fgd:mean:` says all there is to say."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
+    """Every arm is trained once with each; they must differ."""
     evaluation: EvaluationSpec = EvaluationSpec()
+    """Splits that detectors are measured on."""
     resources: ResourcesSpec = ResourcesSpec()
+    """Threads, memory and device of a job."""
 
     @model_validator(mode="before")
     @classmethod
