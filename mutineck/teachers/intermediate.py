@@ -33,8 +33,8 @@ class IntermediateTooWeak(RuntimeError):
 def prepare_intermediate(study: Study) -> list[dict[str, Any]]:
     """Make the intermediate teacher ready in `teachers/intermediate/`.
 
-    Modes: `staged` trains it now; `prior` leaves it as it starts (alignment and prior alone); so does `joint`, since
-    there it learns in the student's run.
+    Modes: `staged` trains it now; `prior` leaves it as it starts (the mean of the aligned maps under the anchor's
+    head); so does `joint`, since there it learns in the student's run.
 
     Returns:
         Its metrics, one row a number.

@@ -37,7 +37,7 @@ class MergeNeck(nn.Module):
         channels: each teacher's.
         levels: stride to the indices of the teachers that have it, rising.
         out_channels: of the merged maps.
-        gates: learn a_n and v_n; without, the prior alone mixes.
+        gates: learn a_n and v_n; without, the prior alone mixes, and where none is given the maps are averaged.
     """
 
     def __init__(
