@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -87,8 +88,9 @@ class Environment:
 
     ``packages`` maps normalised names to versions, ``requires`` to their requirement strings, ``pins`` to the
     versions of requirements.lock. ``probes`` maps "torch", "torchvision", "cv2", "operators" and "mmdet" to
-    what importing them showed. ``linked`` says that ``make env`` made this environment. ``driver_cuda`` is
-    the newest CUDA that the GPU's driver runs, as "13.0", or None. ``free`` and ``shared_memory`` are bytes.
+    what importing them showed. ``linked`` says that ``make env`` made this environment, ``headers`` that Python.h
+    is there. ``driver_cuda`` is the newest CUDA that the GPU's driver runs, as "13.0", or None. ``free`` and
+    ``shared_memory`` are bytes.
     """
 
     python: tuple[int, ...]
@@ -98,6 +100,7 @@ class Environment:
     probes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     linked: bool = True
     compiler: str | None = None
+    headers: bool = True
     driver_cuda: str | None = None
     free: int = 10**12
     shared_memory: int | None = None
@@ -147,6 +150,7 @@ def examine(folder: str | os.PathLike[str] = ".") -> Environment:
         probes=probe(),
         linked=(Path(sys.prefix) / "mutineck.json").exists(),
         compiler=shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++"),
+        headers=(Path(sysconfig.get_path("include")) / "Python.h").is_file(),
         driver_cuda=driver_cuda(),
         free=shutil.disk_usage(folder).free,
         shared_memory=memory,
@@ -329,14 +333,21 @@ def check_gpu(env: Environment) -> Iterator[Finding]:
 
 
 def check_machine(env: Environment) -> Iterator[Finding]:
-    """The compiler, the disk and shared memory."""
+    """The compiler and what it includes, the disk and shared memory."""
+    standing = env.probes.get("operators", {}).get("works", False)
     if not env.compiler:
-        standing = env.probes.get("operators", {}).get("works", False)
         yield Finding(
             "note" if standing else "error",
             "no C++ compiler was found",
             "mmcv-full's operators are compiled with it; an environment that stands needs it no more",
             "apt-get install g++   (conda: conda install -c conda-forge cxx-compiler)",
+        )
+    if not env.headers:
+        yield Finding(
+            "note" if standing else "error",
+            "Python's headers (Python.h) are not here",
+            "mmcv-full's operators are compiled with them; an environment that stands needs them no more",
+            f"apt-get install python{env.python[0]}.{env.python[1]}-dev   (conda's Python has them)",
         )
     if env.free < 5e9:
         yield Finding(

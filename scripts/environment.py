@@ -238,6 +238,10 @@ class Build:
                 say("a GPU is here but no nvcc: mmcv's operators are compiled for the CPU only")
         if not shutil.which(os.environ.get("CXX", "c++")) and not shutil.which("g++"):
             raise BuildError("no C++ compiler; type: apt-get install g++   (or: conda install cxx-compiler)")
+        headers = Path(sysconfig.get_path("include"))
+        if not (headers / "Python.h").is_file():
+            package = f"python{sys.version_info[0]}.{sys.version_info[1]}-dev"
+            raise BuildError(f"no Python.h in {headers}; type: apt-get install {package}   (conda's Python has it)")
         if not (source / "setup.py").exists():
             self.unpack_source(source)
         made = source / "dist"

@@ -206,6 +206,20 @@ def test_a_sound_environment_has_nothing_to_mend() -> None:
             id="compiler needed",
         ),
         pytest.param(
+            dataclasses.replace(SOUND, headers=False),
+            "note",
+            "headers (Python.h)",
+            "stands",
+            id="headers needed no more",
+        ),
+        pytest.param(
+            dataclasses.replace(failed("operators", "No module named 'mmcv._ext'"), headers=False),
+            "error",
+            "headers (Python.h)",
+            "compiled",
+            id="headers needed",
+        ),
+        pytest.param(
             dataclasses.replace(SOUND, free=3 * 10**9),
             "warning",
             "3.0 GB of disk",
@@ -232,7 +246,14 @@ def test_one_fault_is_named_with_its_remedy(env: Environment, level: str, what: 
     assert len(found) == 1, diagnose(env)
     assert found[0].level == level
     assert why in found[0].why
-    assert bool(found[0].remedy) == (level != "note" or "compiler" in what)
+    assert bool(found[0].remedy) == (level != "note" or "compiler" in what or "headers" in what)
+
+
+def test_headers_come_with_the_interpreters_own_package() -> None:
+    env = dataclasses.replace(SOUND, python=(3, 12, 1), headers=False)
+    assert [found.remedy.split("   ")[0] for found in diagnose(env) if "Python.h" in found.what] == [
+        "apt-get install python3.12-dev"
+    ]
 
 
 def test_a_fault_is_told_once_and_not_for_all_that_stand_on_it() -> None:

@@ -208,6 +208,30 @@ def test_steps_that_are_done_are_not_done_again(machine: Path, monkeypatch: pyte
     assert done == ["tools", "torch", "packages", "packages", "operators", "check"]
 
 
+@pytest.mark.parametrize(
+    ("compiler", "headers", "message"),
+    [
+        pytest.param(False, True, "no C\\+\\+ compiler; type: apt-get install g\\+\\+", id="no compiler"),
+        pytest.param(True, False, r"no Python\.h in .*; type: apt-get install python3\.{minor}-dev", id="no headers"),
+        pytest.param(True, True, "unpacked", id="both"),
+    ],
+)
+def test_nothing_is_compiled_without_what_it_takes(
+    compiler: bool, headers: bool, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unpacking(environment.Build):  # type: ignore[name-defined, misc]
+        def unpack_source(self, source: Path) -> None:
+            raise environment.BuildError("unpacked")
+
+    if headers:
+        (tmp_path / "Python.h").write_text("")
+    monkeypatch.setattr(environment.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(environment.shutil, "which", lambda name: "/usr/bin/c++" if compiler else None)
+    build = Unpacking(Path(sys.executable), tmp_path / "cache", "", tmp_path / "steps")
+    with pytest.raises(environment.BuildError, match=message.replace("{minor}", str(sys.version_info[1]))):
+        build.compile_operators(tmp_path / "wheels", tmp_path / "source")
+
+
 def test_a_package_whose_installation_was_killed_is_forgotten(machine: Path) -> None:
     target = machine / "env"
     site = bare_environment(target)
