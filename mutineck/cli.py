@@ -321,8 +321,11 @@ def _compare(folders: Sequence[Path], to: Path | None) -> None:
 
     studies = [read_study(folder) for folder in folders]
     print(overview(studies), end="")
-    for path in write_comparison(studies, to) if to else ():
-        print(path)
+    if to:
+        from mutineck.figures.gains import save_gains
+
+        for path in [*write_comparison(studies, to), save_gains(studies, to / "comparison.png")]:
+            print(path)
 
 
 def search(given: argparse.Namespace) -> int:

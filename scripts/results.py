@@ -1,4 +1,4 @@
-"""Keep a study's results beside its experiment, and write the tables of README and docs from all that are kept.
+"""Keep a study's results beside its experiment; write the tables of README and docs, and docs/gains.png, from all kept.
 
     python scripts/results.py keep bccd        after `mutineck run experiments/bccd.yaml ...`; or a series
     python scripts/results.py table            rewrites what lies between markers; after `make bench`, too
@@ -33,6 +33,7 @@ from mutineck.ablations.table import DASH, to_markdown
 from mutineck.engine import LAST_RUN
 from mutineck.experiment import load_experiment, slug
 from mutineck.experiment_file import study_files
+from mutineck.figures.gains import save_gains
 from mutineck.stage import read_manifest, revision
 from mutineck.status import last_overrides
 from mutineck.storage import read_json, write_json, write_text
@@ -44,6 +45,7 @@ SEARCHES = ROOT / "experiments" / "searches"
 README = ROOT / "README.md"
 STUDIES = ROOT / "docs" / "results.md"
 """Every kept study, arm by arm."""
+GAINS = ROOT / "docs" / "gains.png"
 FIRST = "shapes"
 """The study that `make run` makes: its own table stands in the README, too."""
 MEASURED = ROOT / "benchmarks" / "results"
@@ -254,6 +256,8 @@ def main(arguments: list[str] | None = None) -> int:
         keep_search(name, given.outputs)
     for document, text in written().items():
         write_text(document, text)
+    if several := [study for study, about in kept_studies() if len(about["seeds"]) > 1]:
+        save_gains(several, GAINS)
     return 0
 
 

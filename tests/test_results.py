@@ -42,6 +42,7 @@ def documents(results: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """A folder with a README and a page of studies, both still without what is written into them, instead of ours."""
     monkeypatch.setattr(results, "README", tmp_path / "README.md")
     monkeypatch.setattr(results, "STUDIES", tmp_path / "results.md")
+    monkeypatch.setattr(results, "GAINS", tmp_path / "gains.png")
     (tmp_path / "README.md").write_text(f"before\n{empty('results', 'benchmarks', 'full scale', 'paper')}after\n")
     (tmp_path / "results.md").write_text(empty("studies"))
     return tmp_path
@@ -111,6 +112,7 @@ def test_a_study_of_several_seeds_is_kept_and_told(
     for told in (cells, rows_of(page)):
         assert ["`mutineck`", "35.5 ± 0.7", "+15.0"] in told
         assert ["ace", "0.70 (40.0)", "0.30 (–)"] in told
+    assert (finished / "gains.png").read_bytes().startswith(b"\x89PNG")
 
 
 def rows_of(document: str) -> list[list[str]]:

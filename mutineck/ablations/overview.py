@@ -73,14 +73,14 @@ def _arms(
     lines = []
     for study in studies:
         rows = {row["arm"]: row for row in table[table["study"] == study.name].to_dict("records")}
-        shown = {column: rows[arm] for column, arm in _arms_of(study, rows).items() if column != without}
+        shown = {column: rows[arm] for column, arm in shown_arms(study, rows).items() if column != without}
         lines.append({"study": study.name} | {c: cell(row, c) for c, row in shown.items()} | extra(study))
     known = [column for column in COLUMNS if any(column in line for line in lines)]
     return _markdown(lines, ["study", *known, *(column for column in lines[0] if column not in ("study", *COLUMNS))])
 
 
-def _arms_of(study: StudyResults, rows: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """Return the arm behind each column that a study has."""
+def shown_arms(study: StudyResults, rows: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Return the arm behind each column of the tables that a study has; `rows` are its own of `contrasts`, by arm."""
     singles = [arm for name in teachers_of(study) if (arm := f"fgd:{name}") in rows]
     found = {column: column for column in COLUMNS if column in rows}
     return found | ({BEST_SINGLE: max(singles, key=lambda arm: rows[arm]["mean"])} if singles else {})
