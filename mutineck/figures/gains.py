@@ -13,7 +13,11 @@ from mutineck.ablations.studies import METHOD, StudyResults, contrasts
 from mutineck.figures.style import DPI, GREY, OKABE_ITO, TWO_COLUMNS, StudyFigure, new_figure
 from mutineck.storage import atomic_path
 
-TITLES = {"student": "student alone", "student_long": "student alone,\nfor longer", BEST_SINGLE: "best single\nteacher's"}
+TITLES = {
+    "student": "student alone",
+    "student_long": "student alone,\nfor longer",
+    BEST_SINGLE: "best single\nteacher's",
+}
 
 
 def gains(studies: Sequence[StudyResults]) -> StudyFigure:
