@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from tqdm import tqdm
 from mutineck.dataset.coco import fit_to_images, keep_images, read_coco
 from mutineck.dataset.images import MISSING, TURN_UNSAID, UNREADABLE, inspect_picture
 from mutineck.dataset.records import KEPT, LEFT_OUT, REPAIRED, CategoryNames, DatasetError, Defect
-from mutineck.dataset.split import first_by_hash
+from mutineck.dataset.split import first_by_hash, stratified_split
 
+SPLITS = ("train", "val", "test")
 WRONG_SIZE = "wrong image size"
 
 
@@ -29,16 +31,36 @@ def find_coco_files(root: Path, split: str) -> tuple[Path, Path] | None:
     return None
 
 
+def find_single_file(root: Path) -> tuple[Path, Path] | None:
+    """Return the one annotation file of a root that is not divided yet, and its picture folder; None if there is none.
+
+    It lies in `annotations/` or in the root; the pictures in `images/`, or beside the file as some tools export them.
+    """
+    if any(find_coco_files(root, split) for split in SPLITS):
+        return None
+    files = [*root.glob("annotations/*.json"), *root.glob("*.json")]
+    if len(files) != 1:
+        return None
+    return files[0], root / "images" if (root / "images").is_dir() else root
+
+
 def read_coco_folder(
-    root: Path, names: CategoryNames, limit: int | None = None, seed: int = 0
+    root: Path,
+    names: CategoryNames,
+    limit: int | None = None,
+    seed: int = 0,
+    shares: Sequence[float] | None = (8, 1, 1),
 ) -> tuple[dict[str, dict[str, Any]], list[Defect], list[Path]]:
     """Read train, val and, where it is annotated, test; else test is val, as COCO's test boxes are secret.
+
+    Where there is one annotation file of all pictures, they are divided as those of VOC folders are.
 
     Args:
         root: the folder.
         names: categories to keep.
         limit: keep so many images of each split, chosen by ``seed``.
-        seed: see ``limit``.
+        seed: see ``limit``; of the division too.
+        shares: of train, val and test in a division; None where only a published one will do.
 
     Returns:
         Documents by split with ``file_name`` relative to ``root``, defects, and the files read.
@@ -46,40 +68,80 @@ def read_coco_folder(
     Raises:
         DatasetError: train or val is missing, or they disagree about the categories.
     """
+    single = find_single_file(root) if shares is not None else None
+    if single and shares is not None:
+        return _divided(root, *single, names, limit, seed, shares)
     documents: dict[str, dict[str, Any]] = {}
     defects: list[Defect] = []
     read: list[Path] = []
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         found = find_coco_files(root, split)
         if found is None:
             if split != "test":
                 raise DatasetError(
                     f"dataset.root: {root} has no annotations/instances_{split}2017.json (or "
-                    f"instances_{split}.json, {split}.json). Name a folder in COCO's layout with "
+                    f"instances_{split}.json, {split}.json), nor a single file of all pictures to divide by "
+                    "dataset.split. Name a folder in COCO's layout with "
                     "--set dataset.root=PATH, or get it with `mutineck download coco --to PATH`"
                 )
             documents["test"] = documents["val"]
             continue
         file, folder = found
         name = file.relative_to(root).as_posix()
-        try:
-            content = file.read_bytes()
-        except OSError as error:
-            raise DatasetError(f"{file}: cannot be read ({error})") from error
-        document, problems = read_coco(content, name, names)
-        del content  # 448 MB for COCO's train split.
+        document, problems = read_coco(_content(file), name, names)
         if documents:
             _agree(document, name, documents["train"], read[0].relative_to(root).as_posix())
         read.append(file)
         if limit is not None:
-            chosen = set(first_by_hash([image["file_name"] for image in document["images"]], limit, seed))
-            document = keep_images(document, lambda image, chosen=chosen: image["file_name"] in chosen)  # type: ignore[misc]
-        problems += _check_pictures(document, folder, root, name)
-        usable = keep_images(document, lambda image: image["width"] > 0)
-        problems += fit_to_images(usable, name)
-        documents[split] = usable
-        defects += problems
+            document = _some(document, first_by_hash([image["file_name"] for image in document["images"]], limit, seed))
+        documents[split], found_problems = _usable(document, folder, root, name)
+        defects += problems + found_problems
     return documents, defects, read
+
+
+def _divided(
+    root: Path,
+    file: Path,
+    folder: Path,
+    names: CategoryNames,
+    limit: int | None,
+    seed: int,
+    shares: Sequence[float],
+) -> tuple[dict[str, dict[str, Any]], list[Defect], list[Path]]:
+    """Return what `read_coco_folder` does, from the one annotation file of all pictures."""
+    name = file.relative_to(root).as_posix()
+    document, defects = read_coco(_content(file), name, names)
+    usable, problems = _usable(document, folder, root, name)
+    categories = {row["id"]: row["name"] for row in usable["categories"]}
+    files = {image["id"]: image["file_name"] for image in usable["images"]}
+    labels: dict[str, set[str]] = {file_name: set() for file_name in files.values()}
+    for item in usable["annotations"]:
+        labels[files[item["image_id"]]].add(categories[item["category_id"]])
+    parts = stratified_split(labels, shares, seed)
+    documents = {}
+    for index, split in enumerate(SPLITS):
+        chosen = [file_name for file_name, part in parts.items() if part == index]
+        documents[split] = _some(usable, chosen if limit is None else first_by_hash(chosen, limit, seed))
+    return documents, defects + problems, [file]
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{file}: cannot be read ({error})") from error
+
+
+def _some(document: dict[str, Any], file_names: Collection[str]) -> dict[str, Any]:
+    chosen = set(file_names)
+    return keep_images(document, lambda image: image["file_name"] in chosen)
+
+
+def _usable(document: dict[str, Any], folder: Path, root: Path, name: str) -> tuple[dict[str, Any], list[Defect]]:
+    """Return the document of the pictures that can be used, boxes inside them, and what was wrong."""
+    problems = _check_pictures(document, folder, root, name)
+    usable = keep_images(document, lambda image: image["width"] > 0)
+    return usable, problems + fit_to_images(usable, name)
 
 
 def _agree(document: dict[str, Any], file: str, train: dict[str, Any], train_file: str) -> None:

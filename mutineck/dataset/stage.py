@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mutineck.dataset.coco_folder import read_coco_folder
+from mutineck.dataset.coco_folder import SPLITS, find_single_file, read_coco_folder
 from mutineck.dataset.records import (
     CategoryNames,
     DatasetError,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from mutineck.stage import Study
 
-SPLITS = ("train", "val", "test")
+TEST_IS_VAL = "test has no annotations of its own and holds the same pictures as val"
 
 
 @dataclass
@@ -91,8 +92,14 @@ def convert(study: Study) -> DatasetSummary:
     reads: list[Path] = []
     if spec.format == "coco":
         root = data_root(study)
-        documents, defects, reads = read_coco_folder(root, names, spec.limit, spec.seed)
-        source = Source(str(root), documents, defects, {"split": "as published; test is val unless it has its own"})
+        documents, defects, reads = read_coco_folder(root, names, spec.limit, spec.seed, spec.split)
+        notes: dict[str, Any] = {"split": "as published"}
+        if documents["test"] is documents["val"]:
+            notes["split"] += ", test is val"
+            print(f"dataset: {TEST_IS_VAL}; what is reported on test was chosen on it")
+        elif spec.split is not None and find_single_file(root):
+            notes = {"split": list(spec.split), "seed": spec.seed}
+        source = Source(str(root), documents, defects, notes)
     elif spec.format == "shapes":
         source = _voc_source(_generate(study), "dataset/source", spec, names)
     else:
@@ -101,6 +108,12 @@ def convert(study: Study) -> DatasetSummary:
     if spec.strict:
         refuse_defects(source.defects)
     return _write(study, source, reads)
+
+
+def repeats_val(study: Study) -> bool:
+    """Whether the test split that the stage wrote is the validation split once more."""
+    val, test = (study.path("dataset", f"{split}.json") for split in ("val", "test"))
+    return val.is_file() and test.is_file() and filecmp.cmp(val, test, shallow=False)
 
 
 def data_root(study: Study) -> Path:

@@ -17,16 +17,16 @@ from PIL import Image
 from mutineck.ablations.results import collect, missing, scores, shown_arm
 from mutineck.ablations.statistics import mean_interval, paired_differences
 from mutineck.ablations.table import readable, summarise
+from mutineck.dataset.stage import TEST_IS_VAL, repeats_val
 from mutineck.experiment import STAGES
 from mutineck.figures.registry import SECTIONS, section_of
 from mutineck.figures.style import read_index
 from mutineck.stage import MANIFEST, Study
 from mutineck.storage import read_json, write_text
-from mutineck.workflow import Job, page_of
+from mutineck.workflow import NOTEBOOK, Job, page_of
 
 LIMIT = 15_000_000
 """Bytes that a report stays under."""
-NOTEBOOK = "notebook.ipynb"
 OFFLINE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js_requirejs %}{% endblock %}
 {% block html_head_js_mathjax %}{% endblock %}
@@ -144,6 +144,7 @@ def _data(study: Study) -> dict[str, Any] | None:
     return {
         "categories": info["categories"],
         "splits": info["splits"],
+        "doubled": TEST_IS_VAL if repeats_val(study) else "",
         "defects": [{"reason": reason, "action": action, "count": n} for (reason, action), n in counted.most_common()],
     }
 

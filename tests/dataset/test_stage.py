@@ -11,6 +11,8 @@ from pycocotools.coco import COCO
 
 from mutineck.dataset import DatasetError, convert
 from mutineck.dataset.images import ORIENTATION, TURN_UNSAID
+from mutineck.dataset.split import stratified_split
+from mutineck.dataset.stage import repeats_val
 from mutineck.experiment import DatasetSpec
 from mutineck.storage import read_json
 
@@ -185,6 +187,60 @@ def make_coco(root: Path) -> None:
         categories = [{"id": 18, "name": "dog"}, {"id": 90, "name": "toothbrush"}]
         document = {"images": images, "annotations": annotations, "categories": categories}
         (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(document))
+
+
+def test_where_test_is_val_the_stage_says_so(tmp_path, capsys):
+    root = tmp_path / "coco"
+    make_coco(root)
+    study = make_study(tmp_path / "out", format="coco", root=str(root))
+    convert(study)
+    assert "test has no annotations of its own and holds the same pictures as val" in capsys.readouterr().out
+    assert read_json(study.path("dataset", "dataset.json"))["source"]["split"] == "as published, test is val"
+    assert repeats_val(study)
+    (root / "test2017").symlink_to(root / "train2017")
+    (root / "annotations" / "instances_test2017.json").symlink_to("instances_train2017.json")
+    convert(study)
+    assert "the same pictures" not in capsys.readouterr().out
+    assert read_json(study.path("dataset", "dataset.json"))["source"]["split"] == "as published"
+    assert not repeats_val(study)
+
+
+def merge_coco(root: Path, file: str, folder: str) -> None:
+    """Put what `make_coco` wrote into one annotation file of all pictures."""
+    make_coco(root)
+    parts = [root / "annotations" / f"instances_{split}2017.json" for split in ("train", "val")]
+    first, second = map(read_json, parts)
+    for path in parts:
+        path.unlink()
+    (root / folder).mkdir(exist_ok=True)
+    for path in root.glob("*2017/*.jpg"):
+        path.rename(root / folder / path.name)
+    both = {key: first[key] + second[key] for key in ("images", "annotations")} | {"categories": first["categories"]}
+    (root / file).write_text(json.dumps(both))
+
+
+@pytest.mark.parametrize(
+    ("file", "folder"), [("annotations/all.json", "images"), ("_annotations.coco.json", "")], ids=["annotations", "beside"]
+)
+def test_one_coco_file_of_all_pictures_is_divided_as_voc_is(tmp_path, file, folder):
+    merge_coco(tmp_path / "coco", file, folder)
+    study = make_study(tmp_path / "out", format="coco", root=str(tmp_path / "coco"), split=(4, 1, 1), seed=3)
+    summary = convert(study)
+    assert [summary.splits[split]["images"] for split in ("train", "val", "test")] == [8, 2, 2]
+    names = [image["file_name"] for split in summary.splits for image in read_json(study.path("dataset", f"{split}.json"))["images"]]
+    assert len(set(names)) == 12 and all((tmp_path / "coco" / name).is_file() for name in names)
+    labels = {name: {"dog", "toothbrush"} if Path(name).stem in (f"{1:012d}", f"{50:012d}") else {"dog"} for name in names}
+    parts = stratified_split(labels, (4, 1, 1), 3)
+    assert [parts[name] for name in names] == [0] * 8 + [1] * 2 + [2] * 2
+    assert read_json(study.path("dataset", "dataset.json"))["source"]["split"] == [4, 1, 1]
+    assert [path.name for path in summary.reads] == [Path(file).name]
+
+
+def test_one_coco_file_is_no_published_split(tmp_path):
+    merge_coco(tmp_path / "coco", "annotations/all.json", "images")
+    study = make_study(tmp_path / "out", format="coco", root=str(tmp_path / "coco"), split=None)
+    with pytest.raises(DatasetError, match=r"instances_train2017\.json"):
+        convert(study)
 
 
 def test_coco_keeps_its_ids_crowds_and_masks(tmp_path):

@@ -110,6 +110,21 @@ def test_unfinished_study_is_reported_as_such(tmp_path: Path) -> None:
     assert "No arm has results yet" in text
 
 
+def test_where_test_is_val_the_report_says_that_its_numbers_are_validations(finished: Study, tmp_path: Path) -> None:
+    said = "test has no annotations of its own and holds the same pictures as val"
+    study = Study(finished.experiment, shutil.copytree(finished.root, tmp_path / "tiny"), "figures")
+    assert said not in write_report(study).read_text().lower()
+    shutil.copy(study.path("dataset", "val.json"), study.path("dataset", "test.json"))
+    text = write_report(study).read_text()
+    assert f"Here {said}: these are validation numbers." in text
+    assert text.lower().count(said) == 2
+
+
+def test_a_part_without_figures_says_how_they_are_drawn(tmp_path: Path) -> None:
+    text = write_report(Study(make_experiment(name="mine"), tmp_path / "mine", "figures")).read_text()
+    assert "<code>mutineck figures mine</code>" in text
+
+
 def test_names_cannot_inject_markup(tmp_path: Path) -> None:
     hostile = make_experiment(description="<script>alert(1)</script>")
     text = write_report(Study(hostile, tmp_path / "tiny", "figures")).read_text()
