@@ -255,13 +255,13 @@ def train_student(root: str, item: str) -> dict[str, Any]:
     import torch
 
     from mutineck.distillation import distil, loss_shares, sources
-    from mutineck.stage import seed_and_thread
+    from mutineck.stage import bound_threads
 
     folder = Path(root)
     study = Study(load_experiment(folder / EXPERIMENT_FILE), folder, "distillation", item)
     manifest = read_manifest(folder, "distillation", item)
     if manifest is None:
-        seed_and_thread(study.experiment)
+        bound_threads(study.experiment)
         gpus = visible_gpus() if study.experiment.resources.device != "cpu" else []
         with (
             open(folder / LOG, "a", encoding="utf-8") as log,

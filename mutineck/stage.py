@@ -26,6 +26,7 @@ EXPERIMENT_FILE = "experiment.yaml"
 MANIFEST = "manifest.json"
 ASIDE = (MANIFEST, "tensorboard", "training")
 """What in a stage's folder is no result: with hidden files and notebooks, no manifest lists it."""
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 PARAMETERS: dict[str, tuple[str, ...]] = dict.fromkeys(STAGES, ("experiment", "overrides", "outputs")) | {
     "teachers": ("experiment", "overrides", "outputs", "teacher"),
     "distillation": ("experiment", "overrides", "outputs", "arm", "seed"),
@@ -206,7 +207,7 @@ def begin(stage: str, variables: Mapping[str, Any]) -> Study:
         # A notebook opened in notebooks/ shares its outputs with the repository's root.
         outputs = repository() / outputs
     root = outputs / experiment.name
-    seed_and_thread(experiment)
+    bound_threads(experiment)
     print(f"{experiment.name}: {stage}, in {root}")
     file = find_file(given["experiment"])
     ours = file.parent == repository() / "experiments"
@@ -217,11 +218,10 @@ def begin(stage: str, variables: Mapping[str, Any]) -> Study:
     return study
 
 
-def seed_and_thread(experiment: Experiment) -> None:
+def bound_threads(experiment: Experiment) -> None:
     """Bound the CPU threads of this process to what the experiment gives a job."""
     threads = str(experiment.resources.threads)
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ[name] = threads
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, threads))
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(experiment.resources.threads)
 

@@ -23,13 +23,12 @@ from mutineck.experiment_file import repository
 from mutineck.notebooks import NotebookError, execute, running_copy
 from mutineck.processes import end_with_parent
 from mutineck.remedies import remedy
-from mutineck.stage import EXPERIMENT_FILE, MANIFEST
+from mutineck.stage import EXPERIMENT_FILE, MANIFEST, THREAD_VARIABLES
 
 NOTEBOOK = "notebook.ipynb"
 ITEM_STAGES = ("teachers", "distillation")
 """Stages that are several jobs: one a teacher, one an arm and seed."""
 GPU_STAGES = ("teachers", "features", "distillation", "ablations", "figures")
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 class Job(NamedTuple):

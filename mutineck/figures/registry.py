@@ -1,4 +1,4 @@
-"""Every figure by its name, and the function that draws it: what `mutineck figures NAME` looks into."""
+"""Every figure by its name, and the function that draws it: what `mutineck figures EXPERIMENT NAME` looks into."""
 
 from __future__ import annotations
 
