@@ -91,6 +91,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add.add_argument("--config", metavar="PATH", help="mmdet config of a checkpoint (Python code: it is executed)")
     add.add_argument(
+        "--alias",
+        action="append",
+        default=[],
+        type=_alias,
+        metavar="THEIRS=OURS",
+        dest="aliases",
+        help="the detector's name of a category = the data set's, e.g. airplane=aeroplane (may be repeated)",
+    )
+    add.add_argument(
         "--split", default=None, choices=("train", "val", "test"), help="default: what the experiment reports"
     )
 
@@ -140,10 +149,16 @@ def _study_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 1 on, got {text}")
-    return number
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
+    return int(text)
+
+
+def _alias(text: str) -> tuple[str, str]:
+    theirs, separator, ours = (part.strip() for part in text.partition("="))
+    if not (theirs and separator and ours):
+        raise argparse.ArgumentTypeError(f"expected THEIRS=OURS, e.g. airplane=aeroplane, got {text!r}")
+    return theirs, ours
 
 
 def _last_study(given: argparse.Namespace, file: str | Path | None = None) -> tuple[Experiment, Path]:
@@ -257,7 +272,8 @@ def evaluate(given: argparse.Namespace) -> int:
 
     experiment, root = _last_study(given)
     split = given.split or experiment.evaluation.report
-    rows = measured(Study(experiment, root, "distillation"), given.detector, split=split, config=given.config)
+    study = Study(experiment, root, "distillation")
+    rows = measured(study, given.detector, split=split, config=given.config, aliases=dict(given.aliases))
     # Under torchrun every process has them.
     for row in rows if os.environ.get("RANK", "0") == "0" else ():
         print(f"{row['split']:<6} {row['metric']:<12} {row['category']:<20} {row['value']:.4f}")
@@ -358,11 +374,16 @@ def clean(given: argparse.Namespace) -> int:
     import shutil
 
     from mutineck.processes import exclusive
+    from mutineck.stage import EXPERIMENT_FILE
     from mutineck.status import removable
 
     experiment, root = _last_study(given)
     if not root.is_dir():
-        raise FileNotFoundError(f"{root}: there is no such study")
+        there = sorted(path.parent.name for path in given.outputs.glob(f"*/{EXPERIMENT_FILE}"))
+        raise FileNotFoundError(
+            f"{root}: there is no such study; in {given.outputs} there {'is' if len(there) == 1 else 'are'} "
+            f"{', '.join(there) or 'none'}"
+        )
     with exclusive(root, f"mutineck clean {given.experiment}"):
         found = removable(experiment, root)
         for path, why in found:

@@ -77,6 +77,14 @@ def test_cores_are_counted(cores, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["run", "smoke", "--cores", cores])
     assert stop.value.code == 2
+    assert f"argument --cores: expected a whole number above 0, got {cores!r}" in capsys.readouterr().err
+
+
+def test_clean_names_the_studies_that_are_there(tmp_path, capsys):
+    for name in ("one", "two"):
+        engine.write_experiment(load_experiment("smoke"), tmp_path / name)
+    assert cli.main(["clean", "smoke", "--outputs", str(tmp_path)]) == cli.MISTAKE
+    assert capsys.readouterr().err.endswith(f"there is no such study; in {tmp_path} there are one, two\n")
 
 
 def test_status_of_nothing(tmp_path, capsys):

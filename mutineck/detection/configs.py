@@ -62,6 +62,34 @@ def read_config(path: str | Path) -> Any:
     raise ExperimentError(f"config {str(path)!r}: " + unknown("config file", Path(path).name, sorted(siblings)[:40]))
 
 
+def config_categories(config: Any) -> list[str]:
+    """Return the categories of an mmdet config in label order, none if it does not say them.
+
+    Its data sets' `classes` (names, or a file of them), then a `classes` of its own, then those that its data sets'
+    class has by itself, as stock configs have it: `CocoDataset` knows COCO's 80.
+    """
+    from mmcv import list_from_file
+    from mmdet.datasets import DATASETS
+
+    sets = [found for part in ("train", "val", "test") for found in _data_sets(config.get("data", {}).get(part))]
+    named = next((found["classes"] for found in sets if found.get("classes")), config.get("classes"))
+    if isinstance(named, str):
+        named = list_from_file(named)
+    for found in sets:
+        named = named or getattr(DATASETS.get(found.get("type", "")), "CLASSES", None)
+    return list(named or ())
+
+
+def _data_sets(node: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the data sets of a part of `data`, out of what repeats or joins them."""
+    if isinstance(node, list | tuple):
+        for item in node:
+            yield from _data_sets(item)
+    elif isinstance(node, Mapping):
+        inner = node.get("dataset") or node.get("datasets")
+        yield from _data_sets(inner) if inner else (node,)
+
+
 def config_text(config: Mapping[str, Any]) -> str:
     """Return a config's fields as Python, an assignment each, as mmcv's `Config.fromfile` reads them.
 
@@ -116,6 +144,11 @@ def categories_in(model: dict[str, Any], num_classes: int) -> None:
     for node in _dicts(model):
         if "num_classes" in node:
             node["num_classes"] = num_classes
+
+
+def category_counts(model: Mapping[str, Any]) -> set[int]:
+    """Return the numbers of categories that the heads of a `model` dict tell apart."""
+    return {node["num_classes"] for node in _dicts(model) if isinstance(node.get("num_classes"), int)}
 
 
 def _resize(model: dict[str, Any], spec: DetectorSpec) -> None:

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mutineck.detection.compat import best, prepare, quiet
-from mutineck.detection.loading import LoadReport, load_strictly
+from mutineck.detection.configs import category_counts, config_categories
+from mutineck.detection.layouts import some
+from mutineck.detection.loading import LoadReport, load_strictly, read_checkpoint
 from mutineck.detection.looking import looking
 from mutineck.detection.winograd import with_winograd
 from mutineck.experiment import ExperimentError, unknown
@@ -196,6 +198,64 @@ def map_labels(name: str, own: Sequence[str], student: Sequence[str], aliases: M
             f"{', '.join(student)}. If they are named differently, add `aliases: {{teacher's name: student's name}}`"
         )
     return torch.tensor(labels)
+
+
+def detector_categories(config: Any, checkpoint: str | Path, *, owner: str, remedy: str) -> list[str]:
+    """Return the categories of a detector that others made, in label order.
+
+    Those that its checkpoint was trained on (`meta.CLASSES`), if that says so; else those of its config.
+
+    Args:
+        config: its mmdet config.
+        checkpoint: its weights.
+        owner: what to call it in messages.
+        remedy: where its categories can be given by hand.
+
+    Raises:
+        ExperimentError: neither says them, or they are not as many as the detector tells apart.
+        CheckpointError: the checkpoint cannot be read as data.
+    """
+    meta = read_checkpoint(checkpoint).get("meta")
+    named = meta.get("CLASSES") if isinstance(meta, Mapping) else None
+    categories = [named] if isinstance(named, str) else list(named or config_categories(config))
+    if not categories:
+        raise ExperimentError(
+            f"{owner}: neither its config nor its checkpoint (meta.CLASSES) says its categories; {remedy}"
+        )
+    counts = category_counts(config.model)
+    if counts and len(categories) not in counts:
+        raise ExperimentError(
+            f"{owner}: {len(categories)} categories are named ({some(categories)}), but it tells "
+            f"{' or '.join(map(str, sorted(counts)))} apart; {remedy}"
+        )
+    return categories
+
+
+def common_names(
+    owner: str, categories: Sequence[str], own: Sequence[str], aliases: Mapping[str, str], remedy: str
+) -> list[str]:
+    """Return a detector's categories by the names that the data set has for them.
+
+    Args:
+        owner: what to call the detector in messages.
+        categories: its own, in label order.
+        own: the data set's.
+        aliases: detector's category -> data set's.
+        remedy: how an alias is given.
+
+    Raises:
+        ExperimentError: an alias of a category that the detector lacks, or nothing in common.
+    """
+    for theirs, ours in aliases.items():
+        if theirs not in categories:
+            raise ExperimentError(f"{owner}, alias {theirs}={ours}: " + unknown("category", theirs, categories))
+    names = [aliases.get(name, name) for name in categories]
+    if not set(names) & set(own):
+        raise ExperimentError(
+            f"{owner} shares no category with the data set: it knows {some(categories)}; the data set has {some(own)}. "
+            f"Where one has two names, say so with {remedy}"
+        )
+    return names
 
 
 def detector_strides(model: Any) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from mutineck.detection.configs import (
     write_config,
 )
 from mutineck.detection.evaluation import category_ids, device_of, evaluation_loader, measure, picture_folder, predict
-from mutineck.detection.frozen import Normalisation, build_model, renormaliser
+from mutineck.detection.frozen import Normalisation, build_model, common_names, detector_categories, renormaliser
 from mutineck.detection.loading import LoadReport, load_strictly
 from mutineck.detection.processes import ALONE, Processes
 from mutineck.detection.training import finish_training, save_detector, train
@@ -79,29 +79,44 @@ def prepare_teacher(study: Study) -> list[dict[str, Any]]:
 def teacher_categories(study: Study, spec: TeacherSpec) -> list[str]:
     """Return a teacher's own categories in its label order.
 
-    Those that the experiment names; for a zoo or checkpoint teacher its config's data set's; else the study's.
+    Those that the experiment names; for a zoo or checkpoint teacher those of its checkpoint or config; else the
+    study's.
+
+    Raises:
+        ExperimentError: unknown zoo name or category, a teacher that does not say its categories, or one that shares
+            none with the data set.
     """
     own = dataset_categories(study)
     if spec.categories:
         for name in spec.categories:
             if spec.detector is not None and name not in own:
                 raise ExperimentError(f"teachers.{spec.name}.categories: " + unknown("category", name, own))
-        return list(spec.categories)
-    if spec.detector is not None:
+        categories = list(spec.categories)
+    elif spec.detector is not None:
         return own
-    from mmdet.datasets import DATASETS
-
-    source = find_in_zoo(spec.zoo).config if spec.zoo else Path(spec.config or "")
-    config = read_config(source)
-    train_data = config.get("data", {}).get("train", {})
-    while "dataset" in train_data:
-        train_data = train_data["dataset"]
-    classes = train_data.get("classes") or getattr(DATASETS.get(train_data.get("type", "")), "CLASSES", None)
-    if not classes:
-        raise ExperimentError(
-            f"teachers.{spec.name}: its config does not say its categories; add `categories: [...]` in label order"
+    else:
+        source, weights = _files_of(spec)
+        categories = detector_categories(
+            read_config(source),
+            weights,
+            owner=f"teachers.{spec.name}",
+            remedy=f"set teachers.{spec.name}.categories to the names in label order",
         )
-    return list(classes)
+    common_names(f"teacher {spec.name!r}", categories, own, spec.aliases, alias_field(spec))
+    return categories
+
+
+def alias_field(spec: TeacherSpec) -> str:
+    """Return how an experiment gives a teacher's aliases."""
+    return f"teachers.{spec.name}.aliases: {{teacher's name: data set's name}}"
+
+
+def _files_of(spec: TeacherSpec) -> tuple[Path, Path]:
+    """Return config and weights of a teacher from the zoo or of one's own."""
+    if spec.zoo:
+        entry = find_in_zoo(spec.zoo)
+        return entry.config, fetch_weights(entry)
+    return Path(spec.config or ""), Path(spec.checkpoint or "").expanduser()
 
 
 def split_config(
@@ -179,11 +194,8 @@ def _train_teacher(
 
 def _load_teacher(study: Study, spec: TeacherSpec, categories: Sequence[str]) -> tuple[torch.nn.Module, Normalisation]:
     """Load a published or given teacher strictly, and put it into the study's own layout."""
-    if spec.zoo:
-        entry = find_in_zoo(spec.zoo)
-        source, weights = entry.config, fetch_weights(entry)
-    else:
-        source, weights = Path(spec.config or ""), Path(spec.checkpoint or "").expanduser()
+    source, weights = _files_of(spec)
+    if not spec.zoo:
         print(f"teacher {spec.name!r}: reading {source} (an mmdet config is Python code and is executed)")
     config = read_config(source)
     config.model.pop("pretrained", None)
@@ -257,11 +269,7 @@ def measure_split(
         ExperimentError: no category in common.
     """
     own = dataset_categories(study)
-    names = [(aliases or {}).get(name, name) for name in categories]
-    if not set(names) & set(own):
-        raise ExperimentError(
-            f"the detector knows {', '.join(names)}; the data set has {', '.join(own)}: none in common"
-        )
+    names = common_names("the detector", categories, own, aliases or {}, "aliases (detector's name: data set's name)")
     annotations = study.need("dataset", f"{split}.json")
     ids = category_ids(annotations, own)
     predictions = predict(

@@ -11,6 +11,7 @@ import torch
 from mutineck.detection.compat import prepare
 from mutineck.detection.configs import pipelines
 from mutineck.detection.loading import CheckpointError
+from mutineck.experiment import ExperimentError
 from mutineck.stage import Study
 from mutineck.storage import read_json
 from mutineck.teachers.frozen import load_model
@@ -68,3 +69,12 @@ def test_what_does_not_fit_or_is_no_data_is_refused(content: str, message: str, 
         prepare_teacher(study)
     assert "MutiNeck-KD.pth" in str(caught.value)
     assert not (tmp_path / "owned").exists() and not (study.folder / "checkpoint.pth").exists()
+
+
+def test_a_teacher_of_other_names_is_told_how_to_name_them_before_anything_is_loaded(tiny: Study, tmp_path: Path) -> None:
+    own = read_json(tiny.path("dataset", "dataset.json"))["categories"]
+    theirs = [f"their {name}" for name in own]
+    study = brought(tiny, tmp_path, {"state_dict": {}, "meta": {"CLASSES": tuple(theirs)}})
+    said = f"it knows {', '.join(theirs[:5])} and 5 more; the data set has {', '.join(own[:5])} and 5 more"
+    with pytest.raises(ExperimentError, match=rf"teacher 'mine' shares no category .* {said}.*teachers\.mine\.aliases: \{{"):
+        prepare_teacher(study)
