@@ -254,8 +254,6 @@ class Guidance(nn.Module):
     def _shares(self, targets: Targets | None, progress: float) -> Tensor | list[float]:
         """Return what each guide counts in this step."""
         n = len(self.guides)
-        if self.arm.source == "adapters":
-            return [1.0] * n
         if self.arm.source == "confidence" and n > 1:
             return confidence_shares(targets)
         if self.arm.source == "sequential":

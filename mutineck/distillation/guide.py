@@ -123,7 +123,7 @@ class Guide(nn.Module):
             boxes: for each image `(n, 4)` as `(x_min, y_min, x_max, y_max)`, input pixels.
             labels: for each image `(n,)` int64.
             regions: stride to regions: centre, boundary and background take the place of FGD's two masks.
-            targets: with `teacher_index`, the foreground of a target counts by this teacher's weight for it.
+            targets: with `teacher_index`, a target's foreground counts by this teacher's weight for it, 1 on average.
             teacher_index: see `targets`.
         """
         adapted = self.adapt(student, self.strides if self.centroid_loss is None else self.shared_strides)
@@ -188,9 +188,11 @@ class Guide(nn.Module):
 
 @torch.no_grad()
 def weighted_masks(targets: Targets, teacher: int, stride: int, size: tuple[int, int]) -> FGDMasks:
-    """Return FGD's masks with each target's foreground multiplied by one teacher's weight omega for it."""
+    """Return FGD's masks with each target's foreground multiplied by n omega, one of n teachers' weight for it.
+
+    The mean of n teachers' masks is FGD's own: where all weights are equal, each teacher's masks are.
+    """
     ranges = cell_ranges(targets.boxes, stride, *size)
-    share = targets.weights[..., teacher] / ranges.count.clamp(min=1)
+    weight = targets.weights[..., teacher] * targets.weights.shape[-1]
     covered = heaviest(ranges, targets.valid, *size) > 0  # also where the teacher's share is 0
-    background = spread(~covered) / targets.weights.shape[-1]
-    return FGDMasks(heaviest(ranges, targets.valid * share, *size), background)
+    return FGDMasks(heaviest(ranges, targets.valid * weight / ranges.count.clamp(min=1), *size), spread(~covered))

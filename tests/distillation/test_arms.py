@@ -228,10 +228,25 @@ class TestAdapters:
         from mutineck.distillation.losses.fgd import fgd_masks
 
         whole = fgd_masks([boxes[0]], 4, (12, 20))
-        torch.testing.assert_close(masks[0].foreground + masks[1].foreground, whole.foreground)
-        torch.testing.assert_close(masks[0].background + masks[1].background, whole.background)
+        torch.testing.assert_close((masks[0].foreground + masks[1].foreground) / 2, whole.foreground)
+        torch.testing.assert_close(masks[0].background, whole.background)
+        torch.testing.assert_close(masks[1].background, whole.background)
         ratio = masks[0].foreground[0, 4, 4] / whole.foreground[0, 4, 4]
-        assert float(ratio) == pytest.approx(float(targets.weights[0, 0, 0]))
+        assert float(ratio) == pytest.approx(2 * float(targets.weights[0, 0, 0]))
+
+    @pytest.mark.parametrize("arm", ["adapters", "cwd:adapters"])
+    def test_two_identical_teachers_teach_what_one_does(self, tiny: Study, tmp_path: Path, arm: str) -> None:
+        study = derive(tiny, tmp_path / "s", arms=[arm], distillation={"cwd": 3.0})
+        losses = {}
+        for copies in (1, 2):
+            distiller = build(study, arm)
+            guidance = distiller.guidance
+            guidance.guides = torch.nn.ModuleList([guidance.guides[0]] * copies)
+            guidance.teachers = [guidance.teachers[0]] * copies
+            losses[copies] = step(distiller, study)
+        assert kd_terms(losses[1]) == (FGD | MASKS | {"cwd"} if arm == "adapters" else {"cwd"})
+        for term in kd_terms(losses[1]):
+            assert float(losses[2][f"loss_kd_{term}"]) == pytest.approx(float(losses[1][f"loss_kd_{term}"]), rel=1e-5), term
 
 
 class TestInheriting:
