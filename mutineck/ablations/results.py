@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import pandas as pd
 
 from mutineck.experiment import slug
-from mutineck.stage import Study
+from mutineck.stage import Study, read_manifest
 from mutineck.storage import read_json
+from mutineck.workflow import Job, changed_settings
 
+METRICS = "metrics.json"
 COLUMNS = ("arm", "seed", "split", "metric", "category", "value")
 TEACHER = "teacher:"
 """Prefix of a teacher's name in the column `arm`."""
@@ -39,7 +42,7 @@ def collect(study: Study) -> pd.DataFrame:
 
     ``seed`` is a nullable integer (teachers have none), ``category`` is empty for a metric over all
     categories, and ``value`` lies in 0..1, NaN where a category does not occur. What is not there is named by
-    ``missing``.
+    ``missing``; results that ``why_not`` refuses are left out, and that is said.
 
     Raises:
         FileNotFoundError: no run has results yet.
@@ -47,23 +50,49 @@ def collect(study: Study) -> pd.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     for arm, seed, folder in runs(study):
-        path = folder / "metrics.json"
-        if path.is_file():
-            rows += [_row(path, item) | {"arm": arm, "seed": seed} for item in read_json(path)]
+        path = folder / METRICS
+        if why := why_not(study, folder):
+            if path.is_file():
+                print(f"{study.experiment.name}: {_called(arm, seed)} is left out: {why}", file=sys.stderr)
+            continue
+        rows += [_row(path, item) | {"arm": arm, "seed": seed} for item in read_json(path)]
     if not rows:
         study.need("distillation")  # the usual reason, with the command that helps
         raise FileNotFoundError(
-            f"{study.root}: no teacher and no arm has a metrics.json yet. "
+            f"{study.root}: no teacher and no arm has results of its settings yet. "
             f"Make them with: {study.command('distillation')}"
         )
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     return frame.astype({"seed": "Int64", "value": "float64", "category": "string", "arm": "string"})
 
 
+def why_not(study: Study, folder: Path) -> str:
+    """Return why a run's results do not count, '' if they do: only a manifest of today's settings says whose they are.
+
+    Args:
+        study: any stage of the study.
+        folder: the run's, of ``runs``.
+    """
+    if not (folder / METRICS).is_file():
+        return "it has no results yet"
+    job = Job.at(folder.relative_to(study.root).as_posix())
+    try:
+        manifest = read_manifest(study.root, *job)
+    except ValueError as error:
+        return f"its manifest cannot be read: {error}"
+    if manifest is None:
+        return "it has no manifest, so it is not finished or is made anew"
+    changed = changed_settings(study.experiment, job, manifest)
+    return f"it was made with other settings: {changed[0]}" if changed else ""
+
+
 def missing(study: Study) -> list[str]:
-    """Return what the experiment asks for and no results exist of, as ``ARM seed N`` or ``teacher:NAME``."""
-    absent = [(arm, seed) for arm, seed, folder in runs(study) if not (folder / "metrics.json").is_file()]
-    return [arm if seed is None else f"{arm} seed {seed}" for arm, seed in absent]
+    """Return what the experiment asks for and no results count of, as ``ARM seed N`` or ``teacher:NAME``."""
+    return [_called(arm, seed) for arm, seed, folder in runs(study) if why_not(study, folder)]
+
+
+def _called(arm: str, seed: int | None) -> str:
+    return arm if seed is None else f"{arm} seed {seed}"
 
 
 def scores(frame: pd.DataFrame, split: str, metric: str = HEADLINE, category: str = "") -> pd.DataFrame:
@@ -123,7 +152,7 @@ def first_seed(study: Study, arm: str) -> str:
         FileNotFoundError: it has none; the message names the command that makes them.
     """
     for seed in study.experiment.seeds:
-        if study.path("distillation", slug(arm), f"seed{seed}", "metrics.json").is_file():
+        if not why_not(study, study.path("distillation", slug(arm), f"seed{seed}")):
             return f"{arm}/seed{seed}"
     study.need("distillation", slug(arm), f"seed{study.experiment.seeds[0]}", "metrics.json")
     raise AssertionError("unreachable: need() has raised")

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from mutineck.ablations.results import HEADLINE, TEACHER, collect, scores
+from mutineck.ablations.results import HEADLINE, TEACHER, collect, runs, scores, why_not
 from mutineck.ablations.statistics import compare, mean_interval
 from mutineck.arms import PARTS
-from mutineck.experiment import INTERMEDIATE, load_experiment, slug
-from mutineck.stage import EXPERIMENT_FILE, Study, read_manifest, run_command
+from mutineck.experiment import INTERMEDIATE, load_experiment
+from mutineck.stage import EXPERIMENT_FILE, MANIFEST, Study, read_manifest, run_command
+from mutineck.storage import read_json
 
 METHOD = "mutineck"
 DIFFERENCE = (
@@ -41,7 +42,7 @@ class StudyResults:
 
 
 def read_study(root: Path) -> StudyResults:
-    """Read what a study's folder holds so far, finished or not.
+    """Read what a study's folder holds so far, finished or not; what is of other settings is left out, and named.
 
     Raises:
         FileNotFoundError: no such study, or nothing in it has been measured yet.
@@ -49,13 +50,13 @@ def read_study(root: Path) -> StudyResults:
     if not (root / EXPERIMENT_FILE).is_file():
         raise FileNotFoundError(f"{root}: there is no such study; make it with: {run_command(root, [root.name])}")
     experiment = load_experiment(root / EXPERIMENT_FILE)
-    seconds = {}
-    for arm in experiment.arms:
-        found = [read_manifest(root, "distillation", f"{slug(arm)}/seed{seed}") for seed in experiment.seeds]
-        times = [manifest["seconds"] for manifest in found if manifest is not None]
-        if times:
-            seconds[arm] = statistics.median(times)
-    frame = collect(Study(experiment, root, "ablations"))
+    study = Study(experiment, root, "ablations")
+    times: dict[str, list[float]] = {}
+    for arm, seed, folder in runs(study):
+        if seed is not None and not why_not(study, folder):
+            times.setdefault(arm, []).append(read_json(folder / MANIFEST)["seconds"])
+    seconds = {arm: statistics.median(each) for arm, each in times.items()}
+    frame = collect(study)
     return StudyResults(experiment.name, frame, experiment.evaluation.report, seconds, fingerprint(root))
 
 

@@ -10,12 +10,22 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from mutineck.ablations.results import best_teacher, collect, missing, part_known, scores, shown_arm, teacher_strengths
+from mutineck.ablations.results import (
+    best_teacher,
+    collect,
+    missing,
+    part_known,
+    runs,
+    scores,
+    shown_arm,
+    teacher_strengths,
+)
 from mutineck.ablations.statistics import compare, mean_interval, paired_differences
 from mutineck.ablations.table import readable, summarise, to_latex, to_markdown, write_tables
 from mutineck.experiment import Experiment, slug
 from mutineck.stage import Study
 from mutineck.storage import write_json
+from tests.ablations.tiny import write_manifest
 
 VALUES = {"student": (0.20, 0.22, 0.21), "fgd:mean": (0.25, 0.24, 0.29)}
 
@@ -47,6 +57,8 @@ def study(tmp_path: Path) -> Study:
     for arm, values in VALUES.items():
         for seed, value in enumerate(values):
             write_json(found.path("distillation", slug(arm), f"seed{seed}", "metrics.json"), [row(value)])
+    for _, _, folder in runs(found):
+        write_manifest(found, folder)
     return found
 
 
@@ -96,6 +108,22 @@ def test_missing_runs_are_named(study: Study) -> None:
     study.path("teachers", "retina", "metrics.json").unlink()
     assert missing(study) == ["teacher:retina", "fgd:mean seed 1"]
     assert "Missing: teacher:retina, fgd:mean seed 1." in write_tables(study)[3].read_text()
+
+
+def test_results_of_other_settings_or_of_none_are_left_out(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    longer = {"detector": {"family": "faster_rcnn"}, "schedule": {"epochs": 3}}
+    other = Study(experiment(student=longer), study.root, "ablations")
+    for seed in (0, 1):
+        write_manifest(other, study.path("distillation", "student", f"seed{seed}"))
+    study.path("distillation", "fgd-mean", "seed2", "manifest.json").unlink()
+    study.path("teachers", "retina", "manifest.json").write_text("{")
+    frame = collect(study)
+    assert scores(frame, "test")["value"].tolist() == [0.5, 0.21, 0.25, 0.24]
+    said = capsys.readouterr().err
+    assert "student seed 0 is left out: it was made with other settings: student.schedule.epochs: 3 -> 12" in said
+    assert "fgd:mean seed 2 is left out: it has no manifest" in said
+    assert missing(study) == ["teacher:retina", "student seed 0", "student seed 1", "fgd:mean seed 2"]
+    assert scores(collect(other), "test")["value"].tolist() == [0.5, 0.20, 0.22]
 
 
 def test_nothing_there_names_the_command(tmp_path: Path) -> None:

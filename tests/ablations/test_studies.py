@@ -15,8 +15,10 @@ from mutineck.ablations.overview import overview, write_comparison
 from mutineck.ablations.results import COLUMNS
 from mutineck.ablations.studies import StudyResults, additions, contrasts, parts, read_study
 from mutineck.engine import write_experiment
-from mutineck.experiment import Experiment, slug
+from mutineck.experiment import Experiment, load_experiment, slug
+from mutineck.stage import Study
 from mutineck.storage import write_json
+from tests.ablations.tiny import write_manifest
 
 ARMS = {
     "student": (0.20, 0.22, 0.21),
@@ -160,7 +162,7 @@ def outputs(tmp_path: Path) -> Path:
                 folder = root / "distillation" / slug(arm) / f"seed{seed}"
                 row = {"split": "test", "metric": "bbox_mAP", "category": "", "value": value}
                 write_json(folder / "metrics.json", [row])
-                write_json(folder / "manifest.json", {"seconds": 60.0 * (seed + 1)})
+                write_manifest(Study(experiment, root, "ablations"), folder, seconds=60.0 * (seed + 1))
         hashes = {f"dataset/{split}.json": split[0] * 64 for split in ("train", "val", "test")}
         write_json(root / "dataset" / "manifest.json", {"writes": hashes})
     return tmp_path
@@ -171,6 +173,16 @@ def test_a_study_is_read_from_its_folder(outputs: Path) -> None:
     assert (study.name, study.split, study.seconds["mutineck"]) == ("first", "test", 90.0)
     assert study.data == "-".join(letter * 16 for letter in "tvt")
     assert contrasts([study]).set_index("arm").loc["student", "difference"] == pytest.approx(0.135)
+
+
+def test_a_run_of_other_settings_gives_neither_value_nor_time(outputs: Path) -> None:
+    experiment = load_experiment(outputs / "first" / "experiment.yaml")
+    longer = experiment.model_copy(update={"student": experiment.student.model_copy(update={"inherit": True})})
+    folder = outputs / "first" / "distillation" / "mutineck" / "seed0"
+    write_manifest(Study(longer, outputs / "first", "ablations"), folder, seconds=1e6)
+    study = read_study(outputs / "first")
+    assert study.seconds["mutineck"] == 120.0
+    assert contrasts([study]).set_index("arm").loc["mutineck", ["n", "mean"]].tolist() == [1, 0.34]
 
 
 def test_compare_takes_folders_and_names_what_is_missing(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,16 @@
+"""What stands for a finished run in tests of what reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mutineck.stage import MANIFEST, Study
+from mutineck.storage import write_json
+from mutineck.workflow import Job
+
+
+def write_manifest(study: Study, folder: Path, **fields: Any) -> None:
+    """Write a manifest into a run's folder that says it was made with the study's settings."""
+    job = Job.at(folder.relative_to(study.root).as_posix())
+    write_json(folder / MANIFEST, {"settings": study.experiment.settings_for(*job), **fields})
