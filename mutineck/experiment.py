@@ -284,8 +284,8 @@ class RegionsSpec(Record):
 
     iou: float = Field(0.5, gt=0, lt=1)
     """Least overlap of a proposal with the target that it stands for."""
-    score: float = Field(0.05, ge=0, lt=1)
-    """Least score of the target's category; below 0.05 no detector gives proposals."""
+    score: float = Field(0.05, ge=0.05, lt=1)
+    """Least score of the target's category; none lower, since below 0.05 no frozen teacher gives proposals."""
     top: int = Field(10, ge=1)
     """Proposals of each teacher for each target, best by `score^0.2 IoU^0.8`."""
     quality_temperature: float = Field(0.25, gt=0)
