@@ -37,7 +37,7 @@ from mutineck.seeding import derive_seed
 from mutineck.stage import Study, read_manifest, run_command, settings_words
 from mutineck.status import inspect
 from mutineck.storage import atomic_path, read_json, sha256_json, write_json
-from mutineck.workflow import EXPERIMENT_FILE, own_gpu, thread_environment, visible_gpus
+from mutineck.workflow import EXPERIMENT_FILE, Job, changed_settings, own_gpu, thread_environment, visible_gpus
 
 SEARCHES = "searches"
 JOURNAL = "journal.log"
@@ -251,7 +251,10 @@ class Search:
 
 
 def train_student(root: str, item: str) -> dict[str, Any]:
-    """Train one student of a trial, unless that is done, and return `mAP` on val, `shares` of the loss, `seconds`."""
+    """Train one student of a trial, unless that is done, and return `mAP` on val, `shares` of the loss, `seconds`.
+
+    A student of other values, which lies there after the trials' journal has been deleted, is trained anew.
+    """
     import torch
 
     from mutineck.distillation import distil, loss_shares, sources
@@ -260,7 +263,7 @@ def train_student(root: str, item: str) -> dict[str, Any]:
     folder = Path(root)
     study = Study(load_experiment(folder / EXPERIMENT_FILE), folder, "distillation", item)
     manifest = read_manifest(folder, "distillation", item)
-    if manifest is None:
+    if manifest is None or changed_settings(study.experiment, Job("distillation", item), manifest):
         bound_threads(study.experiment)
         gpus = visible_gpus() if study.experiment.resources.device != "cpu" else []
         with (

@@ -278,3 +278,25 @@ def test_a_real_trial_trains_a_student_and_leaves_the_study_alone(tiny: Study, t
     assert not (root / "distillation").exists()
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert json.loads((tmp_path / "found" / "results" / "trial0000.json").read_text())["value"] == row["value"]
+
+
+def test_a_student_of_other_values_is_not_taken_for_a_trials(base: search.Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mutineck import distillation
+
+    trained: list[float] = []
+
+    def distil(study: Study) -> list[dict[str, Any]]:
+        trained.append(study.experiment.distillation.alpha)
+        for name in ("student.pth", "metrics.json", "curves.csv"):
+            write_text(study.folder / name, "{}")
+        return [{"metric": "bbox_mAP", "split": "val", "value": study.experiment.distillation.alpha}]
+
+    monkeypatch.setattr(distillation, "distil", distil)
+    monkeypatch.setattr(distillation, "sources", lambda study: [])
+    monkeypatch.setattr(distillation, "loss_shares", lambda study: pd.DataFrame({"last tenth": {"loss_kd": 0.3}}))
+    reached = []
+    for alpha in (1e-4, 1e-4, 2e-4):
+        weights = base.experiment.distillation.model_copy(update={"alpha": alpha})
+        write_experiment(base.experiment.model_copy(update={"distillation": weights}), base.root)
+        reached.append(search.train_student(str(base.root), "fgd-faster_rcnn/seed0")["mAP"])
+    assert trained == [1e-4, 2e-4] and reached == [1e-4, 1e-4, 2e-4]
