@@ -21,7 +21,7 @@ from mutineck.experiment import INTERMEDIATE, ExperimentError, FeaturesSpec, unk
 from mutineck.features.shards import INDEX, Shard, find_shards, write_shard
 from mutineck.stage import Study
 from mutineck.storage import read_json, sha256_file, sha256_json, write_json
-from mutineck.teachers.frozen import load_frozen
+from mutineck.teachers.frozen import load_frozen, sha256_config
 
 SPLIT = "train"
 SHARD_IMAGES = 128
@@ -112,7 +112,7 @@ def loader_of(study: Study, image_ids: Sequence[int]) -> DataLoader:
 
 
 def key_of(study: Study, name: str, shard_images: int = SHARD_IMAGES) -> str:
-    """Return the digest of all that a teacher's rows depend on: weights, data set, input, settings."""
+    """Return the digest of all that a teacher's rows depend on: weights and configs, data set, input, settings."""
     # The intermediate teacher's file holds the merge neck and head; its maps depend on every teacher's too.
     members = [t.name for t in study.experiment.teachers] if name == INTERMEDIATE else []
     settings = study.experiment.settings_for("features")
@@ -120,6 +120,7 @@ def key_of(study: Study, name: str, shard_images: int = SHARD_IMAGES) -> str:
         {
             "recipe": RECIPE,
             "checkpoints": [sha256_file(study.need("teachers", m, "checkpoint.pth")) for m in [name, *members]],
+            "configs": [sha256_config(study.need("teachers", m, "config.py")) for m in [name, *members]],
             "dataset": sha256_file(study.need("dataset", f"{SPLIT}.json")),
             "input": settings["input"],
             "features": {field: value for field, value in settings["features"].items() if field != "batch"},

@@ -82,6 +82,11 @@ def load_folder(
     )
 
 
+def sha256_config(path: Path) -> str:
+    """Return a hash of what a detector's `config.py` says, wherever the teachers that it names lie."""
+    return sha256_json(_without_folders(read_config(path)._cfg_dict.to_dict()))
+
+
 def _without_folders(node: Any) -> Any:
     """Return a config without the places of other teachers: what they are is in their own identities."""
     if isinstance(node, Mapping):

@@ -251,7 +251,13 @@ def study_with_checkpoints(root, overrides=()):
     write_json(root / "dataset" / "train.json", annotations())
     for name in ("faster", "retina"):
         write_bytes(root / "teachers" / name / "checkpoint.pth", name.encode())
+        write_teacher_config(root, name)
     return study
+
+
+def write_teacher_config(root, name, mean=0.0, folder="here"):
+    text = f"model = dict(type='A', teachers=[dict(folder='{folder}')])\nnormalisation = dict(mean=[{mean}])\n"
+    write_bytes(root / "teachers" / name / "config.py", text.encode())
 
 
 @pytest.mark.parametrize(
@@ -262,6 +268,8 @@ def study_with_checkpoints(root, overrides=()):
         ("input", True),
         ("checkpoint", True),
         ("other_checkpoint", False),
+        ("config", True),
+        ("folder_in_config", False),
         ("dataset", True),
     ],
 )
@@ -278,6 +286,8 @@ def test_key_follows_what_the_rows_depend_on(tmp_path, change, moves):
             tmp_path / "teachers" / ("faster" if change == "checkpoint" else "retina") / "checkpoint.pth",
             b"new",
         )
+    if "config" in change:
+        write_teacher_config(tmp_path, "faster", **({"mean": 1.0} if change == "config" else {"folder": "there"}))
     if change == "dataset":
         content = annotations()
         content["annotations"].pop()
