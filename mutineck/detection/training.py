@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import os
 import shutil
 import time
@@ -14,17 +15,19 @@ from typing import Any
 import torch
 
 from mutineck.detection.compat import prepare, quiet
-from mutineck.detection.configs import config_text, write_config
+from mutineck.detection.configs import write_config
 from mutineck.detection.hooks import CURVES, LATEST
 from mutineck.detection.loading import write_checkpoint
 from mutineck.experiment import ExperimentError
 from mutineck.seeding import seed_everything
-from mutineck.storage import read_json, sha256_json, write_json
+from mutineck.storage import read_json, write_json
 
 IDENTITY = "training.json"
 
 
-def train(config: Any, *, device: torch.device, identity: Mapping[str, Any] | None = None) -> Any:
+def train(
+    config: Any, *, device: torch.device, identity: Mapping[str, Any] | None = None, root: Path | None = None
+) -> Any:
     """Train the detector of an mmdet config, resuming at the last state kept of the same training.
 
     Follows `tools/train.py` of mmdet step by step, so that a config dumped from here trains alike there.
@@ -34,7 +37,8 @@ def train(config: Any, *, device: torch.device, identity: Mapping[str, Any] | No
             one: each process takes its share, so that a training may go on with another number of processes.
         device: where to train.
         identity: what the result depends on beside the config (hashes of what is read). A state left by a training
-            with another config or identity is discarded.
+            with another config or identity is discarded, and what differs is printed.
+        root: the study's folder, if there is one: it may lie elsewhere when the training goes on.
 
     Returns:
         The trained detector, on the CPU.
@@ -51,7 +55,7 @@ def train(config: Any, *, device: torch.device, identity: Mapping[str, Any] | No
     processes = start_processes(device)
     import_modules_from_strings(**config.custom_imports)
     work_dir = Path(config.work_dir)
-    described = _describe(config)
+    described = describe(config, root)
     _take_share(config, processes)
     if _rank() == 0:
         _discard_foreign_state(work_dir, {"config": described, **(identity or {})})
@@ -88,12 +92,29 @@ def start_processes(device: torch.device) -> int:
     return processes
 
 
-def _describe(config: Any) -> str:
-    """Return what a training depends on in its config: any number of processes and loader workers may go on with it."""
-    described = copy.deepcopy(config)  # its batches are global ones still
-    for loader in (described.data, described.data.val_dataloader):
+def describe(config: Any, root: Path | None = None) -> dict[str, Any]:
+    """Return what a training depends on in its config, JSON-able.
+
+    Any number of processes and loader workers may go on with it, in whatever folder, with a teacher cache of any size;
+    whether there is a cache counts, since with one the teachers' maps are rounded.
+    """
+    described = copy.deepcopy(config._cfg_dict).to_dict()  # its batches are global ones still
+    for loader in (described["data"], described["data"]["val_dataloader"]):
         loader.pop("workers_per_gpu", None)
-    return config_text(described)
+    del described["work_dir"]
+    return json.loads(json.dumps(_wherever(described, "" if root is None else f"{root.resolve()}{os.sep}")))
+
+
+def _wherever(node: Any, root: str) -> Any:
+    """Return a config with paths below a folder told from there, and of teacher caches no more than that they are."""
+    if isinstance(node, Mapping):
+        return {
+            key: "maps are rounded" if key == "cache" and value is not None else _wherever(value, root)
+            for key, value in node.items()
+        }
+    if isinstance(node, list | tuple):
+        return [_wherever(value, root) for value in node]
+    return node.removeprefix(root) if isinstance(node, str) else node
 
 
 def _take_share(config: Any, processes: int) -> None:
@@ -109,13 +130,20 @@ def _rank() -> int:
 
 
 def _discard_foreign_state(work_dir: Path, identity: Mapping[str, Any]) -> None:
-    """Empty a training's folder unless the state in it belongs to this very training."""
-    key = {"training": sha256_json(identity)}
+    """Empty a training's folder unless the state in it belongs to this very training; say so if there is one."""
+    from mutineck.workflow import differences
+
     note = work_dir / IDENTITY
-    if note.exists() and read_json(note) == key:
+    known = read_json(note) if note.exists() else {}
+    differing = list(differences(known, dict(identity)))
+    if known and not differing:
         return
+    if (work_dir / LATEST).exists():
+        shown = "; ".join(each if len(each) <= 160 else f"{each[:160]}..." for each in differing[:3])
+        more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
+        print(f"{work_dir}: the state of another training is discarded ({shown}{more})", flush=True)
     shutil.rmtree(work_dir, ignore_errors=True)
-    write_json(note, key)
+    write_json(note, dict(identity))
 
 
 def finish_training(config: Any, folder: Path) -> None:

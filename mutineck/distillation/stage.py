@@ -15,7 +15,7 @@ from mutineck.experiment import INTERMEDIATE, DistillationSpec
 from mutineck.stage import Study
 from mutineck.storage import sha256_file
 from mutineck.teachers.cache import cache_settings
-from mutineck.teachers.frozen import input_normalisation
+from mutineck.teachers.frozen import input_normalisation, sha256_config
 from mutineck.teachers.intermediate import START
 from mutineck.teachers.stage import dataset_categories, detector_training, measure_detector
 
@@ -43,10 +43,9 @@ def teaching_files(study: Study, arm: ArmSpec) -> dict[str, Path]:
     """Return every file of earlier stages that an arm's training reads, by a name for it."""
     files: dict[str, Path] = {"train": study.need("dataset", "train.json")}
     names = [t.name for t in study.experiment.teachers]
-    for name in arm.teacher_names(names):
+    for name in (*arm.teacher_names(names), *([INTERMEDIATE] if arm.needs_intermediate else [])):
         files[f"teacher {name}"] = study.need("teachers", name, "checkpoint.pth")
-    if arm.needs_intermediate:
-        files[INTERMEDIATE] = study.need("teachers", INTERMEDIATE, "checkpoint.pth")
+        files[f"config of {name}"] = study.need("teachers", name, "config.py")
     if arm.centroids:
         for source in centroid_sources(study, arm):
             files[f"centroids {source}"] = study.need("clusters", "centroids", f"{source}.safetensors")
@@ -140,8 +139,9 @@ def train_student(study: Study) -> tuple[Any, Any]:
     masks = has_masks(model_dict["student"])
     categories = dataset_categories(study)
     config = detector_training(study, model_dict, categories, schedule, seed=seed, masks=masks, hooks=HOOKS)
-    identity = {key: sha256_file(path) for key, path in files.items()}
-    return train(config, device=device_of(experiment.resources.device), identity=identity), config
+    identity = {key: (sha256_config if path.suffix == ".py" else sha256_file)(path) for key, path in files.items()}
+    device = device_of(experiment.resources.device)
+    return train(config, device=device, identity=identity, root=study.root), config
 
 
 def save_student(study: Study, student: torch.nn.Module, model_dict: dict[str, Any], categories: list[str]) -> None:

@@ -16,7 +16,7 @@ from mutineck.stage import Study
 from mutineck.storage import read_json, sha256_file, write_json
 from mutineck.teachers.alignment import RidgeRegression
 from mutineck.teachers.cache import cache_settings
-from mutineck.teachers.frozen import input_normalisation, load_frozen
+from mutineck.teachers.frozen import input_normalisation, load_frozen, sha256_config
 from mutineck.teachers.merge import IntermediateTeacher, MergedTeachers
 from mutineck.teachers.stage import dataset_categories, detector_training, measure_detector, value_of
 
@@ -69,7 +69,8 @@ def prepare_intermediate(study: Study) -> list[dict[str, Any]]:
         backbone = {**model_dict["backbone"], "cache": cache_settings(study)}
         trained_dict = {**model_dict, "backbone": backbone, "start": str((study.folder / START).resolve())}
         config = detector_training(study, trained_dict, categories, spec.schedule, seed=spec.seed)
-        model = train(config, device=device_of(study.experiment.resources.device), identity=_identity(study))
+        device = device_of(study.experiment.resources.device)
+        model = train(config, device=device, identity=_identity(study), root=study.root)
     save_detector(
         study.folder,
         model,
@@ -92,8 +93,11 @@ def _is_identity(study: Study) -> bool:
 
 
 def _identity(study: Study) -> dict[str, str]:
-    files = [study.need("teachers", t.name, "checkpoint.pth") for t in study.experiment.teachers]
-    return {str(f): sha256_file(f) for f in (*files, study.need("dataset", "train.json"), study.folder / START)}
+    found = {"train": sha256_file(study.need("dataset", "train.json")), "start": sha256_file(study.folder / START)}
+    for teacher in study.experiment.teachers:
+        found[f"teacher {teacher.name}"] = sha256_file(study.need("teachers", teacher.name, "checkpoint.pth"))
+        found[f"config of {teacher.name}"] = sha256_config(study.need("teachers", teacher.name, "config.py"))
+    return found
 
 
 def _refuse_partial_anchor(anchor: FrozenDetector, categories: list[str]) -> None:

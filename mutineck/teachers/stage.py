@@ -187,7 +187,7 @@ def _train_teacher(
         study, model_dict, categories, schedule, seed=spec.seed, masks=has_masks(model_dict), annotations=annotations
     )
     identity = {"train": sha256_file(annotations)}
-    model = train(config, device=device_of(study.experiment.resources.device), identity=identity)
+    model = train(config, device=device_of(study.experiment.resources.device), identity=identity, root=study.root)
     save_detector(study.folder, model, model_dict, categories=categories, normalisation=input_normalisation(study))
     return model, config
 

@@ -113,7 +113,7 @@ def test_a_finished_training_leaves_a_student_curves_and_metrics(unstopped: Stud
             assert sum(shares) == pytest.approx(1, abs=1e-3)
 
 
-def test_another_schedule_discards_the_state_and_the_same_keeps_it(tmp_path: Path) -> None:
+def test_another_schedule_discards_the_state_and_the_same_keeps_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from mutineck.detection.training import _discard_foreign_state
 
     folder = tmp_path / "training"
@@ -125,6 +125,29 @@ def test_another_schedule_discards_the_state_and_the_same_keeps_it(tmp_path: Pat
         _discard_foreign_state(folder, identity)
         assert not (folder / LATEST).exists() and (folder / IDENTITY).exists()
         (folder / LATEST).write_text("state")
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == f'{folder}: the state of another training is discarded (config: "lr = 1" -> "lr = 2")'
+
+
+def test_only_what_changes_a_training_says_which_it_is(tiny: Study, ready: Study, tmp_path: Path) -> None:
+    from mutineck.detection.training import describe
+    from mutineck.teachers.stage import detector_training
+
+    def described(name: str, **changes: Any) -> dict[str, Any]:
+        resources = {"device": "cpu", **changes.pop("resources", {})}
+        study = derive(tiny, tmp_path / name, arms=["mutineck"], resources=resources, schedule={**SCHEDULE, **changes})
+        link_intermediate(study, ready.root)
+        plant_centroids(study)
+        study = study.at("distillation", "mutineck/seed0")
+        schedule = study.experiment.student.schedule
+        config = detector_training(study, stage.distiller_config(study), ["a"], schedule, seed=0)
+        return describe(config, study.root)
+
+    first = described("a")
+    assert str(tmp_path) not in str(first)
+    assert described("b", resources={"cache_gib": 2.0, "cache": "on", "workers": 1}) == first
+    assert described("c", resources={"cache": "off"}) != first
+    assert described("d", learning_rate=0.006) != first
 
 
 def test_a_state_of_other_teachers_is_not_gone_on_with(
