@@ -150,6 +150,13 @@ def test_only_what_changes_a_training_says_which_it_is(tiny: Study, ready: Study
     assert described("d", learning_rate=0.006) != first
 
 
+def test_a_student_depends_on_its_teachers_configs_too(ready: Study) -> None:
+    files = stage.teaching_files(ready, ready.experiment.arm("mutineck"))
+    for name in ("faster_rcnn", "retinanet", "intermediate"):
+        assert files[f"config of {name}"] == ready.path("teachers", name, "config.py")
+        assert files[f"teacher {name}"] == ready.path("teachers", name, "checkpoint.pth")
+
+
 def test_a_state_of_other_teachers_is_not_gone_on_with(
     tiny: Study, ready: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
