@@ -34,24 +34,32 @@ class RidgeRegression:
         channels_from: C of the maps to be aligned.
         channels_to: C of the reference.
         ridge: relative strength of the penalty.
+        seed: of the draw of cells, where not all are taken in.
     """
 
-    def __init__(self, channels_from: int, channels_to: int, *, ridge: float = 1e-3) -> None:
+    def __init__(self, channels_from: int, channels_to: int, *, ridge: float = 1e-3, seed: int = 0) -> None:
         self.ridge = ridge
+        self._draw = torch.Generator().manual_seed(seed)
         self._cells = 0
         self._sum = torch.zeros(channels_from + channels_to, dtype=torch.float64)
         self._moment = torch.zeros(channels_from + channels_to, channels_from + channels_to, dtype=torch.float64)
         self._from = channels_from
 
     def add(self, source: Tensor, reference: Tensor, *, every: int = 1) -> None:
-        """Take in maps `(N, C_from, H, W)` and `(N, C_to, H, W)`, each `every`-th cell of them.
+        """Take in maps `(N, C_from, H, W)` and `(N, C_to, H, W)`, one of `every` cells, drawn.
+
+        A stride over the cells would keep to a few columns wherever it shares a divisor with the width.
 
         Raises:
             ValueError: the two differ in N, H or W.
         """
         if source.shape[0] != reference.shape[0] or source.shape[2:] != reference.shape[2:]:
             raise ValueError(f"maps must share N, H and W, got {tuple(source.shape)} and {tuple(reference.shape)}")
-        rows = torch.cat([source, reference], dim=1).permute(0, 2, 3, 1).flatten(0, 2)[::every].double().cpu()
+        rows = torch.cat([source, reference], dim=1).permute(0, 2, 3, 1).flatten(0, 2)
+        if every > 1:
+            drawn = torch.randperm(len(rows), generator=self._draw)[: -(-len(rows) // every)]
+            rows = rows[drawn.to(rows.device)]
+        rows = rows.double().cpu()
         self._cells += len(rows)
         self._sum += rows.sum(dim=0)
         self._moment += rows.T @ rows

@@ -147,8 +147,9 @@ def align(study: Study, teachers: list[FrozenDetector], merged: MergedTeachers) 
         One row a teacher and level: `teacher`, `stride`, `reference`, `explained` (R^2), `cells`.
     """
     spec = study.experiment.intermediate
+    seed = derive_seed(spec.seed, "alignment")
     pairs = {
-        (stride, n): RidgeRegression(teachers[n].channels, teachers[owners[0]].channels, ridge=spec.ridge)
+        (stride, n): RidgeRegression(teachers[n].channels, teachers[owners[0]].channels, ridge=spec.ridge, seed=seed)
         for stride, owners in merged.neck.levels.items()
         for n in owners[1:]
     }

@@ -73,6 +73,18 @@ def test_every_second_cell_is_half_of_them() -> None:
     torch.testing.assert_close(found.weight.float(), weight, rtol=1e-4, atol=1e-4)
 
 
+def test_some_cells_are_of_every_column_and_the_same_by_seed() -> None:
+    columns = torch.arange(8.0).expand(2, 1, 6, 8)  # a stride of 8 would see the first column alone, 0 everywhere
+
+    def regressed(seed: int) -> torch.Tensor:
+        regression = RidgeRegression(1, 1, ridge=1e-9, seed=seed)
+        regression.add(columns, columns.square(), every=8)
+        return regression.solve().weight
+
+    assert float(regressed(0)) > 1
+    assert torch.equal(regressed(0), regressed(0)) and not torch.equal(regressed(0), regressed(1))
+
+
 def test_maps_of_another_size_and_too_few_cells_are_refused() -> None:
     regression = RidgeRegression(7, 5)
     with pytest.raises(ValueError, match=r"share N, H and W, got \(1, 7, 4, 4\) and \(1, 5, 4, 3\)"):
