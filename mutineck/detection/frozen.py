@@ -326,7 +326,7 @@ def _spread_categories(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, T
     """Turn `(M, 4K or 4)` boxes and `(M, K + 1)` scores into one row a box and category that scores enough."""
     scores = scores[:, :-1]
     row, label = (scores >= LEAST_SCORE).nonzero(as_tuple=True)
-    per_category = boxes.view(len(boxes), -1, 4)
+    per_category = boxes.view(len(boxes), boxes.shape[1] // 4, 4)  # -1 would be any number where there is no box
     chosen = per_category[row, label if per_category.shape[1] > 1 else torch.zeros_like(label)]
     return chosen, scores[row, label], label
 

@@ -16,6 +16,7 @@ from mutineck.detection.frozen import (
     TWO_STAGE_PROPOSALS,
     FrozenDetector,
     Normalisation,
+    _spread_categories,
     build_model,
     detector_strides,
     map_labels,
@@ -226,3 +227,16 @@ def test_a_frozen_teacher_with_deformable_convolutions_sees_the_same() -> None:
     with torch.no_grad():
         for found, expected in zip(teacher.maps(image).values(), plain.extract_feat(image), strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_no_setting_asks_for_proposals_that_frozen_detectors_leave_out() -> None:
+    from mutineck.experiment import RegionsSpec
+
+    (bound,) = [rule.ge for rule in RegionsSpec.model_fields["score"].metadata if hasattr(rule, "ge")]
+    assert bound == LEAST_SCORE
+
+
+@pytest.mark.parametrize("columns", [4, 12])
+def test_a_picture_without_regions_has_no_proposals(columns: int) -> None:
+    boxes, scores, labels = _spread_categories(torch.zeros(0, columns), torch.zeros(0, 4))
+    assert (boxes.shape, scores.shape, labels.shape) == ((0, 4), (0,), (0,))
