@@ -31,16 +31,23 @@ class LookingExtractor(nn.Module):
         super().__init__()
         self.layers = extractor.roi_layers
         self.levels_of = extractor.map_roi_levels
+        self.rescale = extractor.roi_rescale
         self.num_inputs = extractor.num_inputs
 
-    def forward(self, features: tuple[Tensor, ...], regions: Tensor) -> Tensor:
+    def forward(
+        self, features: tuple[Tensor, ...], regions: Tensor, roi_scale_factor: float | None = None
+    ) -> Tensor:
         """Return the pooled regions `(R, C, h, w)`.
 
         Args:
             features: maps `(N, C, H, W)` by level.
             regions: `(R, 5)` as `(image, x_min, y_min, x_max, y_max)`, pixels; R above 0.
+            roi_scale_factor: regions are made so much larger about their centres, on the levels that they were of; as
+                in mmdet, not where there is a single level.
         """
         level = self.levels_of(regions, len(features))
+        if roi_scale_factor is not None and len(features) > 1:
+            regions = self.rescale(regions, roi_scale_factor)
         order = level.argsort(stable=True)
         counts = torch.bincount(level, minlength=len(features)).tolist()
         parts = zip(self.layers, features, regions[order].split(counts), strict=False)
