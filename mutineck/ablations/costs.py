@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -12,6 +11,7 @@ from mutineck.ablations.detectors import COSTS, detectors
 from mutineck.ablations.pictures import some_pictures
 from mutineck.detection.costs import latency, multiply_adds, parameters
 from mutineck.detection.evaluation import device_of
+from mutineck.detection.frozen import freeze
 from mutineck.experiment import INTERMEDIATE, slug
 from mutineck.stage import Study
 from mutineck.storage import atomic_path
@@ -23,6 +23,10 @@ STUDENT = "student"
 def measure_costs(study: Study, *, passes: int = 10) -> pd.DataFrame:
     """Count and time every teacher, the intermediate one and a student (all arms' students are the same network);
     write `ablations/costs.csv`.
+
+    Counted are plain detectors. Timed are frozen ones, with BatchNorm folded into convolutions and those of 3x3 done by
+    fewer multiplications where that pays: so the teachers beneath the intermediate one run, and so run all here. A
+    plain mmdet detector takes longer.
 
     Args:
         study: any stage of it; teachers and a student must be there.
@@ -46,7 +50,7 @@ def measure_costs(study: Study, *, passes: int = 10) -> pd.DataFrame:
     for name in shown.students[:1]:
         arm, seed = name.split("/")
         folders[STUDENT] = study.need("distillation", slug(arm), seed)
-    beneath: list[Any] = []  # the teachers, which come before the intermediate one
+    below = [0, 0]  # weights and multiply-adds of the teachers' maps: they come before the intermediate one
     rows: list[dict[str, Any]] = []
     for name, folder in folders.items():
         model = load_model(folder)[0]
@@ -54,10 +58,14 @@ def measure_costs(study: Study, *, passes: int = 10) -> pd.DataFrame:
         head = getattr(model, "roi_head", None)
         if head is not None and getattr(head, "with_mask", False):
             head.mask_head = None  # a detector is compared, and masks are no part of detecting
-        milliseconds = 1000 * latency(model, image, batch.metas, passes=passes)
-        weights, counted = _count(model, (height, width), beneath if name == INTERMEDIATE else [])
-        if name in shown.teachers:
-            beneath.append(model)
+        weights, counted = parameters(model), multiply_adds(model, (height, width))
+        if name == INTERMEDIATE:
+            weights, counted = weights + below[0], counted + below[1]
+        elif name in shown.teachers:
+            needed = (model.backbone, getattr(model, "neck", None))
+            below[0] += sum(parameters(part) for part in needed if part is not None)
+            below[1] += multiply_adds(model, (height, width), maps_only=True)
+        milliseconds = 1000 * latency(freeze(model), image, batch.metas, passes=passes)  # last: its weights are others
         rows.append(
             {"detector": name, "parameters": weights, "multiply_adds": counted, "milliseconds": milliseconds}
             | {"passes": passes, "threads": torch.get_num_threads(), "device": device.type}
@@ -67,16 +75,3 @@ def measure_costs(study: Study, *, passes: int = 10) -> pd.DataFrame:
     with atomic_path(study.path("ablations", COSTS)) as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g")
     return table
-
-
-def _count(model: Any, size: tuple[int, int], beneath: Sequence[Any]) -> tuple[int, int]:
-    """Return weights and multiply-adds of a detector and of the backbones and necks of those whose maps it takes.
-
-    Those are plain detectors: frozen ones have BatchNorm folded and convolve by a shorter way, which counts less.
-    """
-    weights, counted = parameters(model), multiply_adds(model, size)
-    for teacher in beneath:
-        needed = (teacher.backbone, getattr(teacher, "neck", None))
-        weights += sum(parameters(part) for part in needed if part is not None)
-        counted += multiply_adds(teacher, size, maps_only=True)
-    return weights, counted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,21 @@ from mutineck.distillation.observation import look
 from mutineck.experiment import ExperimentError
 from mutineck.stage import Study
 from mutineck.storage import read_json
+from mutineck.teachers.frozen import load_model
+from tests.ablations.tiny import write_manifest
 from tests.detection.tiny import derive
 from tests.distillation.tiny import plant_centroids
 
 
 @pytest.fixture(scope="module")
 def study(tiny: Study, tmp_path_factory: pytest.TempPathFactory) -> Study:
-    return derive(tiny, tmp_path_factory.mktemp("measured") / "study")
+    study = derive(tiny, tmp_path_factory.mktemp("measured") / "study")
+    for teacher in study.experiment.teachers:
+        folder = study.path("teachers", teacher.name)
+        folder.unlink()  # a link: results of this study need a manifest of their own
+        shutil.copytree(tiny.path("teachers", teacher.name), folder)
+        write_manifest(study, folder)
+    return study
 
 
 def test_weights_of_every_target(study: Study) -> None:
@@ -127,10 +136,19 @@ def test_a_category_without_centroid_is_left_out() -> None:
     assert nearest[0] == 1 and np.isnan(nearest[1])
 
 
-def test_costs_of_teachers(study: Study) -> None:
+def test_costs_of_teachers(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mutineck.ablations import costs
+
+    timed: list[torch.nn.Module] = []
+    latency = costs.latency
+    monkeypatch.setattr(costs, "latency", lambda model, *given, **more: timed.append(model) or latency(model, *given, **more))
     table = measure_costs(study, passes=1).set_index("detector")
     assert list(table.index) == ["faster_rcnn", "retinanet"]
     assert (table[["parameters", "multiply_adds", "milliseconds"]] > 0).all(axis=None)
+    # Counted as it is, timed as a teacher beneath another runs.
+    plain = load_model(study.path("teachers", "retinanet"))[0]
+    assert table.loc["retinanet", "parameters"] == parameters(plain)
+    assert not [m for model in timed for m in model.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
 
 
 def test_multiply_adds_of_one_convolution() -> None:
