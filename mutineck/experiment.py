@@ -230,8 +230,9 @@ class IntermediateSpec(Record):
     """The intermediate teacher: merge neck over the teachers' frozen maps, and a head of its own."""
 
     mode: Literal["staged", "joint", "prior"] = "staged"
-    """`staged`: trained in a stage of its own, then frozen; `joint`: trained anew in each student's run; `prior`: not
-    trained, the plain mean of the aligned maps."""
+    """`staged`: trained in a stage of its own, then frozen; `joint`: trained anew in each student's run, and its AP and
+    centroids are those of its start; `prior`: not trained, the aligned maps mixed by the quality of the proposals for
+    the ground truth where a student is taught, and evenly where it detects and for its centroids."""
     head: Literal["own", "anchor"] = "own"
     """`own`: trained with the merge neck, starts from the anchor's weights where shapes and categories agree; `anchor`:
     stays the anchor's, which must know every category. The anchor is the first teacher."""

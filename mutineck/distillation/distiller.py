@@ -11,9 +11,9 @@ from mmdet.models import DETECTORS, BaseDetector, build_detector
 from torch import Tensor, nn
 
 from mutineck.arms import ArmSpec
-from mutineck.detection.frozen import FrozenDetector, detector_strides
+from mutineck.detection.frozen import detector_strides
 from mutineck.detection.loading import LoadReport, inherit_weights
-from mutineck.distillation.guidance import Guidance
+from mutineck.distillation.guidance import Donor, Guidance
 from mutineck.experiment import DistillationSpec
 from mutineck.seeding import derive_seed, seeded
 
@@ -91,11 +91,16 @@ class Distiller(BaseDetector):
                 self.guidance.joint.init_weights()
         if self.guidance is not None and self.guidance.remark:
             print(f"distillation.logits compares nothing here: {self.guidance.remark}")
+        if self.guidance is not None and self.guidance.joint is not None and self.guidance.arm.centroids:
+            print(
+                "the centroids are those of the intermediate teacher as it starts, and do not follow the maps that it "
+                "learns in this run"
+            )
         if self.inherit and self.guidance is not None:
             for donor in self.guidance.donors:
                 self._inherit_from(donor)
 
-    def _inherit_from(self, donor: FrozenDetector) -> None:
+    def _inherit_from(self, donor: Donor) -> None:
         own = type(self.student).__name__, detector_strides(self.student)
         other = type(donor.model).__name__, donor.strides
         if own == other:

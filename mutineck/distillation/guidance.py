@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,20 @@ from mutineck.teachers.regions import Regions, RegionSettings, Targets, build_re
 from mutineck.teachers.view import by_image, view_of
 
 CENTROID_WARMUP_EPOCHS = 1.0
+
+
+class Donor(NamedTuple):
+    """A detector that a student may inherit from: its strides, and the student's label of each of its categories."""
+
+    name: str
+    model: Any
+    strides: tuple[int, ...]
+    label_map: Tensor
+
+    @classmethod
+    def of(cls, teacher: FrozenDetector) -> Donor:
+        """Return a frozen teacher as a donor."""
+        return cls(teacher.name, teacher.model, teacher.strides, teacher.label_map)
 
 
 class Guidance(nn.Module):
@@ -61,6 +75,7 @@ class Guidance(nn.Module):
     ) -> None:
         super().__init__()
         self.arm = arm
+        self.categories = len(categories)
         self.cache = open_cache(cache)
         self.weights = weights
         self.region_settings = RegionSettings(**weights.regions.model_dump())
@@ -141,14 +156,21 @@ class Guidance(nn.Module):
         return _merged_of(self.intermediate) if self.intermediate is not None else None
 
     @property
-    def donors(self) -> list[FrozenDetector]:
+    def donors(self) -> list[Donor]:
         """The detectors that the student may inherit from, later ones on top of earlier ones.
 
-        The intermediate teacher has heads and no neck of the student's kind: that comes from the anchor below it.
+        The intermediate teacher has heads and no neck of the student's kind: that comes from the anchor below it. Where
+        it learns in the student's run, its heads are those that both start with.
         """
+        merged = self._merged()
+        if merged is None:
+            return [Donor.of(teacher) for teacher in self.teachers[:1]]
+        anchor = Donor.of(merged.teachers[0])
         if self.intermediate is not None:
-            return [_merged_of(self.intermediate).teachers[0], self.intermediate]
-        return self.teachers[:1]
+            return [anchor, Donor.of(self.intermediate)]
+        learning = self.joint.detector
+        same = torch.arange(self.categories, device=anchor.label_map.device)
+        return [anchor, Donor("the start of the intermediate teacher", learning, detector_strides(learning), same)]
 
     def forward(
         self,
