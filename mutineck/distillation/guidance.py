@@ -241,6 +241,14 @@ class Guidance(nn.Module):
         teachers = merged.teachers if merged is not None else self.teachers
         wanted = self.arm.needs_proposals
         proposals = by_image([view.proposals(teacher) for teacher in teachers]) if wanted else []
+        if self.intermediate is not None and merged is not None and not merged.neck.gates:
+            # `mode: prior`: the quality of the proposals for this batch's truth mixes, which no cache can know.
+            said = proposals or by_image([view.proposals(teacher) for teacher in teachers])
+            self.intermediate.to(image.device)
+            with torch.no_grad():
+                own = [view.maps(teacher) for teacher in teachers]
+                prior = merged.prior(match_batch(said, boxes, labels, merged.settings), own)
+                return [merged.neck(own, prior)], proposals, {}
         if self.intermediate is not None:
             return [view.merged(self.intermediate)], proposals, {}
         if merged is None:

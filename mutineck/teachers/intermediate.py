@@ -24,6 +24,10 @@ START = "start.pth"
 ALIGNMENT = "alignment.json"
 CELLS_A_LEVEL = 200_000
 IMPORTS = ("mutineck.teachers.merge",)
+UNTRAINED = {
+    "joint": "its start; it learns in each student's run",
+    "prior": "the even mean of aligned maps; only where a student is taught does the proposals' quality mix them",
+}
 
 
 class IntermediateTooWeak(RuntimeError):
@@ -34,7 +38,7 @@ def prepare_intermediate(study: Study) -> list[dict[str, Any]]:
     """Make the intermediate teacher ready in `teachers/intermediate/`.
 
     Modes: `staged` trains it now; `prior` leaves it as it starts (the mean of the aligned maps under the anchor's
-    head); so does `joint`, since there it learns in the student's run.
+    head, which the prior mixes where a student is taught); so does `joint`, since there it learns in the student's run.
 
     Returns:
         Its metrics, one row a number.
@@ -82,6 +86,8 @@ def prepare_intermediate(study: Study) -> list[dict[str, Any]]:
     rows = measure_detector(study, model, categories, labels={"name": INTERMEDIATE})
     if spec.mode == "staged":
         check_gate(study, rows)
+    else:
+        print(f"intermediate.mode: {spec.mode}: what is measured here, and has centroids, is {UNTRAINED[spec.mode]}")
     if config is not None:
         finish_training(config, study.folder)
     return rows

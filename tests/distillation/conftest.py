@@ -18,6 +18,25 @@ def ready(tiny: Study, tmp_path_factory: pytest.TempPathFactory) -> Study:
         tiny,
         tmp_path_factory.mktemp("ready") / "study",
         arms=ARMS,
+        distillation={"centroid_cosine": -1.0, "logits": 1.0},
+    )
+    # As `staged` has it, but for the training.
+    untrained = study.experiment.intermediate.model_copy(update={"mode": "joint"})
+    starting = Study(study.experiment.model_copy(update={"intermediate": untrained}), study.root, "teachers")
+    prepare_intermediate(starting.at("teachers", "intermediate"))
+    plant_centroids(study)
+    return study
+
+
+@pytest.fixture(scope="session")
+def prior(tiny: Study, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A study whose intermediate teacher is not trained: the proposals' quality mixes the maps that teach; only read."""
+    from mutineck.teachers.intermediate import prepare_intermediate
+
+    study = derive(
+        tiny,
+        tmp_path_factory.mktemp("prior") / "study",
+        arms=("mutineck", "pkd:intermediate"),
         intermediate={"mode": "prior", "gate": 1.0, "alignment_images": 4},
         distillation={"centroid_cosine": -1.0, "logits": 1.0},
     )

@@ -284,6 +284,42 @@ class TestInheriting:
                 assert torch.equal(own[name], value)
 
 
+    def test_so_it_does_where_it_learns_in_the_students_run(self, tiny: Study, joint: Study, tmp_path: Path) -> None:
+        study = derive(tiny, tmp_path / "s", arms=["fgd:intermediate"], inherit=True, intermediate={"mode": "joint"})
+        link_intermediate(study, joint.root)
+        distiller = build(study, "fgd:intermediate")
+        own = distiller.student.state_dict()
+        anchor, start = distiller.guidance._merged().teachers[0], torch.load(joint.path("teachers", "intermediate", "start.pth"))
+        expected = {n: v for n, v in anchor.model.state_dict().items() if n.startswith("neck.")}
+        expected |= {n: v for n, v in start["state_dict"].items() if not n.startswith("backbone.")}
+        assert set(expected) == {name for name in own if not name.startswith("backbone.")}
+        assert all(torch.equal(own[name], value) for name, value in expected.items())
+
+
+class TestPrior:
+    def test_the_proposals_quality_mixes_the_maps_that_teach(self, prior: Study) -> None:
+        guidance = build(prior, "pkd:intermediate").guidance
+        guidance.cache = None  # it rounds
+        batch = first_batch(prior)
+        image, metas, boxes, labels = (batch[key] for key in ("img", "img_metas", "gt_bboxes", "gt_labels"))
+        (mixed,), proposals, _ = guidance._look(image, metas, boxes, labels)
+        assert proposals == [], "the arm itself asks for none"
+        merged = guidance._merged()
+        with torch.no_grad(), merged.targets(metas, boxes, labels):
+            expected = merged(image)
+        assert all(torch.equal(own, other) for own, other in zip(mixed.values(), expected, strict=True))
+        even = guidance.intermediate.maps(image)
+        assert [torch.equal(mixed[s], even[s]) for s in (8, 16)] == [False, False]
+        none = [b[:0] for b in boxes], [v[:0] for v in labels]
+        (without,), _, _ = guidance._look(image, metas, *none)
+        assert all(torch.equal(without[s], even[s]) for s in even), "where nothing is, nobody is better"
+
+    def test_its_arms_take_a_step(self, prior: Study) -> None:
+        losses = step(build(prior, "mutineck"), prior)
+        assert kd_terms(losses) == TERMS["mutineck"]
+        assert all(v.isfinite().all() for name, v in losses.items() if name.startswith("loss_kd"))
+
+
 @pytest.mark.parametrize("channels", [16, 64])
 def test_maps_of_another_width_are_adapted(tiny: Study, ready: Study, tmp_path: Path, channels: int) -> None:
     student = detector("faster_rcnn", neck_channels=channels)
