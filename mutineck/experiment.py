@@ -57,7 +57,8 @@ class DatasetSpec(Record):
     """Folder of the data set, relative to the working directory or the repository; `data/voc` or `data/coco` if null.
     Not read for `shapes`."""
     split: tuple[float, float, float] | None = (8, 1, 1)
-    """Shares of train, val and test (`voc` and `shapes`; `coco` keeps its own); null keeps the data set's own lists."""
+    """Shares of train, val and test; null keeps the data set's own lists. `coco` keeps its own files of each split,
+    and divides one file of all pictures."""
     seed: int = 0
     """Chooses the generated scenes, the division into splits, and the images that `limit` keeps."""
     strict: bool = False
