@@ -5,7 +5,7 @@
     python scripts/results.py search weights   keeps the trials of `mutineck search ... --space weights`
 
 A kept study is two small files: `experiments/results/NAME.csv`, tidy rows (arm, seed, split, metric, category, value),
-and `NAME.json`, which says by which command, at which revision, when, on what and in how many seconds they came about.
+and `NAME.json`, which says by which command, at which revision, when, on what, in how many seconds and MiB they came about.
 """
 
 from __future__ import annotations
@@ -75,9 +75,14 @@ def keep(name: str, outputs: Path) -> None:
             "versions": last["versions"],
             "finished": last["finished"],
             "omega": omega(root),
-            "job_seconds": {f"{m['stage']}/{m['item']}" if m["item"] else m["stage"]: m["seconds"] for m in done},
+            "job_seconds": {_job(manifest): manifest["seconds"] for manifest in done},
+            "job_memory_mib": {_job(manifest): manifest["peak_memory_mib"] for manifest in done},
         },
     )
+
+
+def _job(manifest: dict[str, Any]) -> str:
+    return f"{manifest['stage']}/{manifest['item']}" if manifest["item"] else manifest["stage"]
 
 
 def omega(root: Path) -> dict[str, dict[str, float]]:

@@ -69,7 +69,7 @@ def finished(documents: Path) -> Path:
     reached = {"teachers/big": 0.5, "teachers/intermediate": 0.55, "distillation/student": 0.2, "distillation/fgd-big": 0.3,
                "distillation/mutineck": 0.35}
     for number, job in enumerate(jobs(experiment)):
-        manifest = {"stage": job.stage, "item": job.item, "seconds": 60.0, "finished": f"2000-01-01T00:00:{number:02d}Z",
+        manifest = {"stage": job.stage, "item": job.item, "seconds": 60.0, "peak_memory_mib": 900.0, "finished": f"2000-01-01T00:00:{number:02d}Z",
                     "revision": {"git": "abc", "dirty": False}, "versions": {}, "writes": {}}
         write_json(root / job.manifest, manifest)
         value = reached.get(job.folder.split("/seed")[0])
@@ -97,6 +97,7 @@ def test_a_study_of_several_seeds_is_kept_and_told(
     results.main(["keep", str(finished / "two_seeds.yaml"), "--outputs", str(finished / "outputs")])
     about = results.read_json(finished / "kept" / "two_seeds.json")
     assert about["omega"] == {"ace": {"big": 0.7, "lost": 0.3}}
+    assert set(about["job_memory_mib"].values()) == {900.0} and set(about["job_memory_mib"]) == set(about["job_seconds"])
     assert about["seeds"] == [0, 1] and about["machine"].endswith("cores, no GPU")
     assert about["command"] == "mutineck run experiments/two_seeds.yaml --set dataset.root=PATH --set 'seeds=[0, 1]'"
     readme = (finished / "README.md").read_text(encoding="utf-8")
