@@ -5,7 +5,8 @@
     python scripts/results.py search weights   keeps the trials of `mutineck search ... --space weights`
 
 A kept study is two small files: `experiments/results/NAME.csv`, tidy rows (arm, seed, split, metric, category, value),
-and `NAME.json`, which says by which command, at which revision, when, on what, in how many seconds and MiB they came about.
+and `NAME.json`, which says by which command, at which revision, when, on what, in how many seconds and MiB they came
+about.
 """
 
 from __future__ import annotations

@@ -70,7 +70,8 @@ def finished(documents: Path) -> Path:
                "distillation/mutineck": 0.35}
     for number, job in enumerate(jobs(experiment)):
         manifest = {"stage": job.stage, "item": job.item, "seconds": 60.0, "peak_memory_mib": 900.0, "finished": f"2000-01-01T00:00:{number:02d}Z",
-                    "revision": {"git": "abc", "dirty": False}, "versions": {}, "writes": {}}
+                    "revision": {"git": "abc", "dirty": False}, "versions": {}, "writes": {},
+                    "settings": experiment.settings_for(job.stage, job.item)}
         write_json(root / job.manifest, manifest)
         value = reached.get(job.folder.split("/seed")[0])
         if value is not None:
