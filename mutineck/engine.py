@@ -18,6 +18,7 @@ import yaml
 
 from mutineck.experiment import STAGES, Experiment, ExperimentError, unknown
 from mutineck.experiment_file import repository
+from mutineck.inputs import changed_inputs
 from mutineck.processes import STOPPING, end_with_parent, exclusive, on_signals
 from mutineck.profiles import LOCAL, Profile, find_profile
 from mutineck.progress import SETTINGS, ProgressHandler
@@ -112,8 +113,8 @@ def run(
     with exclusive(root, again) as lock, tempfile.TemporaryDirectory(prefix="mutineck-") as temporary:
         # What would be done is asked about an experiment that is not the folder's yet.
         config["experiment"] = str(write_experiment(experiment, Path(temporary) if dry_run else root))
-        # Snakemake knows settings of what it ran itself in this folder; manifests also tell those of a copied one, and
-        # what is damaged.
+        # Snakemake knows settings of what it ran itself in this folder; manifests also tell those of a copied one, what
+        # is damaged, and what was read outside the folder.
         again_for: dict[Job, str] = {}
         for job in wanted:
             damaged = damage(root, *job)
@@ -124,8 +125,10 @@ def run(
                 (root / job.manifest).unlink(missing_ok=True)
             elif damaged:
                 again_for[job] = damaged
-            elif job.stage not in force and _outdated(experiment, root, job):
-                again_for[job] = SETTINGS
+            elif job.stage not in force and (why := _outdated(experiment, root, job)):
+                again_for[job] = why
+                if not dry_run and why != SETTINGS:
+                    print(f"{job}: {why}; it is run again", flush=True)
         config["again_for"] = {str(job): why for job, why in again_for.items()}
         if not dry_run:
             write_json(root / LAST_RUN, {"overrides": list(overrides)})
@@ -147,10 +150,15 @@ def run(
     return root
 
 
-def _outdated(experiment: Experiment, root: Path, job: Job) -> bool:
-    """Return whether a job whose manifest can be read was finished with other settings."""
+def _outdated(experiment: Experiment, root: Path, job: Job) -> str:
+    """Return why a job whose manifest can be read is stale by itself (other settings, other files outside), or ''."""
     manifest = read_manifest(root, *job)
-    return manifest is not None and bool(changed_settings(experiment, job, manifest))
+    if manifest is None:
+        return ""
+    if changed_settings(experiment, job, manifest):
+        return SETTINGS
+    changed, _ = changed_inputs(manifest)
+    return f"input changed: {changed[0]}" if changed else ""
 
 
 def write_experiment(experiment: Experiment, root: Path) -> Path:

@@ -18,6 +18,7 @@ from typing import Any
 
 from mutineck.experiment import INTERMEDIATE, STAGES, Experiment, ExperimentError, load_experiment, slug, unknown
 from mutineck.experiment_file import find_file, repository
+from mutineck.inputs import INPUTS, Outside, outside
 from mutineck.processes import hold
 from mutineck.storage import read_json, sha256_json, sha256_path, write_json
 
@@ -56,6 +57,7 @@ class Study:
         self.item = item
         self.source = source
         self._started = time.time()
+        self._inputs: dict[str, dict[str, Any]] = {}
 
     def __repr__(self) -> str:
         return f"Study({self.experiment.name}: {self.stage}{'/' + self.item if self.item else ''}, {self.root})"
@@ -94,6 +96,14 @@ class Study:
         """Return the same study at another stage."""
         return Study(self.experiment, self.root, stage, item, source=self.source)
 
+    def note(self, *inputs: str | os.PathLike[str] | Outside) -> None:
+        """Note what lies outside the study's folder and is about to be read; changed, it makes the finished job stale.
+
+        Before it is read: what replaces it while the stage is at work is not what the results are of.
+        """
+        for each in map(outside, inputs):
+            self._inputs[each.path] = each.note()
+
     def finish(
         self,
         *,
@@ -104,7 +114,7 @@ class Study:
         """Write this stage's manifest, last and atomically, and return it.
 
         Args:
-            reads: files that the results depend on.
+            reads: files that the results depend on. Those outside the study's folder are noted, if they are not yet.
             writes: files that this stage made; each must exist. What else lies in the stage's folder is listed too,
                 apart from logs and the notebook; a folder of it counts as one (`dataset/source/`).
             results: a few JSON-able numbers worth reading at a glance.
@@ -112,8 +122,10 @@ class Study:
         Raises:
             FileNotFoundError: a file named in `reads` or `writes` is not there: the stage is not finished.
         """
-        writes = list(writes)
-        others = _others(self.folder.resolve(), {Path(file).resolve() for file in writes})
+        reads, writes = list(reads), list(writes)
+        others = (path for path in reads if os.path.abspath(path) not in self._inputs)
+        self.note(*(path for path in others if self._is_outside(path)))
+        beside = _others(self.folder.resolve(), {Path(file).resolve() for file in writes})
         settings = self.experiment.settings_for(self.stage, self.item)
         seconds = time.time() - self._started
         manifest = {
@@ -124,7 +136,8 @@ class Study:
             "settings_sha256": sha256_json(settings),
             "results": dict(results or {}),
             "reads": self._hashes(reads),
-            "writes": self._hashes([*writes, *others]),
+            INPUTS: self._inputs,
+            "writes": self._hashes([*writes, *beside]),
             "revision": revision(),
             "versions": versions(),
             "seconds": round(seconds, 2),
@@ -137,13 +150,19 @@ class Study:
         )
         return manifest
 
+    def _is_outside(self, path: str | os.PathLike[str]) -> bool:
+        # A search's trials have their study's folders by links: as named, they are inside.
+        named, root = Path(os.path.abspath(path)), Path(os.path.abspath(self.root))
+        return not (named.is_relative_to(root) or named.resolve().is_relative_to(root.resolve()))
+
     def _hashes(self, files: Iterable[str | os.PathLike[str]]) -> dict[str, str]:
         hashes = {}
         for file in files:
             path = Path(file)
             inside = path.resolve().is_relative_to(self.root.resolve())
             key = str(path.resolve().relative_to(self.root.resolve()) if inside else path)
-            hashes[key + "/" * path.is_dir()] = sha256_path(path)
+            known = {} if path.is_dir() else self._inputs.get(os.path.abspath(path), {})
+            hashes[key + "/" * path.is_dir()] = known.get("sha256") or sha256_path(path)
         return dict(sorted(hashes.items()))
 
 

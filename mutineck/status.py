@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from mutineck.engine import LAST_RUN, SNAKEMAKE_CONFIG, SNAKEMAKE_LOG
 from mutineck.experiment import Experiment
+from mutineck.inputs import changed_inputs
 from mutineck.processes import LOCK
 from mutineck.stage import damage, read_manifest, revision
 from mutineck.storage import read_json
@@ -50,6 +51,9 @@ class State(NamedTuple):
 def inspect(experiment: Experiment, root: Path, *, code: Mapping[str, Any] | None = None) -> list[State]:
     """Return how every job of an experiment stands, in the order of the workflow.
 
+    Stale is what was made with other settings, from files outside the study that have changed since, or from what is
+    stale itself. That such a file is missing is noted, and is no reason: see `mutineck.inputs.changed_inputs`.
+
     Args:
         experiment: as it should be; results of other settings are stale.
         root: its folder, `outputs/EXPERIMENT`.
@@ -72,6 +76,8 @@ def _state(experiment: Experiment, root: Path, job: Job, stale: Sequence[Job], c
     if manifest is None:
         return State(job, (_why_missing(root, job),))
     reasons = [f"settings changed: {change}" for change in changed_settings(experiment, job, manifest)]
+    changed, missing = changed_inputs(manifest)
+    reasons += [f"input changed: {path}" for path in changed]
     reasons += [f"{path} is missing" for path in job.outputs if not (root / path).is_file()]
     reasons += [damaged] if damaged else []
     reasons += [f"{needed} has to be run first" for needed in stale]
@@ -79,8 +85,8 @@ def _state(experiment: Experiment, root: Path, job: Job, stale: Sequence[Job], c
     for needed in needs(experiment, *job):
         if needed not in stale and (root / needed.manifest).stat().st_mtime > made:
             reasons.append(f"{needed} is newer")
-    note = _other_revision(manifest.get("revision") or {}, code)
-    return State(job, tuple(reasons), manifest["finished"], manifest["seconds"], note)
+    notes = [_other_revision(manifest.get("revision") or {}, code), _missing_inputs(missing)]
+    return State(job, tuple(reasons), manifest["finished"], manifest["seconds"], "; ".join(filter(None, notes)))
 
 
 def _why_missing(root: Path, job: Job) -> str:
@@ -95,6 +101,11 @@ def _other_revision(made: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     if made.get("git") and now.get("git") and made["git"] != now["git"]:
         return f"made by revision {made['git'][:8]}"
     return "made by edited code" if made.get("dirty") else ""
+
+
+def _missing_inputs(missing: Sequence[str]) -> str:
+    more = f", and {len(missing) - 1} more" if missing[1:] else ""
+    return f"input missing, not compared: {missing[0]}{more}" if missing else ""
 
 
 def table(states: Sequence[State]) -> str:

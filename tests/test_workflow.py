@@ -441,6 +441,27 @@ def test_a_finished_job_that_has_lost_a_file_is_run_again(study, capfd):
 
 
 @pytest.mark.slow
+def test_a_file_outside_the_study_that_has_changed_is_noticed_and_done_again(experiment_file, tmp_path, capfd):
+    (tmp_path / "notebooks").mkdir()
+    end = "study.finish(reads=[study.root.parent / 'mine.pth'] if study.item == 'a' else [])"
+    outputs = tmp_path / "outputs"
+    weights = outputs / "mine.pth"
+    weights.parent.mkdir()
+    weights.write_text("good")
+    study = Runner(experiment_file, write_notebooks(tmp_path / "notebooks", end=end), outputs)
+    study()
+    weights.write_text("better")
+    study(dry_run=True)
+    assert study.ran == [] and f"[1/2] teachers a: input changed: {weights}\n[2/2]" in capfd.readouterr().out
+    study()
+    assert study.ran == ["teachers a", "teachers intermediate"]
+    assert f"teachers a: input changed: {weights}; it is run again" in capfd.readouterr().out
+    weights.unlink()
+    study()
+    assert study.ran == [] and "nothing to do" in capfd.readouterr().out
+
+
+@pytest.mark.slow
 def test_a_failing_job_says_why_and_leaves_the_rest(study, capfd):
     settings = study.beside("teachers.a.seed=2", "teachers.b.seed=2")
     (study.outputs / "fail").write_text("a")

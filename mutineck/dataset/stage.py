@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mutineck.dataset.coco_folder import SPLITS, find_single_file, read_coco_folder
+from mutineck.dataset.inputs import coco_inputs, voc_inputs
 from mutineck.dataset.records import (
     CategoryNames,
     DatasetError,
@@ -91,7 +92,9 @@ def convert(study: Study) -> DatasetSummary:
     names = CategoryNames(spec.categories, spec.aliases)
     reads: list[Path] = []
     if spec.format == "coco":
-        root = data_root(study)
+        named = _named_root(study)
+        study.note(*coco_inputs(named))
+        root = named.resolve()
         documents, defects, reads = read_coco_folder(root, names, spec.limit, spec.seed, spec.split)
         notes: dict[str, Any] = {"split": "as published"}
         if documents["test"] is documents["val"]:
@@ -103,7 +106,9 @@ def convert(study: Study) -> DatasetSummary:
     elif spec.format == "shapes":
         source = _voc_source(_generate(study), "dataset/source", spec, names)
     else:
-        root = data_root(study)
+        named = _named_root(study)
+        study.note(*voc_inputs(named))
+        root = named.resolve()
         source = _voc_source(root, str(root), spec, names)
     if spec.strict:
         refuse_defects(source.defects)
@@ -116,8 +121,8 @@ def repeats_val(study: Study) -> bool:
     return val.is_file() and test.is_file() and filecmp.cmp(val, test, shallow=False)
 
 
-def data_root(study: Study) -> Path:
-    """Return the folder that ``dataset.root`` names, downloaded first if ``dataset.download`` says so.
+def _named_root(study: Study) -> Path:
+    """Return the folder that ``dataset.root`` names, as named (it may be a symbolic link), downloaded first if need be.
 
     Raises:
         DatasetError: no folder is named, or it is not there.
@@ -132,9 +137,9 @@ def data_root(study: Study) -> Path:
     if spec.download:
         from mutineck.download import download_dataset
 
-        return download_dataset(spec.format, root).resolve()
+        return download_dataset(spec.format, root)
     if root.is_dir():
-        return root.resolve()
+        return root
     what = f"{named} is no folder" if spec.root else "no folder is named"
     raise DatasetError(
         f"dataset.root: {what}. Name one with --set dataset.root=PATH, or get the published data with "

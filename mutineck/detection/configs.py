@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import copy
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from keyword import iskeyword
 from pathlib import Path
@@ -60,6 +63,26 @@ def read_config(path: str | Path) -> Any:
             return Config.fromfile(str(candidate))
     siblings = [p.name for p in candidates[1].parent.glob("*.py")]
     raise ExperimentError(f"config {str(path)!r}: " + unknown("config file", Path(path).name, sorted(siblings)[:40]))
+
+
+def own_config_files(path: str | Path) -> list[Path]:
+    """Return the files that a config is made of, itself and its `_base_` ones, without those that mmdet carries.
+
+    Nothing is executed: a `_base_` that is not written out is not found, nor is anything of a file that is not there.
+    """
+    found: list[Path] = []
+    waiting = [Path(path).expanduser()]
+    while waiting:
+        file = Path(os.path.abspath(waiting.pop()))
+        if file in found or not file.is_file() or file.is_relative_to(mmdet_folder()):
+            continue
+        found.append(file)
+        with contextlib.suppress(SyntaxError, TypeError, ValueError):  # whoever reads the config says so
+            for node in ast.parse(file.read_bytes()).body:
+                if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_base_":
+                    bases = ast.literal_eval(node.value)
+                    waiting += [file.parent / base for base in ([bases] if isinstance(bases, str) else bases)]
+    return found
 
 
 def config_categories(config: Any) -> list[str]:

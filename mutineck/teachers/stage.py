@@ -12,6 +12,7 @@ from mutineck.detection.configs import (
     dataset_config,
     has_masks,
     model_config,
+    own_config_files,
     pipelines,
     read_config,
     training_config,
@@ -53,6 +54,8 @@ def prepare_teacher(study: Study) -> list[dict[str, Any]]:
         TeacherTooWeak: val bbox_mAP under the teacher's floor.
     """
     spec = study.experiment.teacher(study.item or "")
+    if spec.config and spec.checkpoint:
+        study.note(Path(spec.checkpoint).expanduser(), *own_config_files(spec.config))
     categories = teacher_categories(study, spec)
     config: Any = None
     normalisation: Normalisation | None = None

@@ -22,7 +22,10 @@ def make_study(out: Path, /, **dataset: object) -> SimpleNamespace:
     out.mkdir(exist_ok=True)
     spec = DatasetSpec(**dataset)
     return SimpleNamespace(
-        experiment=SimpleNamespace(dataset=spec), root=out, path=lambda *parts: out.joinpath(*parts)
+        experiment=SimpleNamespace(dataset=spec),
+        root=out,
+        path=lambda *parts: out.joinpath(*parts),
+        note=lambda *inputs: None,
     )
 
 
