@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import re
 import shutil
@@ -15,7 +14,6 @@ import time
 import tomllib
 import zipfile
 from pathlib import Path
-from types import ModuleType
 
 import flit_core
 import pip
@@ -23,21 +21,12 @@ import pytest
 import yaml
 
 import mutineck
+from tests.scripts import load
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = (ROOT / "requirements.in").read_text()
 LOCK = (ROOT / "requirements.lock").read_text()
 CONDA = (ROOT / "environment.yml").read_text()
-
-
-def load(name: str) -> ModuleType:
-    """Import a script of ``scripts/`` that is no package's module."""
-    spec = importlib.util.spec_from_file_location(f"scripts_{name}", ROOT / "scripts" / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 environment = load("environment")
 conda = load("conda")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +14,7 @@ from mutineck.experiment import Experiment
 from mutineck.stage import Study
 from mutineck.storage import write_json
 from mutineck.workflow import jobs
+from tests.scripts import load
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -25,11 +25,7 @@ def empty(*sections: str) -> str:
 
 @pytest.fixture(scope="module")
 def results() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("results", ROOT / "scripts" / "results.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("results")
 
 
 def test_documents_say_what_was_measured(results: ModuleType) -> None:

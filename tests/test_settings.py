@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
@@ -10,17 +9,14 @@ from types import ModuleType
 import pytest
 
 from mutineck.experiment import Experiment, load_experiment
+from tests.scripts import load
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
 def settings() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("settings", ROOT / "scripts" / "settings.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("settings")
 
 
 def test_the_document_says_what_the_records_say(settings: ModuleType) -> None:

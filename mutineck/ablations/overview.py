@@ -72,15 +72,20 @@ def _arms(
     """Return a table of studies by arms; `cell` writes an arm's row of `contrasts` under a column's title."""
     lines = []
     for study in studies:
-        rows = {row["arm"]: row for row in table[table["study"] == study.name].to_dict("records")}
+        rows = rows_by_arm(table, study)
         shown = {column: rows[arm] for column, arm in shown_arms(study, rows).items() if column != without}
         lines.append({"study": study.name} | {c: cell(row, c) for c, row in shown.items()} | extra(study))
     known = [column for column in COLUMNS if any(column in line for line in lines)]
     return _markdown(lines, ["study", *known, *(column for column in lines[0] if column not in ("study", *COLUMNS))])
 
 
+def rows_by_arm(table: pd.DataFrame, study: StudyResults) -> dict[str, dict[str, Any]]:
+    """Return a study's rows of `contrasts` by arm."""
+    return {row["arm"]: row for row in table[table["study"] == study.name].to_dict("records")}
+
+
 def shown_arms(study: StudyResults, rows: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """Return the arm behind each column of the tables that a study has; `rows` are its own of `contrasts`, by arm."""
+    """Return the arm behind each column of the tables that a study has; `rows` are those of `rows_by_arm`."""
     singles = [arm for name in teachers_of(study) if (arm := f"fgd:{name}") in rows]
     found = {column: column for column in COLUMNS if column in rows}
     return found | ({BEST_SINGLE: max(singles, key=lambda arm: rows[arm]["mean"])} if singles else {})

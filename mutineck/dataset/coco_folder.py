@@ -18,14 +18,19 @@ SPLITS = ("train", "val", "test")
 WRONG_SIZE = "wrong image size"
 
 
-def find_coco_files(root: Path, split: str) -> tuple[Path, Path] | None:
-    """Return the annotation file and the picture folder of a split, or None if the root has none.
+def annotation_files(root: Path, split: str) -> tuple[Path, ...]:
+    """Return where a split's annotation file may lie; the first that is there counts.
 
     COCO's own names come first, then the same names without the year, then ``annotations/SPLIT.json``.
     """
-    annotations = (f"instances_{split}2017.json", f"instances_{split}.json", f"{split}.json")
+    names = (f"instances_{split}2017.json", f"instances_{split}.json", f"{split}.json")
+    return tuple(root / "annotations" / name for name in names)
+
+
+def find_coco_files(root: Path, split: str) -> tuple[Path, Path] | None:
+    """Return the annotation file and the picture folder of a split, or None if the root has none."""
     folders = (f"{split}2017", split, "images", "")
-    for file in (root / "annotations" / name for name in annotations):
+    for file in annotation_files(root, split):
         if file.is_file():
             return file, next(root / name for name in folders if (root / name).is_dir())
     return None
@@ -68,8 +73,7 @@ def read_coco_folder(
     Raises:
         DatasetError: train or val is missing, or they disagree about the categories.
     """
-    single = find_single_file(root) if shares is not None else None
-    if single and shares is not None:
+    if shares is not None and (single := find_single_file(root)):
         return _divided(root, *single, names, limit, seed, shares)
     documents: dict[str, dict[str, Any]] = {}
     defects: list[Defect] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from mutineck.dataset.coco_folder import SPLITS, find_coco_files, find_single_file
+from mutineck.dataset.coco_folder import SPLITS, annotation_files, find_coco_files, find_single_file
 from mutineck.dataset.images import PICTURE_SUFFIXES
 from mutineck.dataset.voc_folder import LISTS, MASKS, find_voc_folders
 from mutineck.inputs import Outside
@@ -33,8 +33,7 @@ def coco_inputs(root: Path) -> Iterator[Outside]:
     """
     for split in SPLITS:
         found = find_coco_files(root, split)
-        for name in (f"instances_{split}2017.json", f"instances_{split}.json", f"{split}.json"):
-            file = root / "annotations" / name
+        for file in annotation_files(root, split):
             yield Outside(str(file))
             if found is not None and file == found[0]:
                 yield _pictures(root, found[1])

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from mutineck.ablations.overview import BEST_SINGLE, COLUMNS, shown_arms
+from mutineck.ablations.overview import BEST_SINGLE, COLUMNS, rows_by_arm, shown_arms
 from mutineck.ablations.studies import METHOD, StudyResults, contrasts
 from mutineck.figures.style import DPI, GREY, OKABE_ITO, TWO_COLUMNS, StudyFigure, new_figure
 from mutineck.storage import atomic_path
@@ -26,7 +25,7 @@ def gains(studies: Sequence[StudyResults]) -> StudyFigure:
     Points are mean paired differences, whiskers their 95 % t intervals over seeds; grey where that holds 0.
     """
     table = contrasts(studies)
-    rows = {study.name: {row["arm"]: row for row in _of(table, study.name)} for study in studies}
+    rows = {study.name: rows_by_arm(table, study) for study in studies}
     arms = {study.name: shown_arms(study, rows[study.name]) for study in studies}
     columns = [column for column in COLUMNS if column != METHOD and any(column in own for own in arms.values())]
     figure = new_figure(TWO_COLUMNS, 0.75 + 0.17 * len(studies))
@@ -55,7 +54,3 @@ def save_gains(studies: Sequence[StudyResults], path: Path) -> Path:
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
     return path
-
-
-def _of(table: pd.DataFrame, study: str) -> list[dict[str, Any]]:
-    return table[table["study"] == study].to_dict("records")
