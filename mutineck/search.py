@@ -174,9 +174,7 @@ class Search:
                 "be compared with new ones. Give this search a name of its own (--name)"
             )
 
-    def _finish(
-        self, study: optuna.Study, number: int, values: Mapping[str, Value], pool: ProcessPoolExecutor
-    ) -> None:
+    def _finish(self, study: optuna.Study, number: int, values: Mapping[str, Value], pool: ProcessPoolExecutor) -> None:
         """Bring one trial to its end, and say how it went."""
         if set(values) != set(self.space.parameters):
             study.tell(number, state=TrialState.FAIL)  # stopped before all was suggested

@@ -82,8 +82,7 @@ class Study:
         path = self.path(*parts)
         if not path.exists():
             raise FileNotFoundError(
-                f"{path} is missing: it is written by the stage {parts[0]!r}. "
-                f"Make it with: {self.command(parts[0])}"
+                f"{path} is missing: it is written by the stage {parts[0]!r}. Make it with: {self.command(parts[0])}"
             )
         return path
 

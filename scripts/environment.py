@@ -388,12 +388,8 @@ def prune(clone: Path) -> None:
 
 def main() -> int:
     """Run the action that the command line names."""
-    actions: dict[str, Callable[[Path], object]] = {
-        name.__name__: name for name in (ensure, here, rebuild, prune)
-    }
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    actions: dict[str, Callable[[Path], object]] = {name.__name__: name for name in (ensure, here, rebuild, prune)}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", nargs="?", choices=actions, default="ensure")
     action = parser.parse_args().action
     if sys.version_info[:2] not in PYTHONS:

@@ -23,18 +23,14 @@ HEAVY = ("torch", "mmdet", "mmcv", "matplotlib", "pandas", "numpy", "snakemake",
 @pytest.mark.parametrize("module", ["mutineck", "mutineck.cli"])
 def test_help_imports_nothing_heavy(module):
     code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=repository()
-    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=repository())
     assert found.stdout.strip() == "[]"
 
 
 def test_experiments_are_read_without_the_detector_framework():
     code = "import sys, mutineck.experiment, mutineck.status\n"
     code += f"print([name for name in {HEAVY[:7]!r} if name in sys.modules])"
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=repository()
-    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=repository())
     assert found.stdout.strip() == "[]"
 
 
@@ -173,7 +169,9 @@ def test_run_hands_everything_on(tmp_path, monkeypatch, capsys):
 
 def test_the_studys_own_file_holds_what_was_set_and_the_last_run_stays_known(tmp_path, monkeypatch):
     received = []
-    monkeypatch.setattr(engine, "run", lambda experiment, outputs, **more: received.append(more["overrides"]) or outputs)
+    monkeypatch.setattr(
+        engine, "run", lambda experiment, outputs, **more: received.append(more["overrides"]) or outputs
+    )
     root = tmp_path / "smoke"
     engine.write_experiment(load_experiment("smoke", ["seeds=[0, 1]"]), root)
     write_json(root / engine.LAST_RUN, {"overrides": ["seeds=[0, 1]"]})
@@ -183,7 +181,9 @@ def test_the_studys_own_file_holds_what_was_set_and_the_last_run_stays_known(tmp
 
 
 @pytest.mark.parametrize(
-    ("words", "until"), [(["compare"], ""), (["search", "--trials", "1"], " --until clusters")], ids=["compare", "search"]
+    ("words", "until"),
+    [(["compare"], ""), (["search", "--trials", "1"], " --until clusters")],
+    ids=["compare", "search"],
 )
 def test_a_study_that_has_not_been_run_is_told_by_its_file(words, until, tmp_path, capsys):
     file = tmp_path / "own.yaml"

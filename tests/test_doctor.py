@@ -97,9 +97,7 @@ def test_a_sound_environment_has_nothing_to_mend() -> None:
             "runner",
             id="mmcv 2",
         ),
-        pytest.param(
-            packages(mmcv="1.7.2"), "error", "mmcv 1.7.2 is installed beside", "operators", id="two mmcv"
-        ),
+        pytest.param(packages(mmcv="1.7.2"), "error", "mmcv 1.7.2 is installed beside", "operators", id="two mmcv"),
         pytest.param(packages(mmcv_full="1.3.0"), "error", "mmcv-full is 1.3.0", "1.7", id="old mmcv"),
         pytest.param(
             failed("operators", "ModuleNotFoundError: No module named 'mmcv._ext'"),
@@ -117,9 +115,7 @@ def test_a_sound_environment_has_nothing_to_mend() -> None:
         ),
         pytest.param(packages(mmdet=None), "error", "mmdet is not installed", "detectors", id="no mmdet"),
         pytest.param(packages(mmdet="3.3.0"), "error", "mmdet is 3.3.0", "2.28 is needed", id="mmdet 3"),
-        pytest.param(
-            packages(mmdet="2.25.0"), "error", "mmdet is 2.25.0", "2.28 is needed", id="mmdet too old"
-        ),
+        pytest.param(packages(mmdet="2.25.0"), "error", "mmdet is 2.25.0", "2.28 is needed", id="mmdet too old"),
         pytest.param(
             failed("mmdet", "AssertionError: MMCV==1.8 is used"),
             "error",
@@ -226,9 +222,7 @@ def test_a_sound_environment_has_nothing_to_mend() -> None:
             "full disk",
             id="little disk",
         ),
-        pytest.param(
-            dataclasses.replace(SOUND, free=10**8), "error", "0.1 GB of disk", "full disk", id="no disk"
-        ),
+        pytest.param(dataclasses.replace(SOUND, free=10**8), "error", "0.1 GB of disk", "full disk", id="no disk"),
         pytest.param(
             dataclasses.replace(SOUND, shared_memory=64 * 10**6),
             "warning",
@@ -236,9 +230,7 @@ def test_a_sound_environment_has_nothing_to_mend() -> None:
             "bus error",
             id="shared memory",
         ),
-        pytest.param(
-            packages(numpy="1.26.4"), "warning", "numpy 1.26.4 (pinned 2.4.6)", "tested", id="moved pin"
-        ),
+        pytest.param(packages(numpy="1.26.4"), "warning", "numpy 1.26.4 (pinned 2.4.6)", "tested", id="moved pin"),
     ],
 )
 def test_one_fault_is_named_with_its_remedy(env: Environment, level: str, what: str, why: str) -> None:
@@ -284,9 +276,7 @@ def fake(folder: Path, name: str, version: str, code: str, *requires: str, modul
     info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
     info.mkdir()
     lines = [f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}"]
-    info.joinpath("METADATA").write_text(
-        "\n".join(lines + [f"Requires-Dist: {line}" for line in requires]) + "\n"
-    )
+    info.joinpath("METADATA").write_text("\n".join(lines + [f"Requires-Dist: {line}" for line in requires]) + "\n")
 
 
 def run_doctor(*folders: Path) -> subprocess.CompletedProcess[str]:

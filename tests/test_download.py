@@ -82,9 +82,7 @@ def test_after_too_many_breaks_the_part_is_kept_and_the_error_says_so(host, tmp_
     host.cut_after = [70_000, 10, 10, 10]
     with pytest.raises(DownloadError, match=r"65536 bytes are kept in .*data\.bin\.part, call again"):
         fetch(f"{host.url}/data.bin", tmp_path / "data.bin", checksum=f"sha256:{SHA256}")
-    assert (tmp_path / "data.bin.part").read_bytes() == CONTENT[:65536] and not (
-        tmp_path / "data.bin"
-    ).exists()
+    assert (tmp_path / "data.bin.part").read_bytes() == CONTENT[:65536] and not (tmp_path / "data.bin").exists()
     fetch(f"{host.url}/data.bin", tmp_path / "data.bin", checksum=f"sha256:{SHA256}")
 
 
@@ -161,16 +159,12 @@ def test_https_never_leads_to_http(host, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("url", "checksum", "match"),
     [
-        pytest.param(
-            "http://example.org/a.bin", "sha256:" + "0" * 8, "full checksum", id="http with a prefix"
-        ),
+        pytest.param("http://example.org/a.bin", "sha256:" + "0" * 8, "full checksum", id="http with a prefix"),
         pytest.param("ftp://example.org/a.bin", "md5:" + "0" * 32, "https", id="ftp"),
         pytest.param("file:///etc/hostname", "md5:" + "0" * 32, "https", id="file"),
         pytest.param("https://example.org/a.bin", None, "no checksum", id="no checksum"),
         pytest.param("https://example.org/a.bin", "md5:123", "expected md5:", id="md5 cut short"),
-        pytest.param(
-            "https://example.org/a.bin", "sha256:xyzxyzxyz", "expected md5:", id="no hexadecimal digits"
-        ),
+        pytest.param("https://example.org/a.bin", "sha256:xyzxyzxyz", "expected md5:", id="no hexadecimal digits"),
         pytest.param("https://example.org/a.bin", "crc:12345678", "expected md5:", id="unknown kind"),
     ],
 )
@@ -229,9 +223,7 @@ def test_archives_are_unpacked(tmp_path, make):
 
 
 @pytest.mark.parametrize("make", [tar_of, zip_of], ids=["tar", "zip"])
-@pytest.mark.parametrize(
-    "name", ["../evil.txt", "/tmp/evil.txt", "x/../../evil.txt", "C:\\evil.txt", "..\\evil.txt"]
-)
+@pytest.mark.parametrize("name", ["../evil.txt", "/tmp/evil.txt", "x/../../evil.txt", "C:\\evil.txt", "..\\evil.txt"])
 def test_archives_never_write_outside(tmp_path, make, name):
     with pytest.raises(DownloadError, match="outside"):
         unpack(make(tmp_path / "a", name), tmp_path / "out")

@@ -54,9 +54,7 @@ def test_conda_set_agrees_with_the_lock() -> None:
     assert conda.conda_environment(REQUIREMENTS, LOCK) == CONDA, "type: make lock"
     *outside, inside = yaml.safe_load(CONDA)["dependencies"]
     pins = conda.pins(LOCK)
-    wanted = {f"{name}=={pins[name]}" for name in conda.top_level(REQUIREMENTS)} - {
-        f"mmcv-full=={pins['mmcv-full']}"
-    }
+    wanted = {f"{name}=={pins[name]}" for name in conda.top_level(REQUIREMENTS)} - {f"mmcv-full=={pins['mmcv-full']}"}
     assert set(inside["pip"]) == wanted
     assert "python=3.11" in outside
 
@@ -286,16 +284,11 @@ def test_clones_share_packages_and_each_sees_its_own_mutineck(machine: Path, sha
         assert answer(binaries / "mutineck") == str(folder / "mutineck" / "cli.py")
         assert answer(binaries / "say-python") == str(binaries / "python")
         assert answer(binaries / "tool") == "tool"
-        assert answer(binaries / "python", "-c", "import alpha; print(alpha.__file__)").startswith(
-            str(shared)
-        )
+        assert answer(binaries / "python", "-c", "import alpha; print(alpha.__file__)").startswith(str(shared))
         assert (folder / ".venv" / "share" / "jupyter" / "page.json").read_text() == "{}"
-        assert answer("sh", "-c", f". '{binaries}/activate' && command -v mutineck") == str(
-            binaries / "mutineck"
-        )
+        assert answer("sh", "-c", f". '{binaries}/activate' && command -v mutineck") == str(binaries / "mutineck")
     assert (
-        answer(shared / "bin" / "python", "-c", "import importlib.util as u; print(u.find_spec('mutineck'))")
-        == "None"
+        answer(shared / "bin" / "python", "-c", "import importlib.util as u; print(u.find_spec('mutineck'))") == "None"
     )
 
 
@@ -332,9 +325,7 @@ def test_a_second_build_waits_and_says_for_whom(machine: Path) -> None:
     assert first.stdout and first.stdout.readline() == "held\n"
     second = hold(machine / "cache", "true")
     assert second.stdout
-    assert (
-        second.stdout.readline() == f"environment: process {first.pid} is building already, waiting for it\n"
-    )
+    assert second.stdout.readline() == f"environment: process {first.pid} is building already, waiting for it\n"
     assert first.poll() is None
     assert second.stdout.readline() == "held\n"
     assert first.wait(10) == 0 and second.wait(10) == 0
@@ -355,9 +346,7 @@ def test_the_lock_of_a_killed_build_lasts_as_long_as_its_pip(machine: Path) -> N
     assert second.wait(10) == 0
 
 
-def test_another_python_is_refused_by_name(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_python_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "version_info", (3, 9, 1))
     monkeypatch.setattr(sys, "argv", ["environment.py"])
     assert environment.main() == 1

@@ -49,7 +49,9 @@ def test_two_processes_measure_as_one_does(tiny: Study, tmp_path: Path) -> None:
     command = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "recording.py", "evaluate"]
     command += [str(experiment), detector, "--split", "train", "--outputs", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(repository()), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", *command], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", *command], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(done.stdout.splitlines()) == len(rows), "one process prints"
     first, second = read_json(tmp_path / "0.json"), read_json(tmp_path / "1.json")
@@ -109,10 +111,18 @@ def test_what_a_checkpoint_says_of_its_categories_goes_before_its_config(tiny: S
 @pytest.mark.parametrize(
     ("config", "aliases", "message"),
     [
-        ("of.py", {}, r"shares no category .* it knows person, bicycle, .* and 75 more; the data set has .*{first}.*--alias THEIRS=OURS"),
+        (
+            "of.py",
+            {},
+            r"shares no category .* it knows person, bicycle, .* and 75 more; the data set has .*{first}.*--alias THEIRS=OURS",
+        ),
         ("of.py", {"persn": "{first}"}, "unknown category 'persn'; did you mean 'person'"),
         ("of.py", {"person": "nothing"}, "--alias person=nothing: unknown category of the data set 'nothing'"),
-        ("nameless.py", {}, r"nameless\.py: neither its config nor its checkpoint \(meta\.CLASSES\) says its categories; add `classes"),
+        (
+            "nameless.py",
+            {},
+            r"nameless\.py: neither its config nor its checkpoint \(meta\.CLASSES\) says its categories; add `classes",
+        ),
         ("three.py", {}, r"3 categories are named \(a, b, c\), but it tells 80 apart"),
     ],
     ids=["nothing in common", "misspelt", "no such category", "nameless", "another number"],
@@ -127,7 +137,10 @@ def test_categories_that_cannot_be_matched(
 
 
 def test_a_detector_that_is_not_there_is_told_beside_those_that_are(tiny: Study) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nor a checkpoint; the study's detectors: .*teachers/faster_rcnn, .*teachers/retinanet"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"nor a checkpoint; the study's detectors: .*teachers/faster_rcnn, .*teachers/retinanet",
+    ):
         evaluate(tiny, "teachers/fast_rcnn", split="val")
 
 
@@ -152,7 +165,17 @@ def test_a_teacher_is_measured_by_the_aliases_that_the_experiment_gives_it(tiny:
 def test_the_command_line_hands_aliases_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     given = {}
     monkeypatch.setattr("mutineck.evaluate.evaluate", lambda *_, **more: given.update(more) or [])
-    words = ["evaluate", "smoke", "a.pth", "--config", "a.py", "--alias", "airplane=aeroplane", "--alias", "tv = tvmonitor"]
+    words = [
+        "evaluate",
+        "smoke",
+        "a.pth",
+        "--config",
+        "a.py",
+        "--alias",
+        "airplane=aeroplane",
+        "--alias",
+        "tv = tvmonitor",
+    ]
     assert cli.main(words) == 0
     assert given["aliases"] == {"airplane": "aeroplane", "tv": "tvmonitor"}
     with pytest.raises(SystemExit):

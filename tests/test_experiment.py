@@ -54,7 +54,10 @@ def test_the_experiments_of_the_repository_are_valid(path):
             "arm 'fgd:big': unknown weight 'alfa'; did you mean 'alpha'",
         ),
         ("arms={fgd:big: {weights: {alpha: -1}}}", "arm 'fgd:big': weights: alpha: "),
-        ("distillation.regions.score=0.04", "distillation.regions.score: input should be greater than or equal to 0.05"),
+        (
+            "distillation.regions.score=0.04",
+            "distillation.regions.score: input should be greater than or equal to 0.05",
+        ),
         ("seeds=[1, 1]", "repeat themselves"),
         ("seeds=[]", "seeds"),
         ("name=../up", "name"),

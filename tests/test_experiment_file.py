@@ -105,7 +105,9 @@ def test_what_cannot_be_built_on(write, files, message):
 
 
 def test_a_series_names_its_studies(write):
-    folder = write(plain=PLAIN, other={"base": "plain.yaml", "name": "other"}, both={"studies": ["plain.yaml", "other.yaml"]})
+    folder = write(
+        plain=PLAIN, other={"base": "plain.yaml", "name": "other"}, both={"studies": ["plain.yaml", "other.yaml"]}
+    )
     assert [file.stem for file in study_files(folder / "both.yaml")] == ["plain", "other"]
     assert study_files(folder / "plain.yaml") == [folder / "plain.yaml"]
     assert [e.seeds for e in load_series(folder / "both.yaml", ["seeds=[3]"])] == [(3,), (3,)]
@@ -134,7 +136,9 @@ def test_what_is_no_series(write, series, message):
 
 
 def test_run_goes_on_with_the_next_study_and_tells_what_failed(write, tmp_path, monkeypatch, capsys):
-    folder = write(plain=PLAIN, other={"base": "plain.yaml", "name": "other"}, both={"studies": ["plain.yaml", "other.yaml"]})
+    folder = write(
+        plain=PLAIN, other={"base": "plain.yaml", "name": "other"}, both={"studies": ["plain.yaml", "other.yaml"]}
+    )
     seen = []
 
     def run(experiment, outputs, **options):
@@ -151,7 +155,9 @@ def test_run_goes_on_with_the_next_study_and_tells_what_failed(write, tmp_path, 
 
 
 def test_status_of_a_series(write, tmp_path, capsys):
-    folder = write(plain=PLAIN, other={"base": "plain.yaml", "name": "other"}, both={"studies": ["plain.yaml", "other.yaml"]})
+    folder = write(
+        plain=PLAIN, other={"base": "plain.yaml", "name": "other"}, both={"studies": ["plain.yaml", "other.yaml"]}
+    )
     assert cli.main(["status", str(folder / "both.yaml"), "--outputs", str(tmp_path / "out")]) == 1
     text = capsys.readouterr().out
     assert f"{tmp_path / 'out' / 'plain'}: 0 of" in text and f"{tmp_path / 'out' / 'other'}: 0 of" in text

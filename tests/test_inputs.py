@@ -77,7 +77,8 @@ def copied(tmp_path: Path) -> Callable[[Finished], Finished]:
         old, new = study.root.parent, tmp_path / "copy"
         shutil.copytree(old, new, symlinks=True)
         mine.__dict__ |= {
-            name: new / value.relative_to(old) if isinstance(value, Path) else value for name, value in vars(study).items()
+            name: new / value.relative_to(old) if isinstance(value, Path) else value
+            for name, value in vars(study).items()
         }
         text = json.dumps(study.experiment.model_dump(mode="json", by_alias=True)).replace(str(old), str(new))
         mine.experiment = type(study.experiment).model_validate_json(text)
@@ -117,8 +118,14 @@ VOC_CHANGES = {
     "a corrected annotation": (lambda data: correct(annotation(data), b"dog", b"cat"), "VOC2007/Annotations"),
     "an annotation less": (lambda data: annotation(data).unlink(), "VOC2007/Annotations"),
     "a picture more": (lambda data: Here(data / "VOC2007").picture("new.jpg"), "VOC2007/JPEGImages"),
-    "a list that was not there": (lambda data: write(data / "VOC2007/ImageSets/Main/train.txt", "003"), "VOC2007/ImageSets/Main/train.txt"),
-    "masks that were not there": (lambda data: write(data / "VOC2007/SegmentationObject/003.png", ""), "VOC2007/SegmentationObject"),
+    "a list that was not there": (
+        lambda data: write(data / "VOC2007/ImageSets/Main/train.txt", "003"),
+        "VOC2007/ImageSets/Main/train.txt",
+    ),
+    "masks that were not there": (
+        lambda data: write(data / "VOC2007/SegmentationObject/003.png", ""),
+        "VOC2007/SegmentationObject",
+    ),
     "another year beside it": (lambda data: VocRoot(data / "VOC2012"), ""),
 }
 
@@ -145,8 +152,14 @@ def test_a_link_to_other_data_is_a_change(voc_study: Finished, copied, tmp_path:
 
 
 COCO_CHANGES = {
-    "corrected boxes": (lambda data: correct(data / "annotations/instances_val2017.json", b"toothbrush", b"toothbrusk"), "annotations/instances_val2017.json"),
-    "a test split that was not there": (lambda data: write(data / "annotations/test.json", "{}"), "annotations/test.json"),
+    "corrected boxes": (
+        lambda data: correct(data / "annotations/instances_val2017.json", b"toothbrush", b"toothbrusk"),
+        "annotations/instances_val2017.json",
+    ),
+    "a test split that was not there": (
+        lambda data: write(data / "annotations/test.json", "{}"),
+        "annotations/test.json",
+    ),
     "a picture less": (lambda data: (data / "train2017" / f"{1:012d}.jpg").unlink(), "train2017"),
 }
 
@@ -208,7 +221,9 @@ def test_what_has_not_been_touched_is_not_read(coco_study: Finished, copied, mon
 
 
 @pytest.mark.parametrize("kind", ["voc", "coco"])
-def test_a_manifest_from_before_there_were_inputs_stays_valid(kind: str, copied, request: pytest.FixtureRequest) -> None:
+def test_a_manifest_from_before_there_were_inputs_stays_valid(
+    kind: str, copied, request: pytest.FixtureRequest
+) -> None:
     study = copied(request.getfixturevalue(f"{kind}_study"))
     for path in study.root.rglob("manifest.json"):
         write_json(path, {key: value for key, value in read_json(path).items() if key != INPUTS})

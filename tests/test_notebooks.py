@@ -26,9 +26,7 @@ def notebook_with(path, *sources, parameters="text = 'a'\nnumber = 1"):
 
 @pytest.mark.slow
 def test_parameters_arrive_as_data_in_this_python(tmp_path):
-    hostile = (
-        "'); import pathlib; pathlib.Path('hacked').touch() #\n\"\"\"\\{number}$(touch hacked)\u2028\x00é"
-    )
+    hostile = "'); import pathlib; pathlib.Path('hacked').touch() #\n\"\"\"\\{number}$(touch hacked)\u2028\x00é"
     source = "import os, sys, mutineck, pathlib\n"
     source += "pathlib.Path('seen').write_text(repr((text, number, sys.executable, mutineck.__file__)))"
     notebook = notebook_with(tmp_path / "n.ipynb", source, "print('said')")
@@ -72,12 +70,8 @@ def test_a_stopped_notebook_says_what_its_cell_raised_and_is_kept_aside(tmp_path
 
 @pytest.mark.slow
 def test_a_kernel_that_dies_is_reported_with_the_remedy(tmp_path):
-    notebook = notebook_with(
-        tmp_path / "n.ipynb", "import os\nos.write(2, b'out of memory')\nos.kill(os.getpid(), 9)"
-    )
-    with pytest.raises(
-        NotebookError, match=r"did not survive(.|\n)*smaller batch(.|\n)*log.txt: out of memory"
-    ):
+    notebook = notebook_with(tmp_path / "n.ipynb", "import os\nos.write(2, b'out of memory')\nos.kill(os.getpid(), 9)")
+    with pytest.raises(NotebookError, match=r"did not survive(.|\n)*smaller batch(.|\n)*log.txt: out of memory"):
         execute(notebook, tmp_path / "out.ipynb", {}, log=tmp_path / "log.txt")
     assert (tmp_path / "out.failed.ipynb").is_file()
 
@@ -110,27 +104,20 @@ def test_odd_parameter_cells_are_refused(source, message):
 
 @pytest.mark.parametrize("count", [0, 2])
 def test_one_cell_is_tagged(count):
-    notebook = new_notebook(
-        cells=[new_code_cell("x = 1", metadata={"tags": ["parameters"]}) for _ in range(count)]
-    )
+    notebook = new_notebook(cells=[new_code_cell("x = 1", metadata={"tags": ["parameters"]}) for _ in range(count)])
     with pytest.raises(ExperimentError, match=f"expected one cell tagged 'parameters', got {count}"):
         declared_parameters(notebook, "n.ipynb")
 
 
 def test_annotated_parameters_are_seen():
-    notebook = new_notebook(
-        cells=[new_code_cell("x: int | None = None\ny = -1", metadata={"tags": ["parameters"]})]
-    )
+    notebook = new_notebook(cells=[new_code_cell("x: int | None = None\ny = -1", metadata={"tags": ["parameters"]})])
     assert declared_parameters(notebook, "n.ipynb") == {"x": None, "y": -1}
 
 
 def test_the_command_line_refuses_a_list_of_parameters(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("mutineck.notebooks.end_with_parent", lambda: None)
     (tmp_path / "p.yaml").write_text("[1]")
-    assert (
-        main([str(notebook_with(tmp_path / "n.ipynb")), str(tmp_path / "o.ipynb"), str(tmp_path / "p.yaml")])
-        == 1
-    )
+    assert main([str(notebook_with(tmp_path / "n.ipynb")), str(tmp_path / "o.ipynb"), str(tmp_path / "p.yaml")]) == 1
     assert "expected a mapping of parameters, got [1]" in capsys.readouterr().err
 
 
@@ -190,8 +177,7 @@ def test_notebooks_hold_prose_and_no_logic(chapter):
             assert previous == "markdown", f"a sentence belongs before:\n{cell.source}"
             assert len(cell.source.splitlines()) <= LONGEST_CELL, cell.source
             kinds = {
-                type(node)
-                for node in ast.walk(ast.parse(cell.source.replace("%", "#", cell.source.startswith("%"))))
+                type(node) for node in ast.walk(ast.parse(cell.source.replace("%", "#", cell.source.startswith("%"))))
             }
             assert not kinds & {ast.ClassDef, ast.While, ast.AsyncFunctionDef}, cell.source
         previous = cell.cell_type

@@ -29,7 +29,9 @@ def test_the_flops_of_a_convolution() -> None:
     image = torch.empty(2, 3, 7, 11, device="meta")
     once = 2 * (2 * 7 * 11) * 5 * (3 * 3 * 3)
     assert flops(partial(layers, image)) == once
-    assert flops(partial(layers, image), backward=True) == 2 * once, "its weights' gradient; nobody asks for the picture's"
+    assert flops(partial(layers, image), backward=True) == 2 * once, (
+        "its weights' gradient; nobody asks for the picture's"
+    )
     assert batch_normalised(partial(layers, image), layers) == 2 * 5 * 7 * 11
 
 
@@ -104,14 +106,27 @@ def test_what_a_gpu_sustains_is_taken_from_a_step_on_one(tmp_path: Path, monkeyp
     monkeypatch.setattr(paper, "measured_step", lambda _: step)
     paper.main(["coco", "--results", str(tmp_path / "kept")])
     text = paper.section(tmp_path / "kept" / "coco.json")
-    assert "**Measured** on one a GPU: a step of 2 pictures of 1216x800" in text and "takes 500 ms, so 22 TFLOP/s" in text
+    assert (
+        "**Measured** on one a GPU: a step of 2 pictures of 1216x800" in text and "takes 500 ms, so 22 TFLOP/s" in text
+    )
     assert "a GPU sustains" not in text
 
 
 def test_a_step_at_full_scale_is_told_as_it_was_measured(tmp_path: Path) -> None:
-    row = {"teachers": ["r101", "fcos"], "student": "faster_rcnn/faster_rcnn_r50_fpn_1x_coco.py", "input": [2, 3, 384, 640],
-           "categories": 80, "parameters": 41_760_000, "seconds": 12.34, "clock": "processor", "peak_gib": 7.26}
-    write_json(tmp_path / "cpu-2.json", {"machine": {"class": "cpu-2", "gpu": None, "processor": "a processor"}, "rows": {"coco_fcos": row}})
+    row = {
+        "teachers": ["r101", "fcos"],
+        "student": "faster_rcnn/faster_rcnn_r50_fpn_1x_coco.py",
+        "input": [2, 3, 384, 640],
+        "categories": 80,
+        "parameters": 41_760_000,
+        "seconds": 12.34,
+        "clock": "processor",
+        "peak_gib": 7.26,
+    }
+    write_json(
+        tmp_path / "cpu-2.json",
+        {"machine": {"class": "cpu-2", "gpu": None, "processor": "a processor"}, "rows": {"coco_fcos": row}},
+    )
     told = "| `coco_fcos` | r101 and fcos | faster_rcnn_r50_fpn_1x_coco | 41.8 M | 80 | 640x384 | 12.3 s of processor time | 7.3 GiB |"
     assert told in full_scale.section(tmp_path / "cpu-2.json").splitlines()
 

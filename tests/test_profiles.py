@@ -91,7 +91,9 @@ def test_jobs_that_share_a_gpu_are_as_many_as_there_are_places(tmp_path: Path, m
         engine.run(experiment(jobs_per_gpu=3), tmp_path, profile="gpus")
     command = asked.call_args.args[0]
     assert command[command.index("--resources") + 1] == "gpu=6"
-    assert "jobs_per_gpu" not in settings_text(experiment(jobs_per_gpu=3), jobs(experiment())[1]), "a result depends on it"
+    assert "jobs_per_gpu" not in settings_text(experiment(jobs_per_gpu=3), jobs(experiment())[1]), (
+        "a result depends on it"
+    )
 
 
 def test_gpus_are_told_apart_within_an_allocation_of_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -119,7 +121,9 @@ def test_the_command_line_leaves_to_the_profile_what_it_says() -> None:
 
 
 @pytest.mark.slow
-def test_the_grid_as_slurm_would_get_it(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_grid_as_slurm_would_get_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as on a login node
     asking = experiment(**ASKING)
     engine.run(asking, tmp_path, profile="slurm", dry_run=True)

@@ -18,6 +18,7 @@ from tests.scripts import load
 
 ROOT = Path(__file__).resolve().parent.parent
 
+
 def empty(*sections: str) -> str:
     """Return a document's sections with nothing between their markers."""
     return "".join(f"<!-- {name}: written by scripts/results.py -->\n<!-- end of {name} -->\n" for name in sections)
@@ -62,17 +63,33 @@ def finished(documents: Path) -> Path:
     experiment = Experiment.model_validate(fields)
     root = documents / "outputs" / "two_seeds"
     write_experiment(experiment, root)
-    reached = {"teachers/big": 0.5, "teachers/intermediate": 0.55, "distillation/student": 0.2, "distillation/fgd-big": 0.3,
-               "distillation/mutineck": 0.35}
+    reached = {
+        "teachers/big": 0.5,
+        "teachers/intermediate": 0.55,
+        "distillation/student": 0.2,
+        "distillation/fgd-big": 0.3,
+        "distillation/mutineck": 0.35,
+    }
     for number, job in enumerate(jobs(experiment)):
-        manifest = {"stage": job.stage, "item": job.item, "seconds": 60.0, "peak_memory_mib": 900.0, "finished": f"2000-01-01T00:00:{number:02d}Z",
-                    "revision": {"git": "abc", "dirty": False}, "versions": {}, "writes": {},
-                    "settings": experiment.settings_for(job.stage, job.item)}
+        manifest = {
+            "stage": job.stage,
+            "item": job.item,
+            "seconds": 60.0,
+            "peak_memory_mib": 900.0,
+            "finished": f"2000-01-01T00:00:{number:02d}Z",
+            "revision": {"git": "abc", "dirty": False},
+            "versions": {},
+            "writes": {},
+            "settings": experiment.settings_for(job.stage, job.item),
+        }
         write_json(root / job.manifest, manifest)
         value = reached.get(job.folder.split("/seed")[0])
         if value is not None:
             value += 0.01 * job.folder.endswith("seed1")
-            rows = [{"split": "test", "metric": "bbox_mAP", "category": "", "value": value}, {"split": "val", "metric": "AP", "category": "ace", "value": 0.4}]
+            rows = [
+                {"split": "test", "metric": "bbox_mAP", "category": "", "value": value},
+                {"split": "val", "metric": "AP", "category": "ace", "value": 0.4},
+            ]
             write_json(root / job.folder / "metrics.json", rows)
     write_tables(Study(experiment, root, "ablations"))
     weights = "image_id,category,teacher,omega\n1,ace,big,0.6\n1,ace,lost,0.4\n2,ace,big,0.8\n2,ace,lost,0.2\n"
@@ -86,15 +103,28 @@ def test_a_study_of_several_seeds_is_kept_and_told(
 ) -> None:
     monkeypatch.setattr(results, "KEPT", finished / "kept")
     monkeypatch.setattr(results, "MEASURED", finished)
-    row = {"name": "losses", "value": 2.0, "unit": "s", "reference": "loop", "reference_value": 3.0, "ratio": 1.5,
-           "target": {"sense": "at least", "bound": 2}, "note": ""}
+    row = {
+        "name": "losses",
+        "value": 2.0,
+        "unit": "s",
+        "reference": "loop",
+        "reference_value": 3.0,
+        "ratio": 1.5,
+        "target": {"sense": "at least", "bound": 2},
+        "note": "",
+    }
     where = {"class": "cpu-2", "processor": "a processor", "flags": ["avx2"], "cores": 2, "gpu": None, "torch": "2"}
-    write_json(finished / "cpu-2.json", {"machine": where, "benchmarks": {"losses": {"measured": "2000-01-02T03:04:05Z", "threads": 1, "rows": [row]}}})
+    write_json(
+        finished / "cpu-2.json",
+        {"machine": where, "benchmarks": {"losses": {"measured": "2000-01-02T03:04:05Z", "threads": 1, "rows": [row]}}},
+    )
     monkeypatch.setattr(results, "FIRST", "two_seeds")
     results.main(["keep", str(finished / "two_seeds.yaml"), "--outputs", str(finished / "outputs")])
     about = results.read_json(finished / "kept" / "two_seeds.json")
     assert about["omega"] == {"ace": {"big": 0.7, "lost": 0.3}}
-    assert set(about["job_memory_mib"].values()) == {900.0} and set(about["job_memory_mib"]) == set(about["job_seconds"])
+    assert set(about["job_memory_mib"].values()) == {900.0} and set(about["job_memory_mib"]) == set(
+        about["job_seconds"]
+    )
     assert about["seeds"] == [0, 1] and about["machine"].endswith("cores, no GPU")
     assert about["command"] == "mutineck run experiments/two_seeds.yaml --set dataset.root=PATH --set 'seeds=[0, 1]'"
     readme = (finished / "README.md").read_text(encoding="utf-8")
@@ -103,7 +133,10 @@ def test_a_study_of_several_seeds_is_kept_and_told(
     cells = rows_of(readme)
     assert ["two_seeds", "20.5 ± 0.7", "30.5 ± 0.7 (big)", "35.5 ± 0.7", "55.0", "2"] in cells
     assert ["two_seeds", "1.0", "1.0", "1.0"] in cells
-    assert "**cpu-2.** a processor with avx2; 2 cores, 1 thread; torch 2. Measured from 2000-01-02 to 2000-01-02. 1 targets, 1 of them missed." in readme
+    assert (
+        "**cpu-2.** a processor with avx2; 2 cores, 1 thread; torch 2. Measured from 2000-01-02 to 2000-01-02. 1 targets, 1 of them missed."
+        in readme
+    )
     assert ["losses", "2 s", "loop", "3 s", "1.50", "≥ 2", "no, by 25 %"] in cells
     page = (finished / "results.md").read_text(encoding="utf-8")
     assert "## two_seeds\n\nMade up. mAP on test, 2 seeds" in page

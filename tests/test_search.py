@@ -53,7 +53,10 @@ def test_a_factor_and_a_field_are_set() -> None:
 @pytest.mark.parametrize(
     ("parameter", "message"),
     [
-        ({"field": "distillation.temprature", "low": 1, "high": 2}, "unknown field 'temprature'; did you mean 'temperature'"),
+        (
+            {"field": "distillation.temprature", "low": 1, "high": 2},
+            "unknown field 'temprature'; did you mean 'temperature'",
+        ),
         ({"field": "distillation.temperature", "low": -1, "high": 2}, "greater than 0"),
         ({"field": "arms.mutineck.inherit", "choices": [True, "perhaps"]}, "valid boolean"),
         ({"field": "input.flip", "low": 0, "high": 1}, "trains students alone"),
@@ -65,8 +68,19 @@ def test_a_factor_and_a_field_are_set() -> None:
         ({"field": "arms.mutineck.epochs", "low": 1, "high": 3}, "valid integer"),
         ({"scale": ["student.schedule.batch"], "low": 1, "high": 2}, "valid integer"),
     ],
-    ids=["misspelt", "range", "choice", "teachers see it", "the merged teacher", "vectors", "no effect", "no number",
-         "half an end", "nothing yet", "half a batch"],
+    ids=[
+        "misspelt",
+        "range",
+        "choice",
+        "teachers see it",
+        "the merged teacher",
+        "vectors",
+        "no effect",
+        "no number",
+        "half an end",
+        "nothing yet",
+        "half a batch",
+    ],
 )
 def test_what_cannot_be_searched_is_refused_before_anything_is_trained(parameter: dict[str, Any], message: str) -> None:
     given = space(arm="mutineck", parameters={"it": parameter})
@@ -182,7 +196,9 @@ def test_a_search_goes_on_and_a_stopped_one_finds_the_same(base, trained, tmp_pa
         Search([base], space(), parts).run(5)
     monkeypatch.setattr(search, "train_student", train)
     table = Search([base], space(), parts).run(5)
-    assert table[["trial", "strength", "temperature", "value"]].equals(whole[["trial", "strength", "temperature", "value"]])
+    assert table[["trial", "strength", "temperature", "value"]].equals(
+        whole[["trial", "strength", "temperature", "value"]]
+    )
     count = len(trained)
     Search([base], space(), parts).run(5)
     assert len(trained) == count, "nothing was left to do"
@@ -205,7 +221,9 @@ def test_what_counts_is_tried_in_whole_numbers(base, trained, tmp_path, log) -> 
     assert table["state"].tolist() == ["complete"] * 5
 
 
-def test_a_trial_that_makes_no_experiment_has_failed_and_the_search_goes_on(base, trained, tmp_path, monkeypatch) -> None:
+def test_a_trial_that_makes_no_experiment_has_failed_and_the_search_goes_on(
+    base, trained, tmp_path, monkeypatch
+) -> None:
     apply = SearchSpec.apply
 
     def refuse(self: SearchSpec, experiment: Experiment, values: Any) -> Experiment:
@@ -230,7 +248,11 @@ def test_another_search_of_the_same_name_is_refused(base, trained, tmp_path) -> 
 def test_the_best_is_said_as_settings(base) -> None:
     table = pd.DataFrame({"value": [0.1, 0.3, None], "strength": [1.0, 0.1, 2.0], "temperature": [0.5, 0.25, 1.0]})
     best = best_settings(table, base, space())
-    assert [item.split("=")[0] for item in best] == ["distillation.alpha", "distillation.beta", "distillation.temperature"]
+    assert [item.split("=")[0] for item in best] == [
+        "distillation.alpha",
+        "distillation.beta",
+        "distillation.temperature",
+    ]
     again = load_experiment(base.root / "experiment.yaml", best).distillation
     assert (again.alpha, again.beta, again.temperature) == pytest.approx((5e-6, 2.5e-6, 0.25))
 
@@ -243,7 +265,9 @@ def test_a_study_that_is_not_finished_is_no_base(base, tmp_path, monkeypatch) ->
     command = f"mutineck run {base.root / 'experiment.yaml'} --set clusters.k=4 --until clusters --outputs {tmp_path}"
     assert str(error.value).endswith(f"First: {command}")
     received = {}
-    monkeypatch.setattr(engine, "run", lambda experiment, outputs, **_: received.update({outputs: experiment}) or outputs)
+    monkeypatch.setattr(
+        engine, "run", lambda experiment, outputs, **_: received.update({outputs: experiment}) or outputs
+    )
     assert cli.main(command.split()[1:]) == 0
     assert received == {tmp_path: load_experiment(base.root / "experiment.yaml", ["clusters.k=4"])}
     with pytest.raises(FileNotFoundError, match="mutineck run nowhere --until clusters"):
@@ -280,7 +304,9 @@ def test_a_real_trial_trains_a_student_and_leaves_the_study_alone(tiny: Study, t
     assert json.loads((tmp_path / "found" / "results" / "trial0000.json").read_text())["value"] == row["value"]
 
 
-def test_a_student_of_other_values_is_not_taken_for_a_trials(base: search.Base, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_student_of_other_values_is_not_taken_for_a_trials(
+    base: search.Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mutineck import distillation
 
     trained: list[float] = []

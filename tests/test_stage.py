@@ -96,9 +96,7 @@ def test_every_stage_has_parameters(tmp_path):
 
 
 def test_need_names_the_command(study):
-    with pytest.raises(
-        FileNotFoundError, match=r"dataset/train.json is missing.*mutineck run smoke --until dataset"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"dataset/train.json is missing.*mutineck run smoke --until dataset"):
         study.need("dataset", "train.json")
     path = study.path("dataset", "train.json")
     path.parent.mkdir(parents=True)
@@ -142,7 +140,9 @@ def test_the_manifest_lists_all_that_lies_in_the_stages_folder(study):
         (study.folder / name).parent.mkdir(parents=True, exist_ok=True)
         (study.folder / name).write_text(name)
     written = study.finish(writes=[study.folder / "big" / "part-0.parquet"])["writes"]
-    assert list(written) == [f"features/{name}" for name in ("big/index.json", "big/part-0.parquet", "summary.csv", "whole/")]
+    assert list(written) == [
+        f"features/{name}" for name in ("big/index.json", "big/part-0.parquet", "summary.csv", "whole/")
+    ]
     assert all(sha256_path(study.root / name) == digest for name, digest in written.items())
     (study.folder / "whole" / "b" / "c").write_text("changed")
     assert sha256_path(study.folder / "whole") != written["features/whole/"]

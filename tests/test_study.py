@@ -112,10 +112,14 @@ def test_an_exported_student_is_plain_mmdet(study: Path, tmp_path: Path) -> None
 
 
 def test_figures_are_drawn_again_to_the_same_bytes(study: Path) -> None:
-    before = {path.name: sha256_file(path) for path in (study / "figures").glob("*.p*") if path.suffix in (".png", ".pdf")}
+    before = {
+        path.name: sha256_file(path) for path in (study / "figures").glob("*.p*") if path.suffix in (".png", ".pdf")
+    }
     done = command("figures", "smoke", "--outputs", study.parent)
     assert done.returncode == 0, done.stderr
-    after = {path.name: sha256_file(path) for path in (study / "figures").glob("*.p*") if path.suffix in (".png", ".pdf")}
+    after = {
+        path.name: sha256_file(path) for path in (study / "figures").glob("*.p*") if path.suffix in (".png", ".pdf")
+    }
     assert before and after == before
 
 

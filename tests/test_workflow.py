@@ -104,9 +104,7 @@ class Runner:
             *(word for item in overrides for word in ("--set", item)),
         ]
         environment = os.environ | {"PYTHONPATH": str(Path(engine.__file__).parent.parent)}
-        return subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def forget(self):
         (self.outputs / "ran").unlink(missing_ok=True)
@@ -394,9 +392,7 @@ def test_a_changed_setting_runs_its_dependents_alone(study, capfd):
     assert study.ran == []
     assert "settings changed" in capfd.readouterr().out
     changed = load_experiment(study.file, settings)
-    stale = {
-        str(state.job): state.reasons for state in status.inspect(changed, study.root)[:4] if not state.done
-    }
+    stale = {str(state.job): state.reasons for state in status.inspect(changed, study.root)[:4] if not state.done}
     assert stale["teachers b"] == ("settings changed: teacher.seed: 0 -> 1",)
     assert stale["teachers intermediate"] == ("teachers b has to be run first",)
     study(*settings)
@@ -526,23 +522,17 @@ def test_a_stopped_run_ends_soon_and_says_how_to_go_on(study, number):
     given = " ".join(f"--set {setting}" for setting in settings)
     assert f"Go on with: mutineck run {study.file} {given} --outputs {shlex.quote(str(study.outputs))}" in text
     assert processes_below(str(study.notebooks)) == []
-    assert status.inspect(load_experiment(study.file, settings), study.root)[1].reasons == (
-        "started, not finished",
-    )
+    assert status.inspect(load_experiment(study.file, settings), study.root)[1].reasons == ("started, not finished",)
 
 
 @pytest.mark.slow
 def test_what_may_be_removed(study):
-    without = load_experiment(
-        study.file, ["teachers=[{name: a, detector: {family: fcos}}]", "arms={student: }"]
-    )
+    without = load_experiment(study.file, ["teachers=[{name: a, detector: {family: fcos}}]", "arms={student: }"])
     left = ["teachers/.curves.abcd1234.csv", "features/b/part.parquet", "log/teachers-c.log", "mine/notes.txt"]
     for name in [*left, "cache/key.safetensors", "dataset/of an earlier revision"]:
         (study.root / name).parent.mkdir(exist_ok=True, parents=True)
         (study.root / name).write_text("")
-    found = {
-        path.relative_to(study.root).as_posix(): why for path, why in status.removable(without, study.root)
-    }
+    found = {path.relative_to(study.root).as_posix(): why for path, why in status.removable(without, study.root)}
     assert found["teachers/b"] == found["teachers/intermediate"] == "the experiment has no such teacher"
     assert found["features/b"] == "the experiment has no such teacher"
     assert found["teachers/.curves.abcd1234.csv"] == "left by a process that did not end well"

@@ -129,9 +129,7 @@ def additions(studies: Sequence[StudyResults], metric: str = HEADLINE) -> pd.Dat
             if here is None or there is None or not set(here.index) & set(there.index):
                 continue
             added = ", ".join(name for name in ours if name not in theirs)
-            rows.append(
-                {"study": more.name, "without": less.name, "teachers": added} | _difference(here, there)
-            )
+            rows.append({"study": more.name, "without": less.name, "teachers": added} | _difference(here, there))
     return pd.DataFrame(rows, columns=["study", "without", "teachers", *DIFFERENCE])
 
 

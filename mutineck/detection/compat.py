@@ -39,6 +39,7 @@ def prepare() -> None:
     _suppress_faster()
     _pool_faster()
     from mutineck.detection import pretrained  # noqa: F401  what is fetched is verified, and fits
+
     torch.serialization.add_safe_globals(checkpoint_globals())
     # mmcv writes a line a parameter at every initialisation.
     logging.getLogger("mmcv").setLevel(logging.ERROR)

@@ -34,9 +34,7 @@ class LookingExtractor(nn.Module):
         self.rescale = extractor.roi_rescale
         self.num_inputs = extractor.num_inputs
 
-    def forward(
-        self, features: tuple[Tensor, ...], regions: Tensor, roi_scale_factor: float | None = None
-    ) -> Tensor:
+    def forward(self, features: tuple[Tensor, ...], regions: Tensor, roi_scale_factor: float | None = None) -> Tensor:
         """Return the pooled regions `(R, C, h, w)`.
 
         Args:

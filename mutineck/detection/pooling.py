@@ -35,9 +35,7 @@ class _AlignRows(torch.autograd.Function):
     """`align_rows`; T taps a bin, B = R h w bins."""
 
     @staticmethod
-    def forward(
-        ctx: Any, maps: Tensor, regions: Tensor, size: tuple[int, int], scale: float, samples: int
-    ) -> Tensor:
+    def forward(ctx: Any, maps: Tensor, regions: Tensor, size: tuple[int, int], scale: float, samples: int) -> Tensor:
         n, c, height, width = maps.shape
         high, wide = size
         corners = regions[:, 1:] * scale - 0.5  # cells, from the middle of the first one

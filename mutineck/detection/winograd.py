@@ -35,10 +35,13 @@ _INPUT = torch.tensor(
     ],
     dtype=torch.float32,
 )
-_WEIGHT = torch.tensor(
-    [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]],
-    dtype=torch.float64,
-) / 24
+_WEIGHT = (
+    torch.tensor(
+        [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]],
+        dtype=torch.float64,
+    )
+    / 24
+)
 _OUTPUT = torch.tensor(
     [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]], dtype=torch.float32
 )
@@ -132,9 +135,7 @@ def convolve(maps: Tensor, weights: Tensor, bias: Tensor | None) -> Tensor:
     border = (0, 0, 1, TILE * wide + 1 - width, 1, TILE * high + 1 - height)
     padded = functional.pad(maps.permute(0, 2, 3, 1), border)  # (N, H', W', C)
     image, row, column, _ = padded.stride()
-    patches = padded.as_strided(
-        (PATCH, PATCH, n, high, wide, c), (row, column, image, TILE * row, TILE * column, 1)
-    )
+    patches = padded.as_strided((PATCH, PATCH, n, high, wide, c), (row, column, image, TILE * row, TILE * column, 1))
     found = maps.new_empty(n, high, TILE, wide, TILE, k)
     rows, images = max(1, min(high, TILES // wide)), max(1, min(n, TILES // (wide * high)))
     most = images * rows * wide

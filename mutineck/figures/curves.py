@@ -34,9 +34,7 @@ def read_curves(study: Study, *, teachers: bool = False) -> pd.DataFrame:
             frames.append(_read(path).assign(arm=arm.removeprefix(TEACHER), seed=-1 if seed is None else seed))
     if not frames:
         stage = "teachers" if teachers else "distillation"
-        raise FileNotFoundError(
-            f"{study.path(stage)}: no curves.csv there. Make them with: {study.command(stage)}"
-        )
+        raise FileNotFoundError(f"{study.path(stage)}: no curves.csv there. Make them with: {study.command(stage)}")
     return pd.concat(frames, ignore_index=True)[["arm", "seed", "iteration", "epoch", "term", "value"]]
 
 

@@ -51,9 +51,7 @@ def row(value: float | None, metric: str = "bbox_mAP", category: str = "") -> di
 def study(tmp_path: Path) -> Study:
     found = Study(experiment(), tmp_path / "tiny", "ablations")
     for teacher, value in (("faster", 0.5), ("retina", 0.4)):
-        write_json(
-            found.path("teachers", teacher, "metrics.json"), [row(value), row(None, "AP", "never seen")]
-        )
+        write_json(found.path("teachers", teacher, "metrics.json"), [row(value), row(None, "AP", "never seen")])
     for arm, values in VALUES.items():
         for seed, value in enumerate(values):
             write_json(found.path("distillation", slug(arm), f"seed{seed}", "metrics.json"), [row(value)])
@@ -86,7 +84,9 @@ def test_the_method_is_shown_whatever_its_result(study: Study) -> None:
 def test_a_teacher_of_some_categories_says_so(study: Study) -> None:
     some = [row(0.5), row(0.5, "AP", "disc")]
     write_json(study.path("teachers", "retina", "metrics.json"), some)
-    write_json(study.path("teachers", "faster", "metrics.json"), [*some, row(0.3, "AP", "ring"), row(None, "AP", "never seen")])
+    write_json(
+        study.path("teachers", "faster", "metrics.json"), [*some, row(0.3, "AP", "ring"), row(None, "AP", "never seen")]
+    )
     frame = collect(study)
     assert part_known(frame, "teacher:retina", "test") == " (1 of 2 categories)"
     assert part_known(frame, "teacher:faster", "test") == part_known(frame, "student", "test") == ""
@@ -95,7 +95,9 @@ def test_a_teacher_of_some_categories_says_so(study: Study) -> None:
 def test_teachers_of_different_categories_are_weighed_over_all(study: Study) -> None:
     # By mAP alone, retina would be the better one with 0.7 on one category of two.
     write_json(study.path("teachers", "retina", "metrics.json"), [row(0.7), row(0.7, "AP", "disc")])
-    write_json(study.path("teachers", "faster", "metrics.json"), [row(0.5), row(0.6, "AP", "disc"), row(0.4, "AP", "ring")])
+    write_json(
+        study.path("teachers", "faster", "metrics.json"), [row(0.5), row(0.6, "AP", "disc"), row(0.4, "AP", "ring")]
+    )
     frame = collect(study)
     assert best_teacher(frame, "test") == "faster"
     assert teacher_strengths(frame, "test").to_dict() == pytest.approx({"faster": 0.5, "retina": 0.35})
@@ -151,9 +153,7 @@ def test_interval_is_scipys(count: int) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("values", "n"), [([], 0), ([0.3], 1), ([0.3, math.nan], 1)], ids=["none", "one", "one known"]
-)
+@pytest.mark.parametrize(("values", "n"), [([], 0), ([0.3], 1), ([0.3, math.nan], 1)], ids=["none", "one", "one known"])
 def test_few_values_claim_no_interval(values: list[float], n: int) -> None:
     found = mean_interval(values)
     assert found.n == n
@@ -166,9 +166,7 @@ def test_paired_difference_by_hand() -> None:
     differences = [0.05, 0.02, 0.08]
     assert found.difference.mean == pytest.approx(0.05)
     assert found.difference.std == pytest.approx(0.03)
-    assert found.difference.high - found.difference.mean == pytest.approx(
-        4.302653 * 0.03 / math.sqrt(3), rel=1e-6
-    )
+    assert found.difference.high - found.difference.mean == pytest.approx(4.302653 * 0.03 / math.sqrt(3), rel=1e-6)
     assert found.effect == pytest.approx(0.05 / 0.03)
     assert found.p == pytest.approx(stats.ttest_rel(arm, baseline).pvalue)
     expected = stats.bootstrap(

@@ -141,7 +141,9 @@ def test_costs_of_teachers(study: Study, monkeypatch: pytest.MonkeyPatch) -> Non
 
     timed: list[torch.nn.Module] = []
     latency = costs.latency
-    monkeypatch.setattr(costs, "latency", lambda model, *given, **more: timed.append(model) or latency(model, *given, **more))
+    monkeypatch.setattr(
+        costs, "latency", lambda model, *given, **more: timed.append(model) or latency(model, *given, **more)
+    )
     table = measure_costs(study, passes=1).set_index("detector")
     assert list(table.index) == ["faster_rcnn", "retinanet"]
     assert (table[["parameters", "multiply_adds", "milliseconds"]] > 0).all(axis=None)

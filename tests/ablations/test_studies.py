@@ -109,7 +109,9 @@ def test_further_teachers_change_by_hand() -> None:
 
 def test_the_tables_for_people() -> None:
     text = overview([results(), results("two", arms={"student": (0.2,), "mutineck": (0.3,)}, teachers={"good": 0.5})])
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")
+    ]
     assert ["study", "student", "best single", "mutineck", "intermediate teacher", "seeds"] in rows
     assert ["one", "21.0 ± 1.0", "30.0 ± 1.0 (good)", "35.0 ± 1.0", "55.0", "3"] in rows
     assert ["one", "**+14.0 [+9.7, +18.3]**", "**+5.0 [+0.0, +10.0]**"] in rows
@@ -122,7 +124,9 @@ def test_the_tables_for_people() -> None:
 def test_what_parts_cost_by_study_and_on_the_mean() -> None:
     other = {arm: ARMS[arm] for arm in ("student", "mutineck")} | {"mutineck-centroids": (0.32, 0.31, 0.33)}
     text = overview([results(), results("two", other), results("three", {"mutineck": (0.3, 0.3)})])
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")
+    ]
     at = rows.index(["study", "regions", "centroids"])
     assert rows[at + 1 : at + 4] == [
         ["one", "+1.0 [-1.5, +3.5]", "–"],

@@ -19,9 +19,7 @@ def some(**changes):
         "category": torch.tensor([0, 0, 1, 2]),
         "size": torch.tensor([7, 3, 9, 1]),
     }
-    return Centroids(
-        **(tensors | changes), about={"teacher": "faster", "categories": ["a", "b", "c"], "k": 2}
-    )
+    return Centroids(**(tensors | changes), about={"teacher": "faster", "categories": ["a", "b", "c"], "k": 2})
 
 
 def test_round_trip_keeps_every_bit(tmp_path):

@@ -53,9 +53,7 @@ def test_every_centroid_is_there_with_its_number(study):
     statistics = pd.read_csv(study.path("clusters", "statistics.csv"))
     table = embed(study)
     for panel in ("faster", "retina", ALL):
-        marked = table[
-            (table["panel"] == panel) & (table["method"] == "umap") & (table["kind"] == "centroid")
-        ]
+        marked = table[(table["panel"] == panel) & (table["method"] == "umap") & (table["kind"] == "centroid")]
         expected = statistics if panel == ALL else statistics[statistics["teacher"] == panel]
         columns = ["teacher", "category", "cluster"]
         assert marked[columns].to_numpy().tolist() == expected[columns].to_numpy().tolist()

@@ -131,7 +131,9 @@ def _check_mask(segmentation: Any, width: int, height: int) -> None:
 
 def _check_defects(defects: list[Defect]) -> None:
     for row, defect in zip(defect_rows(defects), defects, strict=True):
-        assert row["file"] == FILE and row["field"] and row["reason"] and row["action"] in ("repaired", "left out", "kept")
+        assert (
+            row["file"] == FILE and row["field"] and row["reason"] and row["action"] in ("repaired", "left out", "kept")
+        )
         line = str(defect)
         line.encode("utf-8")
         assert len(line) < LONGEST_LINE and not re.search(r"[\r\n]", line), f"no line of text: {line!r}"

@@ -90,9 +90,7 @@ def test_a_sound_document_stays_as_it_is():
         pytest.param(json.dumps({"images": []}), "annotations", id="key missing"),
         pytest.param(json.dumps(document(images={})), "images", id="images is no list"),
         pytest.param(json.dumps(document(categories=[])), "none is left", id="no category"),
-        pytest.param(
-            json.dumps(document(categories=[{"id": 1}])), r"categories\[0\]", id="category without a name"
-        ),
+        pytest.param(json.dumps(document(categories=[{"id": 1}])), r"categories\[0\]", id="category without a name"),
         pytest.param(
             json.dumps(document(categories=[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}])),
             "id of 'a'",
@@ -111,32 +109,20 @@ def test_what_is_no_coco_document_is_refused_by_name(content, match):
     [
         pytest.param(one(image_id=1), "annotations[0].image_id", ORPHAN, "left out", id="orphan"),
         pytest.param(one(image_id="9"), "annotations[0].image_id", ORPHAN, "left out", id="image id is text"),
-        pytest.param(
-            one(category_id=1), "annotations[0].category_id", UNKNOWN_CATEGORY, "left out", id="category gap"
-        ),
-        pytest.param(
-            one(bbox=[1, 2, -3, 4]), "annotations[0].bbox", BAD_BOX, "left out", id="negative width"
-        ),
+        pytest.param(one(category_id=1), "annotations[0].category_id", UNKNOWN_CATEGORY, "left out", id="category gap"),
+        pytest.param(one(bbox=[1, 2, -3, 4]), "annotations[0].bbox", BAD_BOX, "left out", id="negative width"),
         pytest.param(one(bbox=[1, 2, math.nan, 4]), "annotations[0].bbox", BAD_BOX, "left out", id="NaN"),
-        pytest.param(
-            one(bbox=[1, 2, math.inf, 4]), "annotations[0].bbox", BAD_BOX, "left out", id="infinite"
-        ),
+        pytest.param(one(bbox=[1, 2, math.inf, 4]), "annotations[0].bbox", BAD_BOX, "left out", id="infinite"),
         pytest.param(one(bbox=[1, 2, 3]), "annotations[0].bbox", BAD_BOX, "left out", id="three numbers"),
         pytest.param(one(bbox=None), "annotations[0].bbox", BAD_BOX, "left out", id="no box"),
-        pytest.param(
-            one(bbox=["1", 2, 3, 4]), "annotations[0].bbox", BAD_BOX, "left out", id="text in a box"
-        ),
+        pytest.param(one(bbox=["1", 2, 3, 4]), "annotations[0].bbox", BAD_BOX, "left out", id="text in a box"),
         pytest.param(one(id=7), "annotations[1].id", DUPLICATE_ID, "repaired", id="annotation id twice"),
         pytest.param(one(id=None), "annotations[0].id", UNUSABLE_ID, "repaired", id="no annotation id"),
         pytest.param(one(id=0), "annotations[0].id", UNUSABLE_ID, "repaired", id="annotation id 0"),
         pytest.param(one(id=1 << 60), "annotations[0].id", UNUSABLE_ID, "repaired", id="annotation id too large"),
         pytest.param(one(image_id=1 << 70), "annotations[0].image_id", ORPHAN, "left out", id="image id too large"),
-        pytest.param(
-            one(iscrowd="yes"), "annotations[0].iscrowd", MALFORMED, "repaired", id="crowd is a word"
-        ),
-        pytest.param(
-            document(annotations=[5]), "annotations[0]", MALFORMED, "left out", id="annotation is a number"
-        ),
+        pytest.param(one(iscrowd="yes"), "annotations[0].iscrowd", MALFORMED, "repaired", id="crowd is a word"),
+        pytest.param(document(annotations=[5]), "annotations[0]", MALFORMED, "left out", id="annotation is a number"),
     ],
 )
 def test_broken_annotations(data, field, reason, action):
@@ -192,7 +178,9 @@ def test_two_categories_of_one_name_are_one():
     data["annotations"][1]["category_id"] = 91
     result, defects = read(data)
     assert [item["category_id"] for item in result["annotations"]] == [18, 18]
-    assert [(item.field, item.reason, item.action) for item in defects] == [("categories[2].name", DUPLICATE, "repaired")]
+    assert [(item.field, item.reason, item.action) for item in defects] == [
+        ("categories[2].name", DUPLICATE, "repaired")
+    ]
 
 
 def test_unknown_sizes_are_zero_until_the_picture_is_seen():
@@ -217,9 +205,7 @@ def test_categories_are_chosen_ordered_and_renamed():
 @pytest.mark.parametrize(
     ("changes", "kept", "found"),
     [
-        pytest.param(
-            {"bbox": [30, 2, 10.6, 12]}, {"bbox": [30, 2, 10.6, 12]}, [], id="a fraction over the border"
-        ),
+        pytest.param({"bbox": [30, 2, 10.6, 12]}, {"bbox": [30, 2, 10.6, 12]}, [], id="a fraction over the border"),
         pytest.param(
             {"bbox": [30, 2, 20, 12]}, {"bbox": [30, 2, 10, 12]}, [(PARTLY_OUTSIDE, "repaired")], id="over it"
         ),
@@ -227,12 +213,8 @@ def test_categories_are_chosen_ordered_and_renamed():
         pytest.param({"area": None}, {"area": 120}, [], id="no area"),
         pytest.param({"area": -5}, {"area": 120}, [(MALFORMED, "repaired")], id="negative area"),
         pytest.param({"area": 0}, {"area": 120}, [(MALFORMED, "repaired")], id="no area, mmdet would skip it"),
-        pytest.param(
-            {"segmentation": [[1, 2, 3, 4]]}, {}, [(BAD_MASK, "left out")], id="polygon of two points"
-        ),
-        pytest.param(
-            {"segmentation": {"size": [3, 4], "counts": [12]}}, {}, [(BAD_MASK, "left out")], id="RLE size"
-        ),
+        pytest.param({"segmentation": [[1, 2, 3, 4]]}, {}, [(BAD_MASK, "left out")], id="polygon of two points"),
+        pytest.param({"segmentation": {"size": [3, 4], "counts": [12]}}, {}, [(BAD_MASK, "left out")], id="RLE size"),
     ],
 )
 def test_annotations_are_fitted_to_their_image(changes, kept, found):
@@ -250,7 +232,11 @@ def test_annotations_are_fitted_to_their_image(changes, kept, found):
 def test_a_file_of_200_mb_is_read_whole():
     """As many annotations as 200 MB hold, one of them broken: read in time and memory that grow with the file alone."""
     count = 200_000
-    row = '{"id": %d, "image_id": 9, "category_id": 18, "bbox": [1, 2, 10, %s], "area": 90.5, "note": "' + "x" * 960 + '"}'
+    row = (
+        '{"id": %d, "image_id": 9, "category_id": 18, "bbox": [1, 2, 10, %s], "area": 90.5, "note": "'
+        + "x" * 960
+        + '"}'
+    )
     rows = ", ".join(row % (number, "NaN" if number == count else 12) for number in range(1, 1 + count))
     content = json.dumps(document()).partition('"annotations": [')
     content = f'{content[0]}"annotations": [{rows}], "categories": [{{"id": 18, "name": "dog"}}]}}'

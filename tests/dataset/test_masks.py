@@ -44,18 +44,12 @@ POLYGON = [1, 1, 10, 1, 10, 10]
             "",
             id="run lengths",
         ),
-        pytest.param(
-            {"size": [40, 30], "counts": CODE["counts"]}, None, "size", id="width and height exchanged"
-        ),
+        pytest.param({"size": [40, 30], "counts": CODE["counts"]}, None, "size", id="width and height exchanged"),
         pytest.param({"size": [30, 40], "counts": [600, 10]}, None, "add up to 610", id="too few pixels"),
         pytest.param({"size": [30, 40], "counts": [600, -10, 610]}, None, "non-negative", id="negative run"),
         pytest.param({"size": [30, 40], "counts": CODE["counts"][:-1]}, None, "run lengths", id="cut short"),
-        pytest.param(
-            {"size": [30, 40], "counts": "\x7f\x7f\x7f"}, None, "run lengths", id="characters of no code"
-        ),
-        pytest.param(
-            {"size": [30, 40], "counts": "oooooooooooooooo"}, None, "run lengths", id="endless number"
-        ),
+        pytest.param({"size": [30, 40], "counts": "\x7f\x7f\x7f"}, None, "run lengths", id="characters of no code"),
+        pytest.param({"size": [30, 40], "counts": "oooooooooooooooo"}, None, "run lengths", id="endless number"),
         pytest.param({"size": [30, 40]}, None, "run lengths", id="no counts"),
         pytest.param({"counts": [1200]}, None, "size", id="no size"),
     ],

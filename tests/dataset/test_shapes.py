@@ -103,8 +103,6 @@ def test_other_sizes(size, most):
 def test_what_is_written_is_voc(tmp_path):
     write_shapes(tmp_path, images=3, seed=0, size=(64, 48), max_objects=3)
     for folder, suffix in (("Annotations", "xml"), ("JPEGImages", "png"), ("SegmentationObject", "png")):
-        assert sorted(path.name for path in (tmp_path / folder).iterdir()) == [
-            f"{i:06d}.{suffix}" for i in range(3)
-        ]
+        assert sorted(path.name for path in (tmp_path / folder).iterdir()) == [f"{i:06d}.{suffix}" for i in range(3)]
     record, defects = read_voc_xml((tmp_path / "Annotations" / "000001.xml").read_bytes())
     assert not defects and record == generate_scene(1, seed=0, size=(64, 48), max_objects=3).record

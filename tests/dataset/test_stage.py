@@ -31,9 +31,7 @@ def make_study(out: Path, /, **dataset: object) -> SimpleNamespace:
 
 @pytest.fixture
 def shapes(tmp_path):
-    study = make_study(
-        tmp_path / "out", format="shapes", shapes={"images": 40, "size": (96, 72), "max_objects": 5}
-    )
+    study = make_study(tmp_path / "out", format="shapes", shapes={"images": 40, "size": (96, 72), "max_objects": 5})
     return study, convert(study)
 
 
@@ -223,16 +221,24 @@ def merge_coco(root: Path, file: str, folder: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "folder"), [("annotations/all.json", "images"), ("_annotations.coco.json", "")], ids=["annotations", "beside"]
+    ("file", "folder"),
+    [("annotations/all.json", "images"), ("_annotations.coco.json", "")],
+    ids=["annotations", "beside"],
 )
 def test_one_coco_file_of_all_pictures_is_divided_as_voc_is(tmp_path, file, folder):
     merge_coco(tmp_path / "coco", file, folder)
     study = make_study(tmp_path / "out", format="coco", root=str(tmp_path / "coco"), split=(4, 1, 1), seed=3)
     summary = convert(study)
     assert [summary.splits[split]["images"] for split in ("train", "val", "test")] == [8, 2, 2]
-    names = [image["file_name"] for split in summary.splits for image in read_json(study.path("dataset", f"{split}.json"))["images"]]
+    names = [
+        image["file_name"]
+        for split in summary.splits
+        for image in read_json(study.path("dataset", f"{split}.json"))["images"]
+    ]
     assert len(set(names)) == 12 and all((tmp_path / "coco" / name).is_file() for name in names)
-    labels = {name: {"dog", "toothbrush"} if Path(name).stem in (f"{1:012d}", f"{50:012d}") else {"dog"} for name in names}
+    labels = {
+        name: {"dog", "toothbrush"} if Path(name).stem in (f"{1:012d}", f"{50:012d}") else {"dog"} for name in names
+    }
     parts = stratified_split(labels, (4, 1, 1), 3)
     assert [parts[name] for name in names] == [0] * 8 + [1] * 2 + [2] * 2
     assert read_json(study.path("dataset", "dataset.json"))["source"]["split"] == [4, 1, 1]
@@ -252,9 +258,7 @@ def test_coco_keeps_its_ids_crowds_and_masks(tmp_path):
     summary = convert(study)
     assert summary.defects == [] and summary.categories == ("dog", "toothbrush")
     assert summary.splits["train"]["crowd"] == 1 and summary.splits["train"]["boxes"] == 6
-    train, val, test = (
-        read_json(study.path("dataset", f"{split}.json")) for split in ("train", "val", "test")
-    )
+    train, val, test = (read_json(study.path("dataset", f"{split}.json")) for split in ("train", "val", "test"))
     assert val == test and train != val
     assert train["images"][0]["file_name"] == "train2017/000000000001.jpg"
     assert [item["id"] for item in train["categories"]] == [18, 90]

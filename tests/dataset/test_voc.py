@@ -57,9 +57,7 @@ def test_a_plain_file_is_read_whole():
             ('<?xml version="1.0" encoding="cp1250"?>' + annotation(an_object("café"))).encode("cp1250"),
             id="cp1250",
         ),
-        pytest.param(
-            ("\n\n<?xml version='1.0'?>" + annotation(an_object("café"))).encode(), id="blank lines first"
-        ),
+        pytest.param(("\n\n<?xml version='1.0'?>" + annotation(an_object("café"))).encode(), id="blank lines first"),
         pytest.param(annotation("<!-- <object/> -->" + an_object("<!-- b -->café")).encode(), id="comments"),
         pytest.param(annotation(an_object("caf&#233;")).encode(), id="character reference"),
         pytest.param(annotation(an_object("<![CDATA[café]]>")).encode(), id="cdata"),
@@ -104,9 +102,7 @@ EXTERNAL = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/hostname">]>' + annotati
         pytest.param(b"<html><object/></html>", id="another root"),
         pytest.param(BOMB.encode(), id="entity bomb"),
         pytest.param(EXTERNAL.encode(), id="external entity"),
-        pytest.param(
-            b'<?xml version="1.0" encoding="rot13"?><annotation/>\xff', id="codec that is none for text"
-        ),
+        pytest.param(b'<?xml version="1.0" encoding="rot13"?><annotation/>\xff', id="codec that is none for text"),
         pytest.param(b"\xff\xfe<\0a", id="broken utf-16"),
         pytest.param(annotation(an_object("a\x01b")).encode(), id="control character"),
     ],
@@ -114,9 +110,7 @@ EXTERNAL = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/hostname">]>' + annotati
 def test_what_cannot_be_read_is_one_defect(content):
     record, defects = read_voc_xml(content, "x.xml")
     assert record is None
-    assert [(item.file, item.reason, item.action) for item in defects][-1:] == [
-        ("x.xml", UNREADABLE_XML, "left out")
-    ]
+    assert [(item.file, item.reason, item.action) for item in defects][-1:] == [("x.xml", UNREADABLE_XML, "left out")]
 
 
 def test_an_external_entity_is_never_read(tmp_path):
@@ -137,9 +131,7 @@ def test_an_external_entity_is_never_read(tmp_path):
         pytest.param(an_object(box=BOX.replace("10", "ten")), MISSING_BOX, id="a word"),
         pytest.param(an_object(box=BOX.replace("10", "1,5")), MISSING_BOX, id="decimal comma"),
         pytest.param(an_object(box=BOX.replace("10", "1_0")), MISSING_BOX, id="underscore"),
-        pytest.param(
-            an_object(box=f"<part><name>head</name>{BOX}</part>"), MISSING_BOX, id="only a part has a box"
-        ),
+        pytest.param(an_object(box=f"<part><name>head</name>{BOX}</part>"), MISSING_BOX, id="only a part has a box"),
     ],
 )
 def test_broken_objects_are_left_out_and_the_others_stay(body, reason):
@@ -206,8 +198,7 @@ def test_names_outside_the_categories_are_left_out_with_the_near_match():
         40,
         30,
         objects=tuple(
-            VocObject(name, (1, 1, 5, 5), index=i)
-            for i, name in enumerate(("disc", "dics", "kitty", "ignored"), 1)
+            VocObject(name, (1, 1, 5, 5), index=i) for i, name in enumerate(("disc", "dics", "kitty", "ignored"), 1)
         ),
     )
     names = CategoryNames(("disc", "cat"), {"kitty": "cat", "ignored": ""})
@@ -249,9 +240,7 @@ def voc_images(draw: st.DrawFn) -> VocImage:
         flags = {key: draw(st.booleans()) for key in ("difficult", "truncated", "occluded")}
         pose = draw(NAMES)
         objects.append(VocObject(draw(NAMES), (x_min, y_min, x_max, y_max), **flags, pose=pose, index=index))
-    return VocImage(
-        draw(NAMES), width, height, draw(st.sampled_from((1, 3, 4))), tuple(objects), draw(st.booleans())
-    )
+    return VocImage(draw(NAMES), width, height, draw(st.sampled_from((1, 3, 4))), tuple(objects), draw(st.booleans()))
 
 
 @settings(max_examples=80, deadline=None)

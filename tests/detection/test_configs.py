@@ -78,8 +78,14 @@ def test_masks_are_read_only_for_who_needs_them() -> None:
 def config_of(**changes: Any) -> Any:
     schedule = {"epochs": 12, "batch": 8, "base_batch": 16, "learning_rate": 0.02}
     return training_config(
-        model={}, train={}, val={}, schedule=ScheduleSpec(**schedule), resources=ResourcesSpec(), seed=3,
-        work_dir=Path("/nowhere/training"), **changes,
+        model={},
+        train={},
+        val={},
+        schedule=ScheduleSpec(**schedule),
+        resources=ResourcesSpec(),
+        seed=3,
+        work_dir=Path("/nowhere/training"),
+        **changes,
     )
 
 
@@ -102,7 +108,7 @@ def test_processes_share_the_batch_or_are_refused_with_both_numbers() -> None:
 def test_a_written_config_is_read_as_it_was(tmp_path: Path) -> None:
     fields = {
         "model": {"type": "RetinaNet", "neck": None, "sizes": [(1,), (), [], {}], "rate": 1e-05, "on": True},
-        "long": [{"type": "LoadImageFromFile", "path": "/it's/a \"folder\"/{of}/pictures\\n" * 3}] * 3,
+        "long": [{"type": "LoadImageFromFile", "path": '/it\'s/a "folder"/{of}/pictures\\n' * 3}] * 3,
         "loss": {"lambda": 1, "two words": 2, "nested": {"a": {"b": {"c": -0.5}}}},
     }
     written = read_config(write_config(tmp_path / "config.py", fields))

@@ -27,14 +27,17 @@ def truth(path: Path) -> Path:
         (2, "dog", [0, 0, 120, 120], 1),
         (3, "cat", [30, 40, 12, 50], 0),
     ]
-    return write_json(path, {
-        "images": [{"id": n, "file_name": f"{n}.png", "width": 128, "height": 128} for n in (1, 2, 3)],
-        "annotations": [
-            {"id": k + 1, "image_id": n, "category_id": IDS[c], "bbox": b, "area": b[2] * b[3], "iscrowd": crowd}
-            for k, (n, c, b, crowd) in enumerate(rows)
-        ],
-        "categories": [{"id": i, "name": name} for name, i in IDS.items()],
-    })
+    return write_json(
+        path,
+        {
+            "images": [{"id": n, "file_name": f"{n}.png", "width": 128, "height": 128} for n in (1, 2, 3)],
+            "annotations": [
+                {"id": k + 1, "image_id": n, "category_id": IDS[c], "bbox": b, "area": b[2] * b[3], "iscrowd": crowd}
+                for k, (n, c, b, crowd) in enumerate(rows)
+            ],
+            "categories": [{"id": i, "name": name} for name, i in IDS.items()],
+        },
+    )
 
 
 def found(n: int, category: str, box: list[float], score: float) -> dict[str, Any]:
@@ -118,7 +121,9 @@ def test_masks_are_measured_beside_boxes_and_by_themselves(tmp_path: Path) -> No
         x, y, w, h = a["bbox"]
         a |= {"segmentation": [[x, y, x + w, y, x, y + h]], "area": w * h / 2}
     write_json(path, content)
-    boxes = [found(a["image_id"], "cat", a["bbox"], 1.0) for a in content["annotations"] if a["category_id"] == IDS["cat"]]
+    boxes = [
+        found(a["image_id"], "cat", a["bbox"], 1.0) for a in content["annotations"] if a["category_id"] == IDS["cat"]
+    ]
 
     def masked(rows: list[dict[str, Any]], *, whole: bool) -> list[dict[str, Any]]:
         drawn = []
@@ -178,7 +183,9 @@ def test_the_loader_gives_boxes_in_the_inputs_pixels_and_keeps_crowds_apart(tiny
 
 
 def test_shares_divide_a_split_without_rest(tiny: Study) -> None:
-    shares = [i for rank in range(3) for batch in evaluation_loader(tiny, "train", share=(rank, 3)) for i in batch.image_ids]
+    shares = [
+        i for rank in range(3) for batch in evaluation_loader(tiny, "train", share=(rank, 3)) for i in batch.image_ids
+    ]
     whole = [i for batch in evaluation_loader(tiny, "train") for i in batch.image_ids]
     assert sorted(shares) == whole and len(set(whole)) == len(whole)
 
@@ -192,6 +199,13 @@ def test_predictions_lie_in_the_pictures_own_pixels_and_leave_the_mode_alone(tin
     assert rows and {row["category_id"] for row in rows} <= set(ids)
     for row in rows:
         x, y, w, h = row["bbox"]
-        assert x >= 0 and y >= 0 and x + w <= sizes[row["image_id"]][0] + 0.02 and y + h <= sizes[row["image_id"]][1] + 0.02
-    fewer = predict(model, evaluation_loader(tiny, "val"), [ids[0], *[None] * (len(ids) - 1)], device=torch.device("cpu"))
+        assert (
+            x >= 0
+            and y >= 0
+            and x + w <= sizes[row["image_id"]][0] + 0.02
+            and y + h <= sizes[row["image_id"]][1] + 0.02
+        )
+    fewer = predict(
+        model, evaluation_loader(tiny, "val"), [ids[0], *[None] * (len(ids) - 1)], device=torch.device("cpu")
+    )
     assert fewer == [row for row in rows if row["category_id"] == ids[0]]

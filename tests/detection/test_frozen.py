@@ -99,7 +99,9 @@ def test_proposals_of_a_batch_are_those_of_its_pictures(tiny: Study, family: str
     for index, found in enumerate(together):
         alone = teacher.maps_and_proposals(batch["img"][index : index + 1], batch["img_metas"][index : index + 1])[1][0]
         assert abs(len(alone.boxes) - len(found.boxes)) <= 0.01 * len(found.boxes)
-        torch.testing.assert_close(alone.scores.sort().values[-50:], found.scores.sort().values[-50:], rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            alone.scores.sort().values[-50:], found.scores.sort().values[-50:], rtol=0, atol=1e-4
+        )
 
 
 def test_boxes_of_each_category_go_with_its_score(tiny: Study) -> None:
@@ -132,7 +134,9 @@ class TestLabels:
             map_labels("t", ["cat", "dog"], ["disc", "ring"], {})
 
     def test_an_alias_of_an_unknown_category_names_near_ones(self) -> None:
-        with pytest.raises(ExperimentError, match=r"teacher 't', aliases: unknown category 'aeroplan'; did you mean 'aeroplane'"):
+        with pytest.raises(
+            ExperimentError, match=r"teacher 't', aliases: unknown category 'aeroplan'; did you mean 'aeroplane'"
+        ):
             map_labels("t", ["aeroplane"], ["airplane"], {"aeroplan": "airplane"})
 
     def test_a_category_that_the_student_lacks_has_no_proposals(self, tiny: Study) -> None:
@@ -154,7 +158,9 @@ class TestNormalisation:
         [(RGB, CAFFE), (CAFFE, RGB), (RGB, Normalisation((0.0,) * 3, (255.0,) * 3, True)), (RGB, RGB)],
         ids=["rgb-to-caffe", "caffe-to-rgb", "other-scale", "same"],
     )
-    def test_the_affine_equals_the_teachers_own_normalisation(self, given: Normalisation, wanted: Normalisation) -> None:
+    def test_the_affine_equals_the_teachers_own_normalisation(
+        self, given: Normalisation, wanted: Normalisation
+    ) -> None:
         import mmcv
 
         pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)  # BGR, as it is read
@@ -173,7 +179,12 @@ class TestNormalisation:
         image = first_batch(tiny)["img"]
         expected = frozen(tiny, "fcos").maps(image)
         teacher = FrozenDetector(
-            "fcos", model, categories=categories, student_categories=categories, normalisation=RGB, student_normalisation=CAFFE
+            "fcos",
+            model,
+            categories=categories,
+            student_categories=categories,
+            normalisation=RGB,
+            student_normalisation=CAFFE,
         )
         found = teacher.maps(renormaliser(RGB, CAFFE)(image))
         for stride in teacher.strides:

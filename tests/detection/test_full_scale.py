@@ -28,8 +28,17 @@ def coco_folder(folder: Path) -> Path:
             images.append({"id": n, "file_name": name, "width": 160, "height": 96})
         for k, category in enumerate(categories):
             x, y, w, h = (float(v) for v in (*random.integers(0, 60, 2), *random.integers(12, 36, 2)))
-            annotations.append({"id": first * 1000 + k, "image_id": first + k % 4, "category_id": category["id"], "bbox": [x, y, w, h],
-                                "area": w * h, "iscrowd": 0, "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]})
+            annotations.append(
+                {
+                    "id": first * 1000 + k,
+                    "image_id": first + k % 4,
+                    "category_id": category["id"],
+                    "bbox": [x, y, w, h],
+                    "area": w * h,
+                    "iscrowd": 0,
+                    "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]],
+                }
+            )
         document = {"images": images, "annotations": annotations, "categories": categories}
         (folder / "annotations").mkdir(exist_ok=True)
         (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(document))

@@ -59,7 +59,9 @@ def test_a_two_stage_heads_rows_go_by_category() -> None:
     assert torch.equal(boxes[4:8], own["fc_reg.weight"][4:8]) and torch.equal(boxes[12:], own["fc_reg.weight"][12:])
 
 
-@pytest.mark.parametrize(("categories", "label_map"), [(4, LABEL_MAP), (1, torch.tensor([-1, -1, 0]))], ids=["four", "one"])
+@pytest.mark.parametrize(
+    ("categories", "label_map"), [(4, LABEL_MAP), (1, torch.tensor([-1, -1, 0]))], ids=["four", "one"]
+)
 def test_boxes_regressed_for_all_categories_alike_are_copied_whole(categories: int, label_map: torch.Tensor) -> None:
     heir, donor = (random_detector("faster_rcnn", n)[0] for n in (categories, 3))
     with torch.no_grad():

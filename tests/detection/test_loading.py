@@ -51,7 +51,8 @@ def spoilt(model: nn.Module) -> dict[str, torch.Tensor]:
             id="module.student.",
         ),
         pytest.param(
-            lambda state: {n: v for n, v in state.items() if not n.endswith("num_batches_tracked")}, id="without-counters"
+            lambda state: {n: v for n, v in state.items() if not n.endswith("num_batches_tracked")},
+            id="without-counters",
         ),
     ],
 )
@@ -174,7 +175,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_the_report_shows_five_names_and_counts_the_rest() -> None:
-    report = LoadReport("file.pth", matched=("a",), missing=tuple(f"m{i}" for i in range(8)), mismatched={"w": ((2,), (3,))})
+    report = LoadReport(
+        "file.pth", matched=("a",), missing=tuple(f"m{i}" for i in range(8)), mismatched={"w": ((2,), (3,))}
+    )
     assert str(report).splitlines() == [
         "file.pth: 1 matched, 8 missing, 0 unexpected, 1 of another shape",
         "  missing: m0, m1, m2, m3, m4 and 3 more",

@@ -38,7 +38,9 @@ def test_regions_are_pooled_as_mmdet_pools_them_and_in_their_order(name: str) ->
         # As the double head asks for the regions that it regresses on.
         larger = looking(theirs)(maps, regions, roi_scale_factor=1.3)
         assert torch.equal(larger, theirs(maps, regions, roi_scale_factor=1.3))
-        assert torch.equal(looking(theirs)(maps[:1], regions, roi_scale_factor=1.3), theirs(maps[:1], regions, roi_scale_factor=1.3))
+        assert torch.equal(
+            looking(theirs)(maps[:1], regions, roi_scale_factor=1.3), theirs(maps[:1], regions, roi_scale_factor=1.3)
+        )
 
 
 def test_each_stage_of_a_cascade_is_taken_and_others_are_left() -> None:

@@ -79,7 +79,11 @@ def test_a_checkpoint_holds_neither_teachers_nor_maps(ready: Study, arm: str) ->
     assert {name.split(".")[0] for name in keys} == {"student", "guidance"}
     # Beside the student only what learns with it: adapters and FGD's relation blocks.
     assert {name.split(".")[1] for name in keys if name.startswith("guidance.")} == {"guides"}
-    assert {name.split(".")[3] for name in keys if name.startswith("guidance.")} <= {"adapters", "losses", "centroid_loss"}
+    assert {name.split(".")[3] for name in keys if name.startswith("guidance.")} <= {
+        "adapters",
+        "losses",
+        "centroid_loss",
+    }
     assert set(distiller.student.state_dict()) == set(build(ready, "student").student.state_dict())
 
 
@@ -89,7 +93,9 @@ def test_another_seed_is_another_student(ready: Study, first_weights: dict[str, 
 
 
 class TestSequential:
-    @pytest.mark.parametrize(("epoch", "active"), [(0.0, "retinanet"), (1.9, "retinanet"), (2.0, "faster_rcnn"), (4.0, "faster_rcnn")])
+    @pytest.mark.parametrize(
+        ("epoch", "active"), [(0.0, "retinanet"), (1.9, "retinanet"), (2.0, "faster_rcnn"), (4.0, "faster_rcnn")]
+    )
     def test_the_anchor_has_the_last_word(self, ready: Study, epoch: float, active: str) -> None:
         distiller = build(ready, "fgd:sequential")
         distiller.epoch, distiller.epochs = epoch, 4
@@ -108,8 +114,12 @@ class TestWarmUp:
         for epoch in (0.0, 0.25, 1.0, 3.0):
             distiller.epoch = epoch
             values.append({name: float(v) for name, v in step(distiller, ready).items() if name.startswith("loss_kd")})
-        assert [v["loss_kd_direction"] / values[-1]["loss_kd_direction"] for v in values] == pytest.approx([0, 0.25, 1, 1])
-        assert [v["loss_kd_distance"] / values[-1]["loss_kd_distance"] for v in values] == pytest.approx([0, 0.25, 1, 1])
+        assert [v["loss_kd_direction"] / values[-1]["loss_kd_direction"] for v in values] == pytest.approx(
+            [0, 0.25, 1, 1]
+        )
+        assert [v["loss_kd_distance"] / values[-1]["loss_kd_distance"] for v in values] == pytest.approx(
+            [0, 0.25, 1, 1]
+        )
         assert len({v["loss_kd_attention"] for v in values}) == 1
 
     def test_the_whole_guidance_may_fade_in(self, tiny: Study, ready: Study, tmp_path: Path) -> None:
@@ -161,7 +171,9 @@ def test_cwd_comes_beside_fgds_terms_and_leaves_them_alone(tiny: Study, ready: S
         assert float(losses[3.0]["loss_kd_cwd"]) == pytest.approx(0.3 * float(alone["loss_kd_cwd"]), rel=1e-5)
 
 
-def test_instance_vectors_come_from_the_levels_of_the_centroids_whatever_is_distilled(tiny: Study, ready: Study, tmp_path: Path) -> None:
+def test_instance_vectors_come_from_the_levels_of_the_centroids_whatever_is_distilled(
+    tiny: Study, ready: Study, tmp_path: Path
+) -> None:
     values = []
     for strides in (None, [32, 64]):
         study = derive(tiny, tmp_path / f"s{strides}", arms=["mutineck"], distillation={"strides": strides})
@@ -176,9 +188,18 @@ def test_instance_vectors_come_from_the_levels_of_the_centroids_whatever_is_dist
 
 
 def test_a_target_of_a_level_that_the_student_lacks_has_no_vector_to_compare() -> None:
-    guide = Guide("t", student_channels=4, teacher_channels=4, strides=(8, 16), teacher_strides=(4, 8, 16), settings=GuideSettings())
+    guide = Guide(
+        "t",
+        student_channels=4,
+        teacher_channels=4,
+        strides=(8, 16),
+        teacher_strides=(4, 8, 16),
+        settings=GuideSettings(),
+    )
     small, medium, large = [0.0, 0, 30, 30], [0.0, 0, 120, 120], [0.0, 0, 300, 300]  # pooled at 4, 8 and 16
-    boxes, labels = guide._poolable([torch.tensor([small, large]), torch.tensor([medium, small])], [torch.tensor([0, 1]), torch.tensor([2, 3])])
+    boxes, labels = guide._poolable(
+        [torch.tensor([small, large]), torch.tensor([medium, small])], [torch.tensor([0, 1]), torch.tensor([2, 3])]
+    )
     assert [b.tolist() for b in boxes] == [[large], [medium]] and [label.tolist() for label in labels] == [[1], [2]]
 
 
@@ -246,7 +267,9 @@ class TestAdapters:
             losses[copies] = step(distiller, study)
         assert kd_terms(losses[1]) == (FGD | MASKS | {"cwd"} if arm == "adapters" else {"cwd"})
         for term in kd_terms(losses[1]):
-            assert float(losses[2][f"loss_kd_{term}"]) == pytest.approx(float(losses[1][f"loss_kd_{term}"]), rel=1e-5), term
+            assert float(losses[2][f"loss_kd_{term}"]) == pytest.approx(
+                float(losses[1][f"loss_kd_{term}"]), rel=1e-5
+            ), term
 
 
 class TestInheriting:
@@ -283,13 +306,15 @@ class TestInheriting:
             if not name.startswith("backbone."):
                 assert torch.equal(own[name], value)
 
-
     def test_so_it_does_where_it_learns_in_the_students_run(self, tiny: Study, joint: Study, tmp_path: Path) -> None:
         study = derive(tiny, tmp_path / "s", arms=["fgd:intermediate"], inherit=True, intermediate={"mode": "joint"})
         link_intermediate(study, joint.root)
         distiller = build(study, "fgd:intermediate")
         own = distiller.student.state_dict()
-        anchor, start = distiller.guidance._merged().teachers[0], torch.load(joint.path("teachers", "intermediate", "start.pth"))
+        anchor, start = (
+            distiller.guidance._merged().teachers[0],
+            torch.load(joint.path("teachers", "intermediate", "start.pth")),
+        )
         expected = {n: v for n, v in anchor.model.state_dict().items() if n.startswith("neck.")}
         expected |= {n: v for n, v in start["state_dict"].items() if not n.startswith("backbone.")}
         assert set(expected) == {name for name in own if not name.startswith("backbone.")}
@@ -323,7 +348,9 @@ class TestPrior:
 @pytest.mark.parametrize("channels", [16, 64])
 def test_maps_of_another_width_are_adapted(tiny: Study, ready: Study, tmp_path: Path, channels: int) -> None:
     student = detector("faster_rcnn", neck_channels=channels)
-    study = derive(tiny, tmp_path / "s", student=student, arms=["mutineck"], distillation={"centroid_cosine": -1.0, "logits": 1.0})
+    study = derive(
+        tiny, tmp_path / "s", student=student, arms=["mutineck"], distillation={"centroid_cosine": -1.0, "logits": 1.0}
+    )
     link_intermediate(study, ready.root)
     plant_centroids(study)
     distiller = build(study, "mutineck")
@@ -350,6 +377,7 @@ def test_pictures_without_targets_pass(ready: Study) -> None:
 def test_detectors_without_a_common_stride_are_refused_naming_both(tiny: Study, tmp_path: Path) -> None:
     study = derive(tiny, tmp_path / "s", arms=["fgd:retinanet"], distillation={"strides": [4]})
     with pytest.raises(
-        ExperimentError, match=r"student has strides \(4, 8, 16, 32, 64\), 'retinanet' has \(8, 16, 32, 64, 128\).*asks for \(4,\)"
+        ExperimentError,
+        match=r"student has strides \(4, 8, 16, 32, 64\), 'retinanet' has \(8, 16, 32, 64, 128\).*asks for \(4,\)",
     ):
         build(study, "fgd:retinanet")

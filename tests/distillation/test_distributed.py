@@ -18,7 +18,9 @@ from tests.distillation.two_processes import IMAGES, gradients
 
 
 @pytest.mark.slow
-def test_gradients_of_mutineck_with_joint_merging(joint: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_of_mutineck_with_joint_merging(
+    joint: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Equal to 1e-5, L_merge and detection losses with them.
 
     mmdet divides by the number of samples in a process, and its samplers fill every picture to the same number (256

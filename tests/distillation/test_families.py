@@ -27,8 +27,14 @@ MIXTURES = {
 def test_a_student_of_every_family_learns_from_a_mixture(tiny: Study, tmp_path: Path, family: str) -> None:
     arms = ("mutineck", "mutineck-intermediate")
     study = derive(
-        tiny, tmp_path / "s", *MIXTURES[family], student=family, arms=arms, inherit=True,
-        intermediate={"mode": "prior", "gate": 1.0, "alignment_images": 4}, distillation={"centroid_cosine": -1.0, "logits": 1.0},
+        tiny,
+        tmp_path / "s",
+        *MIXTURES[family],
+        student=family,
+        arms=arms,
+        inherit=True,
+        intermediate={"mode": "prior", "gate": 1.0, "alignment_images": 4},
+        distillation={"centroid_cosine": -1.0, "logits": 1.0},
         evaluation={"splits": [], "report": "val", "batch": 8},
     )
     prepare_intermediate(study.at("teachers", "intermediate"))
@@ -43,13 +49,20 @@ def test_a_student_of_every_family_learns_from_a_mixture(tiny: Study, tmp_path: 
                 assert part.isfinite().all(), (arm, name)
         assert not [name for name, p in distiller.named_parameters() if p.requires_grad and p.grad is None], arm
         # The first of the mixture is of the student's own family and has all its levels.
-        assert distiller.guidance.guides[0].strides == ((4, 8, 16, 32, 64) if "rcnn" in family else (8, 16, 32, 64, 128))
+        assert distiller.guidance.guides[0].strides == (
+            (4, 8, 16, 32, 64) if "rcnn" in family else (8, 16, 32, 64, 128)
+        )
 
 
 def test_the_merged_map_has_the_anchors_levels(tiny: Study, tmp_path: Path) -> None:
     """A one-stage student of a two-stage anchor shares strides 8 to 64 with it."""
     study = derive(
-        tiny, tmp_path / "s", "faster_rcnn", "retinanet", student="retinanet", arms=["fgd:intermediate"],
+        tiny,
+        tmp_path / "s",
+        "faster_rcnn",
+        "retinanet",
+        student="retinanet",
+        arms=["fgd:intermediate"],
         intermediate={"mode": "prior", "gate": 1.0, "alignment_images": 4},
     )
     prepare_intermediate(study.at("teachers", "intermediate"))
@@ -58,7 +71,9 @@ def test_the_merged_map_has_the_anchors_levels(tiny: Study, tmp_path: Path) -> N
 
 def test_regions_are_drawn_on_levels_that_the_anchor_lacks(tiny: Study, tmp_path: Path) -> None:
     """Stride 128 is the second teacher's alone; the anchor's maps cannot say how large it is."""
-    study = derive(tiny, tmp_path / "s", "faster_rcnn", "retinanet", student="retinanet", arms=["mutineck-intermediate"])
+    study = derive(
+        tiny, tmp_path / "s", "faster_rcnn", "retinanet", student="retinanet", arms=["mutineck-intermediate"]
+    )
     plant_centroids(study)
     distiller = build(study, "mutineck-intermediate")
     assert [guide.strides for guide in distiller.guidance.guides] == [(8, 16, 32, 64), (8, 16, 32, 64, 128)]
@@ -75,5 +90,7 @@ def test_a_mask_student_without_masks_is_refused(tiny: Study, tmp_path: Path) ->
     write_json(study.path("dataset", "dataset.json"), description | {"masks": "none"})
     for split in ("train", "val"):
         study.path("dataset", f"{split}.json").symlink_to(tiny.path("dataset", f"{split}.json"))
-    with pytest.raises(ExperimentError, match=r"student/seed0: .*mask for every box; here none.*faster_rcnn instead of mask_rcnn"):
+    with pytest.raises(
+        ExperimentError, match=r"student/seed0: .*mask for every box; here none.*faster_rcnn instead of mask_rcnn"
+    ):
         distil(study.at("distillation", "student/seed0"))

@@ -31,7 +31,10 @@ def test_l_merge_teaches_alignment_gates_and_head_and_nobody_else(joint: Study) 
     losses = distiller.forward_train(**batch)
     merge = {name: value for name, value in losses.items() if name.startswith("merge.")}
     assert {name for name in merge if "loss" in name} == {
-        "merge.loss_rpn_cls", "merge.loss_rpn_bbox", "merge.loss_cls", "merge.loss_bbox"
+        "merge.loss_rpn_cls",
+        "merge.loss_rpn_bbox",
+        "merge.loss_cls",
+        "merge.loss_bbox",
     }
     total(merge).backward()
     learnt = moved(distiller.guidance.joint)
@@ -50,8 +53,12 @@ def test_the_students_losses_reach_the_student_and_its_adapters_alone(joint: Stu
     assert any(name.startswith("backbone") for name in moved(distiller.student))
 
 
-@pytest.mark.parametrize(("arm", "parts"), [("mutineck-regions", {"backbone", "neck"}), ("mutineck", {"backbone", "neck", "roi_head"})])
-def test_guidance_moves_what_makes_the_maps_and_with_regions_the_second_stage(ready: Study, arm: str, parts: set[str]) -> None:
+@pytest.mark.parametrize(
+    ("arm", "parts"), [("mutineck-regions", {"backbone", "neck"}), ("mutineck", {"backbone", "neck", "roi_head"})]
+)
+def test_guidance_moves_what_makes_the_maps_and_with_regions_the_second_stage(
+    ready: Study, arm: str, parts: set[str]
+) -> None:
     distiller = build(ready, arm)
     distiller.epoch = 1.0
     losses = distiller.forward_train(**first_batch(ready))
@@ -59,7 +66,9 @@ def test_guidance_moves_what_makes_the_maps_and_with_regions_the_second_stage(re
     assert {name.split(".")[0] for name in moved(distiller.student)} == parts
 
 
-@pytest.mark.parametrize("term", ["centre", "boundary", "background", "attention", "direction", "distance", "logits", "deltas"])
+@pytest.mark.parametrize(
+    "term", ["centre", "boundary", "background", "attention", "direction", "distance", "logits", "deltas"]
+)
 def test_every_term_reaches_the_student(ready: Study, term: str) -> None:
     distiller = build(ready, "mutineck")
     distiller.epoch = 1.0

@@ -17,7 +17,9 @@ from tests.distillation.tiny import build, link_intermediate, plant_centroids, s
 STRIDES = (4, 8, 16, 32, 64)
 
 
-def second_stage(family: str = "faster_rcnn", categories: int = 2, *, per_category: bool = True, scale: float = 1.0) -> SecondStage | None:
+def second_stage(
+    family: str = "faster_rcnn", categories: int = 2, *, per_category: bool = True, scale: float = 1.0
+) -> SecondStage | None:
     """Return the second stage of a detector of random weights, `scale` times as large in its first layer."""
     two_stage = family in ("faster_rcnn", "mask_rcnn")
     model, _ = random_detector(family, categories, box_per_category=per_category and two_stage)
@@ -70,7 +72,9 @@ def test_heads_that_speak_of_other_things_are_told_apart() -> None:
     assert "(1.0, 1.0, 1.0, 1.0)" in why_not(own, other)
 
 
-@pytest.mark.parametrize("config", ["sabl/sabl_faster_rcnn_r50_fpn_1x_coco.py", "double_heads/dh_faster_rcnn_r50_fpn_1x_coco.py"])
+@pytest.mark.parametrize(
+    "config", ["sabl/sabl_faster_rcnn_r50_fpn_1x_coco.py", "double_heads/dh_faster_rcnn_r50_fpn_1x_coco.py"]
+)
 def test_heads_of_other_kinds_have_none(config: str) -> None:
     """SABL's codes boxes by buckets; a double head normalises by the batch."""
     from mutineck.detection.configs import read_config
@@ -126,7 +130,10 @@ def test_boxes_of_several_processes_count_alike() -> None:
     for keep in (lambda value: divisors.append(value) or value, lambda _: torch.stack(divisors).mean(dim=0)):
         halves = [
             compare_heads(
-                (own, other), *({s: m[i : i + 1] for s, m in maps(seed).items()} for seed in (0, 1)), BOXES[i : i + 1], reduce=keep
+                (own, other),
+                *({s: m[i : i + 1] for s, m in maps(seed).items()} for seed in (0, 1)),
+                BOXES[i : i + 1],
+                reduce=keep,
             )
             for i in range(2)
         ]
@@ -178,7 +185,9 @@ def test_arms_without_regions_or_intermediate_teacher_do_not_ask(asked: Study, a
     assert not {"loss_kd_logits", "loss_kd_deltas"} & set(step(build(asked, arm), asked))
 
 
-def test_the_weight_scales_both_terms_and_leaves_the_others_alone(tiny: Study, ready: Study, asked: Study, tmp_path: Path) -> None:
+def test_the_weight_scales_both_terms_and_leaves_the_others_alone(
+    tiny: Study, ready: Study, asked: Study, tmp_path: Path
+) -> None:
     half = derive(tiny, tmp_path / "half", arms=["mutineck"], distillation={"logits": 1.0})
     none = derive(tiny, tmp_path / "none", arms=["mutineck"])
     for study in (half, none):
@@ -217,7 +226,14 @@ def test_only_arms_that_ask_depend_on_the_weight(asked: Study, tiny: Study, tmp_
 
     assert weights(asked, "mutineck") == {"logits", "logit_proposals"}
     assert weights(asked, "mutineck-regions") == weights(asked, "fgd:intermediate") == set()
-    plain = derive(tiny, tmp_path / "plain", arms={"mutineck": None, "asks": {"feature": "fgd", "source": "intermediate", "regions": True, "weights": {"logits": 1.0}}})
+    plain = derive(
+        tiny,
+        tmp_path / "plain",
+        arms={
+            "mutineck": None,
+            "asks": {"feature": "fgd", "source": "intermediate", "regions": True, "weights": {"logits": 1.0}},
+        },
+    )
     assert weights(plain, "mutineck") == set()
     one_stage = derive(tiny, tmp_path / "one_stage", arms=["mutineck"], student="gfl", distillation={"logits": 1.0})
     assert weights(one_stage, "mutineck") == set()

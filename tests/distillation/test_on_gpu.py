@@ -117,7 +117,9 @@ def terms_of(study: Study, arm: str, device: torch.device, cache: TensorCache | 
     assert ours, f"no term of distillation among {sorted(losses)}"
     total(ours).backward()
     squares = [p.grad.double().square().sum() for p in distiller.student.neck.parameters() if p.grad is not None]
-    return {name: float(total({"loss": value}).detach()) for name, value in ours.items()} | {"gradient": float(sum(squares)) ** 0.5}
+    return {name: float(total({"loss": value}).detach()) for name, value in ours.items()} | {
+        "gradient": float(sum(squares)) ** 0.5
+    }
 
 
 @pytest.mark.parametrize("arm", TAUGHT)

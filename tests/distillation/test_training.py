@@ -39,7 +39,14 @@ def study_of(
 ) -> Study:
     schedule = {**SCHEDULE, "epochs": EPOCHS, **schedule}
     resources = {"device": "cpu", "workers": workers}
-    study = derive(tiny, root, arms=[arm], schedule=schedule, distillation={"centroid_cosine": -1.0, "logits": 1.0}, resources=resources)
+    study = derive(
+        tiny,
+        root,
+        arms=[arm],
+        schedule=schedule,
+        distillation={"centroid_cosine": -1.0, "logits": 1.0},
+        resources=resources,
+    )
     link_intermediate(study, ready.root)
     plant_centroids(study)
     return study.at("distillation", f"{arm.replace(':', '-')}/seed{seed}")
@@ -91,19 +98,34 @@ def test_a_stopped_training_goes_on_and_ends_bit_for_bit_alike(
     expected = weights(unstopped)
     for name, value in weights(study).items():
         assert torch.equal(value, expected[name]), name
-    assert [r for r in curves(study) if "time" not in r["term"]] == [r for r in curves(unstopped) if "time" not in r["term"]]
+    assert [r for r in curves(study) if "time" not in r["term"]] == [
+        r for r in curves(unstopped) if "time" not in r["term"]
+    ]
     assert read_json(study.folder / "predictions_val.json") == read_json(unstopped.folder / "predictions_val.json")
 
 
 def test_a_finished_training_leaves_a_student_curves_and_metrics(unstopped: Study) -> None:
     assert {p.name for p in unstopped.folder.iterdir()} >= {
-        "student.pth", "config.py", "curves.csv", "metrics.json", "predictions_val.json", "training_config.py"
+        "student.pth",
+        "config.py",
+        "curves.csv",
+        "metrics.json",
+        "predictions_val.json",
+        "training_config.py",
     }
     assert not (unstopped.folder / "training").exists()
     rows = read_json(unstopped.folder / "metrics.json")
     assert {(row["arm"], row["seed"], row["split"]) for row in rows} == {("mutineck", 0, "val")}
     terms = {row["term"] for row in curves(unstopped)}
-    assert {"loss", "lr", "loss_cls", "loss_kd_centre", "share/loss_kd_centre", "omega/retinanet", "val/bbox_mAP"} <= terms
+    assert {
+        "loss",
+        "lr",
+        "loss_cls",
+        "loss_kd_centre",
+        "share/loss_kd_centre",
+        "omega/retinanet",
+        "val/bbox_mAP",
+    } <= terms
     by_step: dict[str, dict[str, float]] = {}
     for row in curves(unstopped):
         by_step.setdefault(row["iteration"], {})[row["term"]] = float(row["value"])
@@ -113,7 +135,9 @@ def test_a_finished_training_leaves_a_student_curves_and_metrics(unstopped: Stud
             assert sum(shares) == pytest.approx(1, abs=1e-3)
 
 
-def test_another_schedule_discards_the_state_and_the_same_keeps_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_schedule_discards_the_state_and_the_same_keeps_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from mutineck.detection.training import _discard_foreign_state
 
     folder = tmp_path / "training"
@@ -121,7 +145,11 @@ def test_another_schedule_discards_the_state_and_the_same_keeps_it(tmp_path: Pat
     (folder / LATEST).write_text("state")
     _discard_foreign_state(folder, {"teacher": "abc", "config": "lr = 1"})
     assert (folder / LATEST).exists()
-    for identity in ({"config": "lr = 2", "teacher": "abc"}, {"config": "lr = 2", "teacher": "abd"}, {"config": "lr = 2"}):
+    for identity in (
+        {"config": "lr = 2", "teacher": "abc"},
+        {"config": "lr = 2", "teacher": "abd"},
+        {"config": "lr = 2"},
+    ):
         _discard_foreign_state(folder, identity)
         assert not (folder / LATEST).exists() and (folder / IDENTITY).exists()
         (folder / LATEST).write_text("state")
@@ -285,7 +313,9 @@ def test_a_term_that_is_nearly_the_whole_loss_is_warned_of_once_and_gradients_ar
     arm = {"fgd:faster_rcnn": {"weights": {"gamma": 1e4}}}
     schedule = {**SCHEDULE, "epochs": 2, "clip": None, "learning_rate": 1e-6}
     study = derive(tiny, tmp_path / "s", arms=arm, schedule=schedule).at("distillation", "fgd-faster_rcnn/seed0")
-    with pytest.warns(RuntimeWarning, match=r"loss_kd_attention is \d+ % of the loss at iteration 4: .*weight") as caught:
+    with pytest.warns(
+        RuntimeWarning, match=r"loss_kd_attention is \d+ % of the loss at iteration 4: .*weight"
+    ) as caught:
         distil(study)
     assert len([item for item in caught if "of the loss" in str(item.message)]) == 1
     norms = [float(row["value"]) for row in curves(study) if row["term"] == "grad_norm"]
@@ -350,20 +380,34 @@ def written(tiny: Study, ready: Study, tmp_path: Path) -> Path:
     study = study_of(tiny, ready, tmp_path / "s", epochs=2)
     hook = {"type": "StoppingHook", "armed": str(tmp_path / "armed"), "steps": str(tmp_path / "steps")}
     categories = read_json(study.need("dataset", "dataset.json"))["categories"]
-    detector_training(study, stage.distiller_config(study), categories, study.experiment.student.schedule, seed=0,
-                      hooks=(*stage.HOOKS, hook))
+    detector_training(
+        study,
+        stage.distiller_config(study),
+        categories,
+        study.experiment.student.schedule,
+        seed=0,
+        hooks=(*stage.HOOKS, hook),
+    )
     path = study.folder / "training_config.py"
-    path.write_text(path.read_text().replace("'mutineck.detection.repeatable',", "'mutineck.detection.repeatable', 'tests.detection.stopping',"))
+    path.write_text(
+        path.read_text().replace(
+            "'mutineck.detection.repeatable',", "'mutineck.detection.repeatable', 'tests.detection.stopping',"
+        )
+    )
     assert "tests.detection.stopping" in path.read_text()
     return path
 
 
 def run(*command: str | Path, **settings: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, env=environment(), **settings)
+    return subprocess.run(
+        [sys.executable, *map(str, command)], capture_output=True, text=True, env=environment(), **settings
+    )
 
 
 @pytest.mark.slow
-def test_a_training_killed_outright_ends_bit_for_bit_alike_and_goes_on_in_two_processes(written: Path, tmp_path: Path) -> None:
+def test_a_training_killed_outright_ends_bit_for_bit_alike_and_goes_on_in_two_processes(
+    written: Path, tmp_path: Path
+) -> None:
     train = ["-m", "mutineck.detection.training", written, "--device", "cpu", "--work-dir"]
     whole, killed, kept = (tmp_path / name for name in ("whole", "killed", "kept"))
     assert run(*train, whole).returncode == 0
@@ -382,7 +426,9 @@ def test_a_training_killed_outright_ends_bit_for_bit_alike_and_goes_on_in_two_pr
     kept.rename(killed)
     finished = run("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *train, killed)
     assert finished.returncode == 0, finished.stderr[-3000:]
-    assert len((tmp_path / "steps").read_text()) == steps + STEPS + 2 * STEPS, "the second epoch alone, each process its share"
+    assert len((tmp_path / "steps").read_text()) == steps + STEPS + 2 * STEPS, (
+        "the second epoch alone, each process its share"
+    )
     with open(killed / "curves.csv", newline="") as file:
         assert max(int(row["iteration"]) for row in csv.DictReader(file)) == 2 * STEPS
 
@@ -392,20 +438,45 @@ def test_two_processes_train_together_on_cpus_and_repeat_bit_for_bit(written: Pa
     written.write_text(re.sub(r"max_epochs=\d+", "max_epochs=1", written.read_text()))
     states = []
     for name in ("once", "again"):
-        finished = run("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "mutineck.detection.training",
-                       written, "--work-dir", tmp_path / name, "--device", "cpu")
+        finished = run(
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node",
+            "2",
+            "-m",
+            "mutineck.detection.training",
+            written,
+            "--work-dir",
+            tmp_path / name,
+            "--device",
+            "cpu",
+        )
         assert finished.returncode == 0, finished.stderr[-3000:]
         states.append(torch.load(tmp_path / name / "final.pth", weights_only=True)["state_dict"])
     assert all(value.isfinite().all() and torch.equal(value, states[1][name]) for name, value in states[0].items())
-    assert len((tmp_path / "steps").read_text()) == 2 * 2 * STEPS, "two runs of two processes, each with half of every batch"
+    assert len((tmp_path / "steps").read_text()) == 2 * 2 * STEPS, (
+        "two runs of two processes, each with half of every batch"
+    )
 
 
 @pytest.mark.slow
 def test_what_two_processes_have_trained_is_the_studys_student(tiny: Study, ready: Study, tmp_path: Path) -> None:
     study = study_of(tiny, ready, tmp_path / "tiny", epochs=1)
     experiment = write_experiment(study.experiment, study.root)
-    finished = run("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "mutineck.distillation",
-                   experiment, "mutineck", "--outputs", tmp_path)
+    finished = run(
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "mutineck.distillation",
+        experiment,
+        "mutineck",
+        "--outputs",
+        tmp_path,
+    )
     assert finished.returncode == 0, finished.stderr[-3000:]
     state = torch.load(study.folder / "training" / LATEST, weights_only=False)["state_dict"]
     trained = {name.removeprefix("student."): value for name, value in state.items() if name.startswith("student.")}

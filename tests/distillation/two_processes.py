@@ -32,7 +32,9 @@ def gradients(config: Any, data: dict[str, Any], *, rank: int = 0, processes: in
     model.train()
     model.epoch = 1.0
     share = {name: value[rank * IMAGES // processes : (rank + 1) * IMAGES // processes] for name, value in data.items()}
-    stepping = build_ddp(model, "cpu", broadcast_buffers=False, find_unused_parameters=False) if processes > 1 else model
+    stepping = (
+        build_ddp(model, "cpu", broadcast_buffers=False, find_unused_parameters=False) if processes > 1 else model
+    )
     outputs = stepping.train_step(share, None)
     outputs["loss"].backward()
     return {

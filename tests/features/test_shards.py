@@ -56,9 +56,7 @@ def test_streaming_gives_the_same_rows_whatever_the_batch(folder, batch_rows):
 
 def test_categories_are_filtered_while_streaming(folder):
     whole = load_features(folder, ["annotation_id", "category"])
-    some = np.concatenate(
-        [b["annotation_id"] for b in read_features(folder, ["annotation_id"], categories=[2])]
-    )
+    some = np.concatenate([b["annotation_id"] for b in read_features(folder, ["annotation_id"], categories=[2])])
     np.testing.assert_array_equal(some, whole["annotation_id"][whole["category"] == 2])
 
 

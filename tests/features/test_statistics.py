@@ -40,9 +40,7 @@ def test_balanced_moments_are_those_of_equal_shares(planted):
     weight = 1 / (3 * moments.count[category])
     expected = (weight[:, None] * vectors).sum(axis=0)
     np.testing.assert_allclose(mean, expected, rtol=1e-6)
-    np.testing.assert_allclose(
-        std, np.sqrt((weight[:, None] * (vectors - expected) ** 2).sum(axis=0)), rtol=1e-5
-    )
+    np.testing.assert_allclose(std, np.sqrt((weight[:, None] * (vectors - expected) ** 2).sum(axis=0)), rtol=1e-5)
 
 
 def test_repeating_one_category_moves_nothing(planted):

@@ -17,7 +17,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Study:
     rng = np.random.default_rng(0)
     counts = {"train": 14, "val": 8, "test": 10}
     documents = {
-        split: draw_pictures(root / "dataset" / "images", split, count, rng)
-        for split, count in counts.items()
+        split: draw_pictures(root / "dataset" / "images", split, count, rng) for split, count in counts.items()
     }
     return write_study(study, documents, "dataset/images", CATEGORIES)

@@ -94,7 +94,9 @@ def test_detector_that_finds_nothing(name: str, finished: Study, tmp_path: Path)
 
 def test_a_category_that_no_single_teacher_knows_is_nobodys(finished: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     nan = float("nan")
-    table = pd.DataFrame({"disc": [0.5, 0.4, 0.6], "ring": [nan, nan, 0.3]}, ["teacher:red", "teacher:white", "teacher:intermediate"])
+    table = pd.DataFrame(
+        {"disc": [0.5, 0.4, 0.6], "ring": [nan, nan, 0.3]}, ["teacher:red", "teacher:white", "teacher:intermediate"]
+    )
     monkeypatch.setattr(per_category, "by_category", lambda *_: table)
     drawing = per_category.knowledge(finished)
     assert "is red on 1 and white on 0 of the 1 categories that any knows" in drawing.caption

@@ -18,9 +18,7 @@ FAR = [70.0, 70.0, 20.0, 20.0]
 SHIFTED = [20.0, 10.0, 20.0, 20.0]  # IoU with BOX: 200 / 600 = 1/3
 
 
-def one(
-    found: list[tuple[list[float], int, float]], targets: list[tuple[list[float], int, bool]], **how
-) -> ImageMatch:
+def one(found: list[tuple[list[float], int, float]], targets: list[tuple[list[float], int, bool]], **how) -> ImageMatch:
     detections = (
         np.array([box for box, *_ in found], dtype=float).reshape(-1, 4),
         np.array([label for _, label, _ in found], dtype=int),

@@ -141,7 +141,9 @@ def test_duration(seconds: float, words: str) -> None:
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium here: `apt-get install chromium` lets this test run")
 @pytest.mark.parametrize("width", [390, 1440])
-def test_a_browser_finds_nothing_sticking_out_fetched_or_complained_of(report: Path, tmp_path: Path, width: int) -> None:
+def test_a_browser_finds_nothing_sticking_out_fetched_or_complained_of(
+    report: Path, tmp_path: Path, width: int
+) -> None:
     # An iframe has exactly the width asked for, while a headless window has a least width of its own.
     probe = tmp_path / "probe.html"
     probe.write_text(

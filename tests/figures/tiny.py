@@ -155,15 +155,12 @@ def write_run(study: Study, folder: Path, quality: float, seed: int, *, name: st
             values["val/bbox_mAP"] = quality * (1 - np.exp(-iteration / 25)) + rng.normal(0, 0.01)
         epoch = (iteration + 19) // 20
         curve += [
-            {"iteration": iteration, "epoch": epoch, "term": term, "value": value}
-            for term, value in values.items()
+            {"iteration": iteration, "epoch": epoch, "term": term, "value": value} for term, value in values.items()
         ]
     pd.DataFrame(curve).to_csv(folder / "curves.csv", index=False)
 
 
-def write_study(
-    study: Study, documents: dict[str, Any], image_root: str, categories: tuple[str, ...]
-) -> Study:
+def write_study(study: Study, documents: dict[str, Any], image_root: str, categories: tuple[str, ...]) -> Study:
     """Write everything a finished study has, short of checkpoints."""
     counted = {}
     for split, document in documents.items():

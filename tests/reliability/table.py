@@ -1,7 +1,7 @@
 """Write docs/reliability.md from what the last runs counted: nothing in its tables is typed by hand.
 
-    python -m tests.reliability.table .junit/*.xml      after `make test`, which leaves these
-    python -m tests.reliability.table                   after `make fuzz`, `make kills` or `make soak`
+python -m tests.reliability.table .junit/*.xml      after `make test`, which leaves these
+python -m tests.reliability.table                   after `make fuzz`, `make kills` or `make soak`
 """
 
 from __future__ import annotations
@@ -32,10 +32,14 @@ def count(paths: Sequence[Path]) -> dict[str, Any]:
     topics = {}
     for topic in TOPICS:
         own = [case for case in run if topic.has(f"{case.module}::{case.name}")]
-        outcomes = {outcome: sum(case.outcome == outcome for case in own) for outcome in ("passed", "failed", "skipped")}
+        outcomes = {
+            outcome: sum(case.outcome == outcome for case in own) for outcome in ("passed", "failed", "skipped")
+        }
         topics[topic.wrong] = outcomes | {"files": sum(case.files for case in own)}
     suites = [suite for path in paths for suite in ElementTree.parse(path).iter("testsuite")]
-    revisions = {item.get("value") for suite in suites for item in suite.iter("property") if item.get("name") == "revision"}
+    revisions = {
+        item.get("value") for suite in suites for item in suite.iter("property") if item.get("name") == "revision"
+    }
     return {
         "tests": len(run),
         "topics": topics,
@@ -50,7 +54,11 @@ def tables(reports: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _tests(report: Mapping[str, Any] | None) -> str:
-    when = f"The last run: {report['finished'][:10]}, revision {', '.join(map(short, report['revision']))}." if report else UNCOUNTED
+    when = (
+        f"The last run: {report['finished'][:10]}, revision {', '.join(map(short, report['revision']))}."
+        if report
+        else UNCOUNTED
+    )
     lines = [
         when,
         "",

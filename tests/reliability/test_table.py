@@ -76,18 +76,40 @@ def test_runs_are_counted_by_topic_and_outcome(tmp_path: Path) -> None:
 def test_longer_runs_are_told_with_what_they_found() -> None:
     about: dict[str, Any] = {"revision": {"git": "f" * 40}, "finished": "2001-01-01T00:00:00Z"}
     target = {"files": 60_000, "kept": 7, "seconds": 150, "findings": ["voc-bytes-crash"]}
-    kills = {"kills": 50, "how": {"everything": 30, "one process": 20}, "starts": 61, "during": {"dataset": 50}, "stops": {"SIGINT": 9}}
+    kills = {
+        "kills": 50,
+        "how": {"everything": 30, "one process": 20},
+        "starts": 61,
+        "during": {"dataset": 50},
+        "stops": {"SIGINT": 9},
+    }
     kills |= {"files_compared": 90, "files_differing": [], "faults": [], "slowest_stop": 3.1}
-    soaked = {"memory_mib": 300.0, "open_files": 9, "threads": 1, "processes": 0, "temporary_files": 0, "shared_memory": 0}
+    soaked = {
+        "memory_mib": 300.0,
+        "open_files": 9,
+        "threads": 1,
+        "processes": 0,
+        "temporary_files": 0,
+        "shared_memory": 0,
+    }
     reports = {
         "fuzz": about | {"targets": {"hypothesis": target | {"findings": []}, "voc-bytes": target}},
         "kills": about | kills,
         "soak": about | {"rounds": [soaked, soaked], "warm": 1, "hours": 1.02, "grown": [], "faults": []},
     }
-    tested = {"revision": [], "finished": "", "topics": {t.wrong: {"passed": 1, "failed": 0, "skipped": 0, "files": 0} for t in TOPICS}}
+    tested = {
+        "revision": [],
+        "finished": "",
+        "topics": {t.wrong: {"passed": 1, "failed": 0, "skipped": 0, "files": 0} for t in TOPICS},
+    }
     lines = table.tables({"tests": tested, **reports})["longer runs"].splitlines()[2:]
-    assert "60 000 files by property tests; by coverage 60 000 in 2 minutes" in lines[0] and "1 findings: voc-bytes-crash" in lines[0]
-    assert "50 SIGKILLs (everything 30, one process 20) in 61 starts" in lines[1] and "none differs; no faults" in lines[1]
+    assert (
+        "60 000 files by property tests; by coverage 60 000 in 2 minutes" in lines[0]
+        and "1 findings: voc-bytes-crash" in lines[0]
+    )
+    assert (
+        "50 SIGKILLs (everything 30, one process 20) in 61 starts" in lines[1] and "none differs; no faults" in lines[1]
+    )
     assert "2 studies in 1.0 hours | nothing grows, no faults: MiB 300 → 300, open files 9 → 9" in lines[2]
     empty = table.tables({"tests": tested})["longer runs"]
     assert empty.count("not yet") == 3

@@ -8,7 +8,9 @@ import torch
 from mutineck.teachers.alignment import RidgeRegression
 
 
-def planted(noise: float, *, batches: int = 4) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor, torch.Tensor]:
+def planted(
+    noise: float, *, batches: int = 4
+) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     weight, bias = torch.randn(5, 7, generator=generator), torch.randn(5, generator=generator)
     pairs = []

@@ -17,11 +17,17 @@ from mutineck.storage import read_json
 from mutineck.teachers.cache import GIB, TensorCache, cache_settings, checksum, digest, expected_bytes
 from tests.detection.tiny import SIZE, derive
 
-ENTRY = {"4": torch.arange(24, dtype=torch.float16).view(2, 3, 4), "8": torch.zeros(2, 1, 0), "labels": torch.tensor([3, 1])}
+ENTRY = {
+    "4": torch.arange(24, dtype=torch.float16).view(2, 3, 4),
+    "8": torch.zeros(2, 1, 0),
+    "labels": torch.tensor([3, 1]),
+}
 
 
 def same(a: dict[str, torch.Tensor] | None, b: dict[str, torch.Tensor]) -> bool:
-    return a is not None and a.keys() == b.keys() and all(torch.equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in b)
+    return (
+        a is not None and a.keys() == b.keys() and all(torch.equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in b)
+    )
 
 
 @pytest.fixture
@@ -169,12 +175,17 @@ def test_augmentation_that_draws_anew_is_refused(tiny: Study, tmp_path: Path, na
     assert cache_settings(study) is not None
 
 
-@pytest.mark.parametrize(("word", "meaning"), [("on", "on"), ("off", "off"), ("auto", "auto"), ("'off'", "off"), ("yes", "on")])
+@pytest.mark.parametrize(
+    ("word", "meaning"), [("on", "on"), ("off", "off"), ("auto", "auto"), ("'off'", "off"), ("yes", "on")]
+)
 def test_yamls_truth_values_are_understood(word: str, meaning: str) -> None:
     assert load_experiment("shapes", [f"resources.cache={word}"]).resources.cache == meaning
 
 
 def test_a_choice_is_no_setting_of_any_stage() -> None:
-    plain, cached = load_experiment("shapes"), load_experiment("shapes", ["resources.cache=on", "resources.cache_gib=1"])
+    plain, cached = (
+        load_experiment("shapes"),
+        load_experiment("shapes", ["resources.cache=on", "resources.cache_gib=1"]),
+    )
     for stage, item in [("teachers", "faster"), ("teachers", "intermediate"), ("distillation", "mutineck/seed0")]:
         assert plain.settings_for(stage, item) == cached.settings_for(stage, item)

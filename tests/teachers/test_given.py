@@ -58,7 +58,11 @@ def test_the_student_in_a_published_checkpoint_is_found_loaded_reported_and_meas
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        pytest.param("retinanet", r"(?s)missing.*bbox_head.*does not fit this FasterRCNN; nothing was loaded", id="another architecture"),
+        pytest.param(
+            "retinanet",
+            r"(?s)missing.*bbox_head.*does not fit this FasterRCNN; nothing was loaded",
+            id="another architecture",
+        ),
         pytest.param("payload", "Nothing of it was executed", id="a payload"),
     ],
 )
@@ -71,10 +75,14 @@ def test_what_does_not_fit_or_is_no_data_is_refused(content: str, message: str, 
     assert not (tmp_path / "owned").exists() and not (study.folder / "checkpoint.pth").exists()
 
 
-def test_a_teacher_of_other_names_is_told_how_to_name_them_before_anything_is_loaded(tiny: Study, tmp_path: Path) -> None:
+def test_a_teacher_of_other_names_is_told_how_to_name_them_before_anything_is_loaded(
+    tiny: Study, tmp_path: Path
+) -> None:
     own = read_json(tiny.path("dataset", "dataset.json"))["categories"]
     theirs = [f"their {name}" for name in own]
     study = brought(tiny, tmp_path, {"state_dict": {}, "meta": {"CLASSES": tuple(theirs)}})
     said = f"it knows {', '.join(theirs[:5])} and 5 more; the data set has {', '.join(own[:5])} and 5 more"
-    with pytest.raises(ExperimentError, match=rf"teacher 'mine' shares no category .* {said}.*teachers\.mine\.aliases: \{{"):
+    with pytest.raises(
+        ExperimentError, match=rf"teacher 'mine' shares no category .* {said}.*teachers\.mine\.aliases: \{{"
+    ):
         prepare_teacher(study)

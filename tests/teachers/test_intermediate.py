@@ -32,12 +32,22 @@ def write_squares(root: Path, counts: dict[str, int]) -> None:
                 label, side = int(random.integers(len(names))), int(random.integers(18, 28))
                 x, y = slot * 32 + int(random.integers(0, 32 - side)), int(random.integers(0, 64 - side))
                 picture[y : y + side, x : x + side] = COLOURS[names[label]]
-                annotations.append({"id": len(annotations) + 1, "image_id": n, "category_id": label + 1, "iscrowd": 0,
-                                    "bbox": [float(x), float(y), float(side), float(side)], "area": float(side * side)})
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": n,
+                        "category_id": label + 1,
+                        "iscrowd": 0,
+                        "bbox": [float(x), float(y), float(side), float(side)],
+                        "area": float(side * side),
+                    }
+                )
             cv2.imwrite(str(root / "pictures" / f"{split}{n}.png"), picture)
             images.append({"id": n, "file_name": f"{split}{n}.png", "width": 96, "height": 64})
         categories = [{"id": k + 1, "name": name} for k, name in enumerate(names)]
-        write_json(root / "dataset" / f"{split}.json", {"images": images, "annotations": annotations, "categories": categories})
+        write_json(
+            root / "dataset" / f"{split}.json", {"images": images, "annotations": annotations, "categories": categories}
+        )
     write_json(root / "dataset" / "dataset.json", {"categories": names, "image_root": "pictures", "masks": "none"})
 
 
@@ -68,5 +78,11 @@ def test_specialists_with_disjoint_labels_merge_into_one_that_knows_both(tmp_pat
         assert alone[name][name] >= FLOOR, f"the specialist of {name} has learnt nothing"
         assert merged[name] >= FLOOR, f"what the specialist of {name} knows got lost"
     alignment = read_json(study.path("teachers", "intermediate", "alignment.json"))
-    assert {row["teacher"] for row in alignment} == {"of_red"} and {row["stride"] for row in alignment} == {4, 8, 16, 32, 64}
+    assert {row["teacher"] for row in alignment} == {"of_red"} and {row["stride"] for row in alignment} == {
+        4,
+        8,
+        16,
+        32,
+        64,
+    }
     assert all(0 < row["explained"] < 1 for row in alignment)

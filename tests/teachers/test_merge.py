@@ -160,7 +160,9 @@ def test_teachers_stand_outside_the_module_tree(tiny: Study, tmp_path: Path) -> 
 
 
 def test_one_teacher_with_its_own_heads_is_that_teacher_exactly(tiny: Study, tmp_path: Path) -> None:
-    study = derive(tiny, tmp_path / "s", "faster_rcnn", intermediate={"head": "anchor", "gate": 1.0}).at("teachers", "intermediate")
+    study = derive(tiny, tmp_path / "s", "faster_rcnn", intermediate={"head": "anchor", "gate": 1.0}).at(
+        "teachers", "intermediate"
+    )
     prepare_intermediate(study)
     assert not (study.folder / "training").exists(), "there is nothing to train"
     batch = first_batch(tiny)
@@ -170,7 +172,8 @@ def test_one_teacher_with_its_own_heads_is_that_teacher_exactly(tiny: Study, tmp
         assert torch.equal(found[stride], expected[stride])
     # Detections: the same heads on the same maps.
     for ours, theirs in zip(
-        whole.model.simple_test(batch["img"], batch["img_metas"]), alone.model.simple_test(batch["img"], batch["img_metas"]),
+        whole.model.simple_test(batch["img"], batch["img_metas"]),
+        alone.model.simple_test(batch["img"], batch["img_metas"]),
         strict=True,
     ):
         assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
@@ -189,13 +192,17 @@ def test_an_anchors_heads_are_refused_where_it_lacks_a_category(tiny: Study, tmp
     folder.mkdir()
     model, config = random_detector("faster_rcnn", 2)
     save_detector(folder, model, config, categories=["disc", "ring"], normalisation=input_normalisation(study))
-    with pytest.raises(ExperimentError, match=r"intermediate\.head: the anchor 'faster_rcnn' does not know .*star.*head: own"):
+    with pytest.raises(
+        ExperimentError, match=r"intermediate\.head: the anchor 'faster_rcnn' does not know .*star.*head: own"
+    ):
         prepare_intermediate(study.at("teachers", "intermediate"))
 
 
 @pytest.mark.parametrize("mode", ["prior", "joint"])
 def test_modes_that_do_not_train_now_leave_the_neck_as_it_starts(tiny: Study, tmp_path: Path, mode: str) -> None:
-    study = derive(tiny, tmp_path / "s", intermediate={"mode": mode, "alignment_images": 4}).at("teachers", "intermediate")
+    study = derive(tiny, tmp_path / "s", intermediate={"mode": mode, "alignment_images": 4}).at(
+        "teachers", "intermediate"
+    )
     rows = prepare_intermediate(study)
     assert {row["metric"] for row in rows} >= {"bbox_mAP", "AP"} and {row["name"] for row in rows} == {"intermediate"}
     model, _ = load_model(study.folder)
@@ -231,5 +238,7 @@ def test_the_gate_stops_an_intermediate_teacher_that_is_too_weak(tiny: Study, tm
         return [{"name": "intermediate", "split": "val", "metric": "bbox_mAP", "category": "", "value": value}]
 
     check_gate(study, reached(best - 0.001))
-    with pytest.raises(IntermediateTooWeak, match=rf"reaches bbox_mAP {best - 0.01:.3f} on val, the best teacher .*{best:.3f}"):
+    with pytest.raises(
+        IntermediateTooWeak, match=rf"reaches bbox_mAP {best - 0.01:.3f} on val, the best teacher .*{best:.3f}"
+    ):
         check_gate(study, reached(best - 0.01))

@@ -56,8 +56,7 @@ LABELS = [torch.tensor([0, 1, 0, 2]), torch.zeros(0, dtype=torch.int64), torch.t
 def teachers(n: int = 3) -> list[list[Proposed]]:
     """n teachers on three images; the second knows only category 1."""
     batch = [
-        [jittered(b, c, seed=10 * i + t) for t in range(n)]
-        for i, (b, c) in enumerate(zip(BOXES, LABELS, strict=True))
+        [jittered(b, c, seed=10 * i + t) for t in range(n)] for i, (b, c) in enumerate(zip(BOXES, LABELS, strict=True))
     ]
     for image in batch:
         if n > 1:
@@ -231,12 +230,8 @@ def test_the_order_of_teachers_changes_nothing(order, targets, regions):
 
 
 def test_the_order_of_proposals_changes_nothing(regions):
-    batch = [
-        [Proposed(t.boxes.flip(0), t.scores.flip(0), t.labels.flip(0)) for t in image] for image in teachers()
-    ]
-    torch.testing.assert_close(
-        shown(build_regions(match_batch(batch, BOXES, LABELS), SIZE, STRIDE)), shown(regions)
-    )
+    batch = [[Proposed(t.boxes.flip(0), t.scores.flip(0), t.labels.flip(0)) for t in image] for image in teachers()]
+    torch.testing.assert_close(shown(build_regions(match_batch(batch, BOXES, LABELS), SIZE, STRIDE)), shown(regions))
 
 
 def test_an_image_does_not_depend_on_its_batch(regions):
@@ -329,9 +324,7 @@ def test_where_no_cell_reaches_the_bar_the_highest_agreement_sets_it():
 )
 def test_what_counts_as_the_same_target(score, overlap, label, kept):
     box = torch.tensor([[0.0, 0, 40, 40]])
-    proposal = Proposed(
-        torch.tensor([[0.0, 0, 40 * overlap, 40]]), torch.tensor([score]), torch.tensor([label])
-    )
+    proposal = Proposed(torch.tensor([[0.0, 0, 40 * overlap, 40]]), torch.tensor([score]), torch.tensor([label]))
     targets = match_proposals([proposal], box, torch.tensor([0]))
     assert targets.found.item() == kept
     assert targets.quality.item() == pytest.approx(score**0.2 * overlap**0.8 if kept else 0.0)
@@ -340,9 +333,7 @@ def test_what_counts_as_the_same_target(score, overlap, label, kept):
 def test_only_the_ten_best_are_kept():
     box = torch.tensor([[0.0, 0, 40, 40]])
     scores = torch.linspace(0.1, 1, 25)
-    targets = match_proposals(
-        [Proposed(box.expand(25, 4), scores, torch.zeros(25).long())], box, torch.tensor([0])
-    )
+    targets = match_proposals([Proposed(box.expand(25, 4), scores, torch.zeros(25).long())], box, torch.tensor([0]))
     torch.testing.assert_close(targets.goodness[0, 0, 0], scores.flip(0)[:10] ** 0.2)
 
 

@@ -36,7 +36,9 @@ def root(tmp_path: Path) -> Path:
     content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "disc"}]}
     for split in ("train", "val"):
         write_json(tmp_path / "dataset" / f"{split}.json", content)
-    write_json(tmp_path / "dataset" / "dataset.json", {"categories": ["disc"], "image_root": "pictures", "masks": "none"})
+    write_json(
+        tmp_path / "dataset" / "dataset.json", {"categories": ["disc"], "image_root": "pictures", "masks": "none"}
+    )
     return tmp_path
 
 
@@ -64,7 +66,7 @@ def test_a_part_and_the_threshold_that_bounds_it(root, sees, pictures, boxes, th
     content = read_json(training_annotations(study))
     assert [image["id"] for image in content["images"]] == pictures
     assert [annotation["id"] for annotation in content["annotations"]] == boxes
-    (condition, side), = sees.items()
+    ((condition, side),) = sees.items()
     expected = {condition: {"side": side, "threshold": threshold}, "pictures": 3, "boxes": 3}
     assert seen_part(study) == {"sees": expected}
 
@@ -103,7 +105,10 @@ def test_it_trains_on_its_part_and_is_measured_on_all(root):
     study = teacher(root, area="small")
     rows = prepare(study)
     data = read_config(study.folder / TRAINING_CONFIG).data
-    assert (data.train.ann_file, data.val.ann_file) == (str(study.folder / "train.json"), str(root / "dataset" / "val.json"))
+    assert (data.train.ann_file, data.val.ann_file) == (
+        str(study.folder / "train.json"),
+        str(root / "dataset" / "val.json"),
+    )
     assert {row["split"] for row in rows} == {"val"}
 
 

@@ -33,7 +33,9 @@ def batch(tiny: Study) -> dict[str, Any]:
 def intermediate(tiny: Study, tmp_path_factory: pytest.TempPathFactory) -> FrozenDetector:
     from mutineck.teachers.intermediate import prepare_intermediate
 
-    study = derive(tiny, tmp_path_factory.mktemp("merged") / "study", intermediate={"mode": "prior", "alignment_images": 4})
+    study = derive(
+        tiny, tmp_path_factory.mktemp("merged") / "study", intermediate={"mode": "prior", "alignment_images": 4}
+    )
     prepare_intermediate(study.at("teachers", "intermediate"))
     return load_frozen(study, "intermediate")
 
@@ -102,7 +104,9 @@ def test_the_other_pictures_of_a_batch_change_nothing(tiny: Study, batch: dict[s
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_it_differs_from_an_uncached_view_by_rounding(tiny: Study, batch: dict[str, Any], cache: TensorCache, family: str) -> None:
+def test_it_differs_from_an_uncached_view_by_rounding(
+    tiny: Study, batch: dict[str, Any], cache: TensorCache, family: str
+) -> None:
     teacher = frozen(tiny, family)
     plain = View(batch["img"], batch["img_metas"])
     cached = CachedView(batch["img"], batch["img_metas"], cache)
@@ -172,7 +176,9 @@ PICTURES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("name", sorted(PICTURES))
-def test_pictures_that_differ_share_no_entry(tiny: Study, batch: dict[str, Any], cache: TensorCache, runs: list[Any], name: str) -> None:
+def test_pictures_that_differ_share_no_entry(
+    tiny: Study, batch: dict[str, Any], cache: TensorCache, runs: list[Any], name: str
+) -> None:
     teacher = frozen(tiny, "retinanet")
     CachedView(batch["img"][:1], None, cache).maps(teacher)
     other = PICTURES[name](batch["img"])[:1]
@@ -182,7 +188,9 @@ def test_pictures_that_differ_share_no_entry(tiny: Study, batch: dict[str, Any],
         assert torch.equal(found[stride], level.half().float())
 
 
-def test_proposals_are_of_the_picture_and_not_of_its_padding(tiny: Study, batch: dict[str, Any], cache: TensorCache) -> None:
+def test_proposals_are_of_the_picture_and_not_of_its_padding(
+    tiny: Study, batch: dict[str, Any], cache: TensorCache
+) -> None:
     teacher = frozen(tiny, "faster_rcnn")
     image, meta = batch["img"][:1], batch["img_metas"][0]
     smaller = meta | {"img_shape": (48, 64, 3)}
@@ -205,7 +213,9 @@ def test_a_view_is_cached_where_there_is_a_cache(batch: dict[str, Any], cache: T
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_proposals_without_metas_are_refused(tiny: Study, batch: dict[str, Any], cache: TensorCache, cached: bool) -> None:
+def test_proposals_without_metas_are_refused(
+    tiny: Study, batch: dict[str, Any], cache: TensorCache, cached: bool
+) -> None:
     view = view_of(batch["img"], None, cache if cached else None)
     with pytest.raises(RuntimeError, match="img_metas"):
         view.proposals(frozen(tiny, "retinanet"))

@@ -48,8 +48,7 @@ def test_error_under_attention_by_closed_form():
     teacher = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]])
     look = attention(teacher, 0.5)
     expected = [
-        look.spatial[0, 0, i].item()
-        * sum(look.channel[0, c].item() * teacher[0, c, 0, i].item() ** 2 for c in (0, 1))
+        look.spatial[0, 0, i].item() * sum(look.channel[0, c].item() * teacher[0, c, 0, i].item() ** 2 for c in (0, 1))
         for i in (0, 1)
     ]
     assert FocalGlobal(2)(student, teacher).error[0, 0].tolist() == pytest.approx(expected)

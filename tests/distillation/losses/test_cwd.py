@@ -18,9 +18,7 @@ def test_two_cells_by_closed_form():
 
 
 def test_equals_the_divergence_of_every_channel():
-    student, teacher = torch.randn(
-        2, 3, 5, 4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64
-    )
+    student, teacher = torch.randn(2, 3, 5, 4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     total = 0.0
     for s, t in zip(student.flatten(0, 1), teacher.flatten(0, 1), strict=True):
         p, q = t.flatten().softmax(0), s.flatten().softmax(0)

@@ -17,10 +17,7 @@ def test_is_one_minus_the_correlation_of_each_channel():
     student, teacher = pair()
     count = 3 * 9 * 8
     r = torch.stack(
-        [
-            torch.corrcoef(torch.stack([student[:, c].flatten(), teacher[:, c].flatten()]))[0, 1]
-            for c in range(4)
-        ]
+        [torch.corrcoef(torch.stack([student[:, c].flatten(), teacher[:, c].flatten()]))[0, 1] for c in range(4)]
     )
     # With n - 1 in the deviation a z-score's mean square is (n - 1) / n.
     expected = ((1 - r) * (count - 1) / count).mean()
@@ -29,12 +26,8 @@ def test_is_one_minus_the_correlation_of_each_channel():
 
 def test_does_not_see_scale_and_offset_of_a_channel():
     student, teacher = pair()
-    assert (
-        PKDLoss()(teacher.detach() * torch.tensor([0.1, 1, 5, 40]).view(4, 1, 1) - 3, teacher).item() < 1e-9
-    )
-    assert PKDLoss()(student, teacher).item() == pytest.approx(
-        PKDLoss()(student, 7 * teacher + 2).item(), rel=1e-5
-    )
+    assert PKDLoss()(teacher.detach() * torch.tensor([0.1, 1, 5, 40]).view(4, 1, 1) - 3, teacher).item() < 1e-9
+    assert PKDLoss()(student, teacher).item() == pytest.approx(PKDLoss()(student, 7 * teacher + 2).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 4), (1, 3, 1, 1)], ids=["constant", "a single cell"])
