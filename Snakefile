@@ -3,7 +3,7 @@
 # `mutineck run` calls this. By hand:
 #     snakemake --directory outputs/shapes --cores 2
 # where outputs/shapes/experiment.yaml is the experiment, all its fields written out.
-# What a job needs stands in mutineck/workflow.py; this file hands it on.
+# Jobs and what they need: mutineck/study/jobs.py; how one runs: mutineck/running/workflow.py.
 import os
 import shlex
 import sys
@@ -11,12 +11,14 @@ from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
 
-from mutineck.experiment import STAGES, load_experiment
-from mutineck.workflow import EXPERIMENT_FILE, ITEM_STAGES, Job, cores, jobs, needs, resources, settings_text, thread_environment
+from mutineck.running.workflow import cores, resources, thread_environment
+from mutineck.study.experiment import STAGES, load_experiment
+from mutineck.study.jobs import ITEM_STAGES, Job, jobs, needs, settings_text
+from mutineck.study.stage import EXPERIMENT_FILE
 
 experiment = load_experiment(Path(config.get("experiment", EXPERIMENT_FILE)).resolve())
 run_one_job = [
-    sys.executable, "-m", "mutineck.workflow",
+    sys.executable, "-m", "mutineck.running.workflow",
     "--notebooks", config.get("notebooks", str(Path(workflow.basedir) / "notebooks")),
     "--cwd", config.get("cwd", workflow.basedir),
 ]

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.table import Row, as_json, machine, markdown
-from mutineck.experiment import unknown
-from mutineck.stage import revision
-from mutineck.storage import read_json, write_json
+from mutineck.study.experiment import unknown
+from mutineck.study.stage import revision
+from mutineck.system.files import read_json, write_json
 
 BENCHMARKS = ("losses", "teacher", "step", "cache", "features", "clusters", "memory", "start", "processes")
 RESULTS = Path(__file__).parent / "results"

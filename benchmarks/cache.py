@@ -14,9 +14,9 @@ from benchmarks.step import ARM, PARTS, Stepper
 from benchmarks.stopwatch import shares, tell
 from benchmarks.study import random_study, take_step
 from benchmarks.table import Row, side_by_side
-from mutineck.experiment import load_experiment
-from mutineck.seeding import seed_everything
-from mutineck.stage import Study
+from mutineck.study.experiment import load_experiment
+from mutineck.study.stage import Study
+from mutineck.system.seeding import seed_everything
 from mutineck.teachers.stage import dataset_categories, split_config
 
 IMAGES = 60

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.table import Row, Target, in_child, peak_resident
-from mutineck.experiment import ClustersSpec
 from mutineck.features.shards import INDEX, write_shard
-from mutineck.storage import write_json
+from mutineck.study.experiment import ClustersSpec
+from mutineck.system.files import write_json
 
 ROWS = 860_000
 CHANNELS = 256

@@ -17,15 +17,15 @@ import torch
 from benchmarks.clusters import CHANNELS, generate
 from benchmarks.study import random_study
 from benchmarks.table import Row, side_by_side
+from mutineck.detection.distributed import Processes
 from mutineck.detection.evaluation import Batch, device_of, evaluation_loader
 from mutineck.detection.frozen import FrozenDetector
-from mutineck.detection.processes import Processes
-from mutineck.experiment import load_experiment
+from mutineck.detectors.folders import load_frozen
 from mutineck.features.extraction import extract_teacher, loader_of
 from mutineck.features.shards import load_features
-from mutineck.stage import Study
-from mutineck.storage import read_json
-from mutineck.teachers.frozen import load_frozen
+from mutineck.study.experiment import load_experiment
+from mutineck.study.stage import Study
+from mutineck.system.files import read_json
 
 BARE = "the teacher's passes alone"
 READING = "reading alone"

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.study import zoo_config
 from mutineck.detection.configs import model_config
 from mutineck.detection.frozen import TWO_STAGE_PROPOSALS, build_model, detector_channels, detector_strides
-from mutineck.experiment import Experiment
+from mutineck.study.experiment import Experiment
 
 SIZE = (800, 1344)
 """A picture of 1333x800 as the network sees it, padded to a multiple of 32."""

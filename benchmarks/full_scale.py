@@ -25,9 +25,9 @@ import torch
 
 from benchmarks.study import random_study, take_step
 from benchmarks.table import clock_of, machine, number, peak_resident
-from mutineck.experiment import load_experiment
-from mutineck.stage import Study, revision
-from mutineck.storage import read_json, write_json
+from mutineck.study.experiment import load_experiment
+from mutineck.study.stage import Study, revision
+from mutineck.system.files import read_json, write_json
 
 RESULTS = Path(__file__).parent / "results" / "full_scale"
 EXPERIMENTS = ("coco", "coco_fcos", "coco_retina", "voc")

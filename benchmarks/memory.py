@@ -12,7 +12,7 @@ import psutil
 
 from benchmarks.study import random_study
 from benchmarks.table import Row, Target, in_child
-from mutineck.experiment import load_experiment
+from mutineck.study.experiment import load_experiment
 
 STEPS = 300
 FIRST = 30
@@ -70,7 +70,7 @@ def train_watched() -> list[Memory]:
 
 def evaluate_watched() -> list[Memory]:
     """Measure a detector on a split again and again; return the memory after every time but the first."""
-    from mutineck.teachers.frozen import load_model
+    from mutineck.detectors.folders import load_model
     from mutineck.teachers.stage import dataset_categories, measure_split
 
     found = []

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.flops import Counts, count
-from mutineck.experiment import Experiment, load_experiment
-from mutineck.stage import Study
-from mutineck.storage import read_json, write_json
+from mutineck.study.experiment import Experiment, load_experiment
+from mutineck.study.stage import Study
+from mutineck.system.files import read_json, write_json
 
 RESULTS = Path(__file__).parent / "results" / "paper"
 STEPS = Path(__file__).parent / "results" / "full_scale"

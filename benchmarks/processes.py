@@ -25,11 +25,11 @@ from torch import Tensor
 from benchmarks.features import extract_again
 from benchmarks.study import random_study, take_step
 from benchmarks.table import Row, Target
-from mutineck.detection.processes import Processes, processes
-from mutineck.engine import write_experiment
-from mutineck.experiment import load_experiment
-from mutineck.experiment_file import repository
-from mutineck.stage import Study
+from mutineck.detection.distributed import Processes, processes
+from mutineck.running.engine import write_experiment
+from mutineck.study.experiment import load_experiment
+from mutineck.study.experiment_file import repository
+from mutineck.study.stage import Study
 
 IMAGES = 160
 BATCH = 8
@@ -118,8 +118,8 @@ def start(root: Path, count: int) -> dict[str, Any]:
 
 def work(root: Path) -> None:
     """Do one process's share of the work on the study in a folder; the first writes `found.pt` there."""
+    from mutineck.detectors.folders import load_frozen, load_model
     from mutineck.features.shards import load_features
-    from mutineck.teachers.frozen import load_frozen, load_model
     from mutineck.teachers.stage import dataset_categories, measure_split
 
     torch.set_num_threads(1)
@@ -176,7 +176,7 @@ def train_steps(study: Study, group: Processes) -> tuple[list[tuple[float, float
     from mutineck.detection.evaluation import evaluation_loader
     from mutineck.detection.frozen import build_model
     from mutineck.distillation.stage import distiller_config
-    from mutineck.seeding import seed_everything
+    from mutineck.system.seeding import seed_everything
 
     RandomSampler.random_choice = first
     config = distiller_config(study)

@@ -18,13 +18,14 @@ from mutineck.detection.compat import prepare
 from mutineck.detection.configs import optimizer_config
 from mutineck.detection.evaluation import device_of, evaluation_loader
 from mutineck.detection.frozen import FrozenDetector, build_model
+from mutineck.detectors import batch_view as view
+from mutineck.detectors.folders import load_model
 from mutineck.distillation import guidance, guide
 from mutineck.distillation.distiller import Distiller
 from mutineck.distillation.stage import distiller_config
-from mutineck.experiment import load_experiment
-from mutineck.stage import Study
-from mutineck.teachers import merge, view
-from mutineck.teachers.frozen import load_model
+from mutineck.study.experiment import load_experiment
+from mutineck.study.stage import Study
+from mutineck.teachers import merge
 
 ARM = "mutineck"
 PUBLISHED: dict[str, Any] = {

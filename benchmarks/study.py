@@ -13,12 +13,12 @@ from mutineck.dataset.stage import convert
 from mutineck.detection.configs import model_config, read_config
 from mutineck.detection.frozen import build_model
 from mutineck.detection.training import save_detector
-from mutineck.experiment import INTERMEDIATE, Experiment
-from mutineck.seeding import derive_seed, seeded
-from mutineck.stage import Study
-from mutineck.storage import read_json
+from mutineck.detectors.folders import input_normalisation
+from mutineck.study.experiment import INTERMEDIATE, Experiment
+from mutineck.study.stage import Study
+from mutineck.system.files import read_json
+from mutineck.system.seeding import derive_seed, seeded
 from mutineck.teachers import intermediate, stage
-from mutineck.teachers.frozen import input_normalisation
 from mutineck.teachers.zoo import ZooEntry, find_in_zoo
 
 

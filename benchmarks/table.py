@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from mutineck.storage import read_json
+from mutineck.system.files import read_json
 
 Result = TypeVar("Result")
 

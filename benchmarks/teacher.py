@@ -12,7 +12,7 @@ from benchmarks.study import random_model, zoo_config
 from benchmarks.table import Row, Target, side_by_side
 from mutineck.detection.configs import model_config
 from mutineck.detection.frozen import FrozenDetector
-from mutineck.experiment import load_experiment
+from mutineck.study.experiment import load_experiment
 
 PUBLISHED = "faster_rcnn_r101_fpn_2x_coco"
 PLAIN = "plain `extract_feat`"

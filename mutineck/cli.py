@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mutineck import __version__
-from mutineck.processes import raised_signals
+from mutineck.system.processes import raised_signals
 
 if TYPE_CHECKING:
-    from mutineck.experiment import Experiment
+    from mutineck.study.experiment import Experiment
 
 MISTAKE = 2
 """Exit status where the user can mend it: message, no traceback."""
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _remedy(error: OSError, given: argparse.Namespace) -> str:
-    from mutineck.remedies import remedy
+    from mutineck.system.remedies import remedy
 
     return remedy(str(error), error.filename or getattr(given, "outputs", "."))
 
@@ -163,9 +163,9 @@ def _alias(text: str) -> tuple[str, str]:
 
 def _last_study(given: argparse.Namespace, file: str | Path | None = None) -> tuple[Experiment, Path]:
     """Return an experiment (its file as it is now, the last run's `--set`, then those given) and the study's folder."""
-    from mutineck.engine import LAST_RUN
-    from mutineck.experiment import load_experiment
-    from mutineck.status import last_overrides
+    from mutineck.running.engine import LAST_RUN
+    from mutineck.running.status import last_overrides
+    from mutineck.study.experiment import load_experiment
 
     file = file or given.experiment
     experiment = load_experiment(file, given.overrides)
@@ -178,9 +178,9 @@ def _last_study(given: argparse.Namespace, file: str | Path | None = None) -> tu
 
 def run(given: argparse.Namespace) -> int:
     """Bring a study, or each of a series, up to date."""
-    from mutineck import engine
-    from mutineck.experiment import load_series
-    from mutineck.stage import settings_words
+    from mutineck.running import engine
+    from mutineck.study.experiment import load_series
+    from mutineck.study.stage import settings_words
 
     # All of a series are read before the first is run: a mistake in the last shows at once.
     experiments = load_series(given.experiment, given.overrides)
@@ -223,10 +223,10 @@ def run(given: argparse.Namespace) -> int:
 
 def _all_overrides(given: argparse.Namespace, experiment: Experiment) -> list[str]:
     """Return what a run has set beside the experiment's file; the study's own file holds what its last run had set."""
-    from mutineck.engine import LAST_RUN
-    from mutineck.experiment_file import find_file
-    from mutineck.stage import EXPERIMENT_FILE
-    from mutineck.status import last_overrides
+    from mutineck.running.engine import LAST_RUN
+    from mutineck.running.status import last_overrides
+    from mutineck.study.experiment_file import find_file
+    from mutineck.study.stage import EXPERIMENT_FILE
 
     root = given.outputs / experiment.name
     own = find_file(given.experiment) == (root / EXPERIMENT_FILE).resolve()
@@ -235,7 +235,7 @@ def _all_overrides(given: argparse.Namespace, experiment: Experiment) -> list[st
 
 def _say_revisions(experiment: Experiment, root: Path) -> None:
     """Say where results were made by other code than there is now: settings make a job stale, code does not."""
-    from mutineck.status import inspect
+    from mutineck.running.status import inspect
 
     others = [state for state in inspect(experiment, root) if state.done and state.note.startswith("made by revision")]
     if others:
@@ -244,8 +244,8 @@ def _say_revisions(experiment: Experiment, root: Path) -> None:
 
 def status(given: argparse.Namespace) -> int:
     """Print how every job stands; 1 if anything is to be done."""
-    from mutineck.experiment_file import study_files
-    from mutineck.status import inspect, table
+    from mutineck.running.status import inspect, table
+    from mutineck.study.experiment_file import study_files
 
     waiting = 0
     for file in study_files(given.experiment):
@@ -267,8 +267,8 @@ def doctor(given: argparse.Namespace) -> int:
 
 def evaluate(given: argparse.Namespace) -> int:
     """Print a detector's metrics."""
-    from mutineck.evaluate import evaluate as measured
-    from mutineck.stage import Study
+    from mutineck.detectors.evaluate import evaluate as measured
+    from mutineck.study.stage import Study
 
     experiment, root = _last_study(given)
     split = given.split or experiment.evaluation.report
@@ -291,10 +291,10 @@ def export(given: argparse.Namespace) -> int:
 
 def figures(given: argparse.Namespace) -> int:
     """Draw figures anew."""
-    from mutineck.experiment_file import study_files
     from mutineck.figures import draw
-    from mutineck.processes import exclusive
-    from mutineck.stage import Study
+    from mutineck.study.experiment_file import study_files
+    from mutineck.study.stage import Study
+    from mutineck.system.processes import exclusive
 
     for file in study_files(given.experiment):
         experiment, root = _last_study(given, file)
@@ -316,8 +316,8 @@ def _folders(studies: Sequence[str], outputs: Path, until: str | None = None) ->
     Raises:
         FileNotFoundError: one has not been run; the message names the command for it, up to the stage ``until``.
     """
-    from mutineck.experiment import load_series
-    from mutineck.stage import EXPERIMENT_FILE, run_command
+    from mutineck.study.experiment import load_series
+    from mutineck.study.stage import EXPERIMENT_FILE, run_command
 
     found = []
     for name in studies:
@@ -346,8 +346,8 @@ def _compare(folders: Sequence[Path], to: Path | None) -> None:
 
 def search(given: argparse.Namespace) -> int:
     """Search settings on the validation split."""
-    from mutineck.search import SEARCHES, TRIALS, Search, best_settings, open_base
-    from mutineck.search_space import load_space
+    from mutineck.search.search import SEARCHES, TRIALS, Search, best_settings, open_base
+    from mutineck.search.space import load_space
 
     space = load_space(given.space)
     bases = [open_base(folder, given.overrides) for folder in _folders(given.studies, given.outputs, "clusters")]
@@ -361,7 +361,7 @@ def search(given: argparse.Namespace) -> int:
 
 def download(given: argparse.Namespace) -> int:
     """Fetch a published data set."""
-    from mutineck.download import download_dataset
+    from mutineck.system.download import download_dataset
 
     folder = download_dataset(given.dataset, given.to)
     root = shlex.quote(str(folder))
@@ -373,9 +373,9 @@ def clean(given: argparse.Namespace) -> int:
     """List what may go from a study's folder, and remove it."""
     import shutil
 
-    from mutineck.processes import exclusive
-    from mutineck.stage import EXPERIMENT_FILE
-    from mutineck.status import removable
+    from mutineck.running.status import removable
+    from mutineck.study.stage import EXPERIMENT_FILE
+    from mutineck.system.processes import exclusive
 
     experiment, root = _last_study(given)
     if not root.is_dir():

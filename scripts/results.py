@@ -31,14 +31,14 @@ from mutineck.ablations.overview import overview
 from mutineck.ablations.results import TEACHER, part_known, scores
 from mutineck.ablations.studies import StudyResults, fingerprint
 from mutineck.ablations.table import DASH, to_markdown
-from mutineck.engine import LAST_RUN
-from mutineck.experiment import load_experiment, slug
-from mutineck.experiment_file import study_files
 from mutineck.figures.gains import save_gains
-from mutineck.stage import read_manifest, revision
-from mutineck.status import last_overrides
-from mutineck.storage import read_json, write_json, write_text
-from mutineck.workflow import jobs
+from mutineck.running.engine import LAST_RUN
+from mutineck.running.status import last_overrides
+from mutineck.study.experiment import load_experiment, slug
+from mutineck.study.experiment_file import study_files
+from mutineck.study.jobs import jobs
+from mutineck.study.stage import read_manifest, revision
+from mutineck.system.files import read_json, write_json, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "experiments" / "results"

@@ -2,8 +2,8 @@
 
     python scripts/settings.py
 
-What it says is pydantic's JSON schema of `mutineck.experiment.Experiment`: a table for each record, in the order of the
-YAML; what stands below a field in the code is its meaning.
+It holds pydantic's JSON schema of `mutineck.study.experiment.Experiment`: a table for each record, in the order of
+the YAML; what stands below a field in the code is its meaning.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.table import with_section
-from mutineck.experiment import Experiment
-from mutineck.storage import write_text
+from mutineck.study.experiment import Experiment
+from mutineck.system.files import write_text
 
 SETTINGS = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
 SCALARS = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false", "null": "null"}

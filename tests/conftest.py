@@ -12,7 +12,7 @@ import pytest
 import setuptools  # noqa: F401
 from hypothesis import settings
 
-from mutineck.stage import Study, revision
+from mutineck.study.stage import Study, revision
 from tests.web import Host
 
 # Of annotation files; of what takes longer, in proportion. `make fuzz MINUTES=...` says how many.

@@ -7,9 +7,9 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_notebook
 
-from mutineck.experiment import STAGES
-from mutineck.stage import PARAMETERS
-from mutineck.workflow import notebook_of
+from mutineck.running.workflow import notebook_of
+from mutineck.study.experiment import STAGES
+from mutineck.study.stage import PARAMETERS
 
 DETECTOR = {"family": "faster_rcnn"}
 EXPERIMENT = {
@@ -41,7 +41,7 @@ def write_notebooks(folder: Path, work: str = WORK, end: str = "manifest = study
         )
         cells = [
             new_code_cell(names, metadata={"tags": ["parameters"]}),
-            new_code_cell(f"from mutineck.stage import begin\nstudy = begin({stage!r}, globals())"),
+            new_code_cell(f"from mutineck.study.stage import begin\nstudy = begin({stage!r}, globals())"),
             new_code_cell(work),
             new_code_cell(end),
         ]

@@ -9,13 +9,14 @@ import sys
 
 import pytest
 
-from mutineck import cli, engine
-from mutineck.experiment import load_experiment
-from mutineck.experiment_file import repository
-from mutineck.processes import STOPPING, exclusive
-from mutineck.stage import Study
-from mutineck.storage import write_json
-from mutineck.workflow import jobs
+from mutineck import cli
+from mutineck.running import engine
+from mutineck.study.experiment import load_experiment
+from mutineck.study.experiment_file import repository
+from mutineck.study.jobs import jobs
+from mutineck.study.stage import Study
+from mutineck.system.files import write_json
+from mutineck.system.processes import STOPPING, exclusive
 
 HEAVY = ("torch", "mmdet", "mmcv", "matplotlib", "pandas", "numpy", "snakemake", "papermill", "pydantic")
 
@@ -28,7 +29,7 @@ def test_help_imports_nothing_heavy(module):
 
 
 def test_experiments_are_read_without_the_detector_framework():
-    code = "import sys, mutineck.experiment, mutineck.status\n"
+    code = "import sys, mutineck.study.experiment, mutineck.running.status\n"
     code += f"print([name for name in {HEAVY[:7]!r} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=repository())
     assert found.stdout.strip() == "[]"
@@ -198,7 +199,7 @@ def test_results_of_another_revision_are_not_reused_silently(tmp_path, monkeypat
     manifest = study.finish()
     (study.folder / "notebook.ipynb").write_text("{}")
     monkeypatch.setattr(engine, "run", lambda experiment, outputs, **_: outputs / experiment.name)
-    monkeypatch.setattr("mutineck.status.revision", lambda: {"git": "1" * 40, "dirty": False})
+    monkeypatch.setattr("mutineck.running.status.revision", lambda: {"git": "1" * 40, "dirty": False})
     for number, said in (("1", False), ("0", True)):
         write_json(study.folder / "manifest.json", manifest | {"revision": {"git": number * 40, "dirty": False}})
         assert cli.main(["run", "smoke", "--until", "dataset", "--outputs", str(tmp_path)]) == 0

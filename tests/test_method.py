@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from mutineck.arms import ArmSpec, resolve_arm
 from mutineck.distillation.losses import cwd, mgd, pkd
-from mutineck.experiment import DistillationSpec
-from mutineck.experiment_file import repository
+from mutineck.study.arms import ArmSpec, resolve_arm
+from mutineck.study.experiment import DistillationSpec
+from mutineck.study.experiment_file import repository
 
 TEXT = (repository() / "docs" / "method.md").read_text(encoding="utf-8")
 

@@ -14,8 +14,8 @@ from benchmarks.flops import Counts, Teacher, batch_normalised, count, flops, fo
 from benchmarks.paper import Assumptions, Item, exchange_seconds, hours, items, looks, study_hours
 from benchmarks.study import zoo_config
 from mutineck.detection.frozen import build_model
-from mutineck.experiment import load_experiment
-from mutineck.storage import read_json, write_json
+from mutineck.study.experiment import load_experiment
+from mutineck.system.files import read_json, write_json
 
 COUNTS = Counts(
     experiment="coco", size=(800, 1344), student=1e12, training=3e12, merge=1e11, intermediate=1e12, weights=25_000_000,

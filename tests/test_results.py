@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 from mutineck.ablations.table import write_tables
-from mutineck.engine import LAST_RUN, write_experiment
-from mutineck.experiment import Experiment
-from mutineck.stage import Study
-from mutineck.storage import write_json
-from mutineck.workflow import jobs
+from mutineck.running.engine import LAST_RUN, write_experiment
+from mutineck.study.experiment import Experiment
+from mutineck.study.jobs import jobs
+from mutineck.study.stage import Study
+from mutineck.system.files import write_json
 from tests.scripts import load
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 import torch
 
-from mutineck.experiment import load_experiment
-from mutineck.stage import read_manifest
-from mutineck.status import removable, unlisted
-from mutineck.storage import read_json, sha256_file, sha256_path
-from mutineck.workflow import jobs
+from mutineck.running.status import removable, unlisted
+from mutineck.study.experiment import load_experiment
+from mutineck.study.jobs import jobs
+from mutineck.study.stage import read_manifest
+from mutineck.system.files import read_json, sha256_file, sha256_path
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +53,7 @@ def test_an_arm_that_trains_alone_ends_as_it_did_beside_others(study: Path, tmp_
     for name in ("experiment.yaml", "dataset", "teachers"):
         (root / name).symlink_to(study / name)
     job = "distillation/fgd-mean/seed0"
-    script = [sys.executable, "-m", "mutineck.workflow", job, "--root", str(root)]
+    script = [sys.executable, "-m", "mutineck.running.workflow", job, "--root", str(root)]
     done = subprocess.run(script, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     alone, beside = (torch.load(at / job / "student.pth", weights_only=True)["state_dict"] for at in (root, study))

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mutineck.experiment import ExperimentError, load_experiment
-from mutineck.experiment_file import repository
+from mutineck.study.experiment import ExperimentError, load_experiment
+from mutineck.study.experiment_file import repository
 
 PARTS = ("mutineck", "scripts", "benchmarks")
 SOURCES = [path for part in PARTS for path in sorted((repository() / part).rglob("*.py"))]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from mutineck.ablations.results import collect, first_seed, shown_arm
-from mutineck.experiment import INTERMEDIATE
-from mutineck.stage import Study
+from mutineck.study.experiment import INTERMEDIATE
+from mutineck.study.stage import Study
 
 OMEGA, TIGHTNESS, LAYOUT, RESPONSES, COSTS = (
     "omega.csv",
@@ -19,7 +19,7 @@ OMEGA, TIGHTNESS, LAYOUT, RESPONSES, COSTS = (
 
 
 class Detectors(NamedTuple):
-    """Names as `mutineck.teachers.frozen.load_frozen` takes them.
+    """Names as `mutineck.detectors.folders.load_frozen` takes them.
 
     Attributes:
         teachers: all of them, as the experiment lists them.

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import torch
 
+from mutineck.ablations.batches import MOST_PICTURES, some_pictures
 from mutineck.ablations.detectors import OMEGA, watched_split
-from mutineck.ablations.pictures import MOST_PICTURES, some_pictures
 from mutineck.detection.evaluation import device_of
-from mutineck.stage import Study
-from mutineck.storage import atomic_path, read_json
-from mutineck.teachers.frozen import load_frozen
+from mutineck.detectors.folders import load_frozen
+from mutineck.study.stage import Study
+from mutineck.system.files import atomic_path, read_json
 from mutineck.teachers.regions import RegionSettings, match_batch
 
 

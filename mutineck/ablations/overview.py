@@ -11,9 +11,9 @@ import pandas as pd
 from mutineck.ablations.results import TEACHER, scores
 from mutineck.ablations.studies import METHOD, StudyResults, additions, contrasts, parts, teachers_of
 from mutineck.ablations.table import DASH, to_markdown, with_interval, with_spread
-from mutineck.arms import PARTS
-from mutineck.experiment import INTERMEDIATE
-from mutineck.storage import write_text
+from mutineck.study.arms import PARTS
+from mutineck.study.experiment import INTERMEDIATE
+from mutineck.system.files import write_text
 
 BEST_SINGLE = "best single"
 COLUMNS = ("student", "student_long", BEST_SINGLE, "fgd:mean", "fgd:confidence", METHOD)

@@ -8,8 +8,8 @@ import numpy as np
 
 from mutineck.ablations.detectors import RESPONSES, detectors, watched_split
 from mutineck.distillation.observation import look
-from mutineck.stage import Study
-from mutineck.storage import atomic_path
+from mutineck.study.stage import Study
+from mutineck.system.files import atomic_path
 
 
 def measure_responses(study: Study, *, image: int | None = None) -> Path:

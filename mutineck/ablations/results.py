@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from mutineck.experiment import slug
-from mutineck.stage import Study, read_manifest
-from mutineck.storage import read_json
-from mutineck.workflow import Job, changed_settings
+from mutineck.study.experiment import slug
+from mutineck.study.jobs import Job, changed_settings
+from mutineck.study.stage import Study, read_manifest
+from mutineck.system.files import read_json
 
 METRICS = "metrics.json"
 COLUMNS = ("arm", "seed", "split", "metric", "category", "value")

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from mutineck.ablations.intervals import compare, mean_interval
 from mutineck.ablations.results import HEADLINE, TEACHER, collect, runs, scores, why_not
-from mutineck.ablations.statistics import compare, mean_interval
-from mutineck.arms import PARTS
-from mutineck.experiment import INTERMEDIATE, load_experiment
-from mutineck.stage import EXPERIMENT_FILE, MANIFEST, Study, read_manifest, run_command
-from mutineck.storage import read_json
+from mutineck.study.arms import PARTS
+from mutineck.study.experiment import INTERMEDIATE, load_experiment
+from mutineck.study.stage import EXPERIMENT_FILE, MANIFEST, Study, read_manifest, run_command
+from mutineck.system.files import read_json
 
 METHOD = "mutineck"
 DIFFERENCE = (

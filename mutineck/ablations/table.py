@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from mutineck.ablations.intervals import mean_interval, paired_differences
 from mutineck.ablations.results import HEADLINE, TEACHER, collect, missing, part_known, runs, scores
-from mutineck.ablations.statistics import mean_interval, paired_differences
-from mutineck.experiment import Experiment
-from mutineck.stage import Study
-from mutineck.storage import write_text
+from mutineck.study.experiment import Experiment
+from mutineck.study.stage import Study
+from mutineck.system.files import write_text
 
 METRICS = {
     HEADLINE: "mAP",

@@ -8,19 +8,19 @@ import numpy as np
 import pandas as pd
 import torch
 
+from mutineck.ablations.batches import MOST_PICTURES, some_pictures
 from mutineck.ablations.detectors import LAYOUT, TIGHTNESS, detectors
-from mutineck.ablations.pictures import MOST_PICTURES, some_pictures
 from mutineck.clusters.centroids import Centroids, load_centroids
 from mutineck.clusters.clustering import teaching_teacher
 from mutineck.clusters.embedding import MOST_POINTS, project
 from mutineck.clusters.kmeans import silhouette
 from mutineck.detection.evaluation import device_of
 from mutineck.detection.roi import instance_vectors
-from mutineck.features.statistics import between, mean_cosines
-from mutineck.seeding import derive_seed
-from mutineck.stage import Study
-from mutineck.storage import atomic_path, read_json
-from mutineck.teachers.frozen import load_frozen
+from mutineck.detectors.folders import load_frozen
+from mutineck.features.moments import between, mean_cosines
+from mutineck.study.stage import Study
+from mutineck.system.files import atomic_path, read_json
+from mutineck.system.seeding import derive_seed
 
 FOLDS = 5
 

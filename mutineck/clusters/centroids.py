@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mutineck.storage import atomic_path
+from mutineck.system.files import atomic_path
 
 _KEY = "mutineck"
 

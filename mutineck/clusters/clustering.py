@@ -13,11 +13,11 @@ import torch
 from mutineck.clusters.centroids import Centroids, save_centroids
 from mutineck.clusters.kmeans import CategoryClusters, cluster_category, silhouette
 from mutineck.clusters.standardise import CategoryRows, Standardised, standardised
-from mutineck.experiment import INTERMEDIATE, ClustersSpec, Experiment
 from mutineck.features.shards import read_features, read_index
-from mutineck.seeding import derive_seed
-from mutineck.stage import Study
-from mutineck.storage import atomic_path
+from mutineck.study.experiment import INTERMEDIATE, ClustersSpec, Experiment
+from mutineck.study.stage import Study
+from mutineck.system.files import atomic_path
+from mutineck.system.seeding import derive_seed
 
 NEAREST = 8
 """Targets kept for each centroid, to look at."""

@@ -13,9 +13,9 @@ from mutineck.clusters.centroids import Centroids, load_centroids
 from mutineck.clusters.clustering import extracted_teachers, teaching_teacher
 from mutineck.clusters.kmeans import silhouette
 from mutineck.features.shards import load_features, mean_vectors, read_index
-from mutineck.seeding import derive_seed
-from mutineck.stage import Study
-from mutineck.storage import atomic_path
+from mutineck.study.stage import Study
+from mutineck.system.files import atomic_path
+from mutineck.system.seeding import derive_seed
 
 ALL = "all"
 """Name of the panel in which every teacher's vectors lie, mapped into the first teacher's space."""

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mutineck.features.moments import Moments, class_moments, stream_vectors
 from mutineck.features.shards import mean_vectors, read_features, read_index
-from mutineck.features.statistics import Moments, class_moments, stream_vectors
 
 
 class CategoryRows(NamedTuple):

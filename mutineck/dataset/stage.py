@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mutineck.dataset.coco_folder import SPLITS, find_single_file, read_coco_folder
-from mutineck.dataset.inputs import coco_inputs, voc_inputs
+from mutineck.dataset.fingerprints import coco_inputs, voc_inputs
 from mutineck.dataset.records import (
     CategoryNames,
     DatasetError,
@@ -24,12 +24,12 @@ from mutineck.dataset.shapes import write_shapes
 from mutineck.dataset.split import first_by_hash, stratified_split
 from mutineck.dataset.voc import coco_document
 from mutineck.dataset.voc_folder import official_split, read_voc_folders
-from mutineck.storage import write_json
+from mutineck.system.files import write_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mutineck.stage import Study
+    from mutineck.study.stage import Study
 
 TEST_IS_VAL = "test has no annotations of its own and holds the same pictures as val"
 
@@ -127,7 +127,7 @@ def _named_root(study: Study) -> Path:
     Raises:
         DatasetError: no folder is named, or it is not there.
     """
-    from mutineck.experiment_file import repository
+    from mutineck.study.experiment_file import repository
 
     spec = study.experiment.dataset
     named = Path(spec.root or f"data/{spec.format}").expanduser()
@@ -135,7 +135,7 @@ def _named_root(study: Study) -> Path:
     candidates = [named] if named.is_absolute() else [Path.cwd() / named, repository() / named]
     root = next((path for path in candidates if path.is_dir()), candidates[-1])
     if spec.download:
-        from mutineck.download import download_dataset
+        from mutineck.system.download import download_dataset
 
         return download_dataset(spec.format, root)
     if root.is_dir():

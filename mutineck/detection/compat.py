@@ -188,7 +188,7 @@ def pool(layer: Any, published: Any, maps: Tensor, regions: Tensor) -> Tensor:
         maps: `(N, C, H, W)`.
         regions: `(R, 5)` as `(image, x_min, y_min, x_max, y_max)`, pixels.
     """
-    from mutineck.detection.pooling import align_rows
+    from mutineck.detection.cpu.pooling import align_rows
 
     suits = layer.sampling_ratio > 0 and layer.pool_mode == "avg" and layer.aligned
     if not suits or maps.device.type != "cpu" or maps.dtype != torch.float32:

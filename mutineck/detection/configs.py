@@ -12,8 +12,8 @@ from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
-from mutineck.experiment import DetectorSpec, ExperimentError, InputSpec, ResourcesSpec, ScheduleSpec, unknown
-from mutineck.storage import write_text
+from mutineck.study.experiment import DetectorSpec, ExperimentError, InputSpec, ResourcesSpec, ScheduleSpec, unknown
+from mutineck.system.files import write_text
 
 # Where mmdet keeps each family's published network; sizes are changed from there.
 FAMILY_CONFIGS = {

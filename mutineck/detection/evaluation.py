@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from mutineck.detection.compat import prepare
 from mutineck.detection.configs import pipelines
-from mutineck.experiment import InputSpec
-from mutineck.stage import Study
-from mutineck.storage import read_json
+from mutineck.study.experiment import InputSpec
+from mutineck.study.stage import Study
+from mutineck.system.files import read_json
 
 SUMMARY = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
 """COCO's first six numbers, for boxes and for masks."""

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from mutineck.detection.compat import best, prepare, quiet
 from mutineck.detection.configs import category_counts, config_categories
+from mutineck.detection.cpu.extractors import looking
+from mutineck.detection.cpu.winograd import with_winograd
 from mutineck.detection.layouts import some
 from mutineck.detection.loading import LoadReport, load_strictly, read_checkpoint
-from mutineck.detection.looking import looking
-from mutineck.detection.winograd import with_winograd
-from mutineck.experiment import ExperimentError, unknown
+from mutineck.study.experiment import ExperimentError, unknown
 
 TWO_STAGE_PROPOSALS = 300
 ONE_STAGE_PROPOSALS = 1000

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from mutineck.detection.layouts import some
 from mutineck.detection.loading import non_finite
-from mutineck.storage import atomic_path
+from mutineck.system.files import atomic_path
 
 CURVES = "curves.csv"
 LATEST = "latest.pth"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mutineck.detection.compat import prepare
 from mutineck.detection.layouts import find_detector, some, split_foreign
-from mutineck.storage import write_bytes
+from mutineck.system.files import write_bytes
 
 
 class CheckpointError(RuntimeError):

@@ -8,7 +8,7 @@ from typing import Any
 from mmcv.cnn.utils.weight_init import INITIALIZERS, PretrainedInit, update_init_info
 
 from mutineck.detection.loading import CheckpointError, match_weights, read_weights
-from mutineck.download import fetch_weights
+from mutineck.system.download import fetch_weights
 
 
 @INITIALIZERS.register_module(name="Pretrained", force=True)
@@ -27,7 +27,7 @@ class VerifiedPretrainedInit(PretrainedInit):
 
         Raises:
             CheckpointError: a weight of the module is missing or of another shape, or see `read_weights`.
-            DownloadError: see `mutineck.download.fetch`.
+            DownloadError: see `mutineck.system.download.fetch`.
         """
         weights = read_weights(published_file(self.checkpoint))
         if self.prefix is not None:

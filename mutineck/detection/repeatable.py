@@ -16,7 +16,7 @@ from mmdet.datasets import DATASETS, CocoDataset
 
 from mutineck.detection.compat import prepare
 from mutineck.detection.loading import CheckpointError, match_weights, read_checkpoint
-from mutineck.seeding import derive_seed, seed_everything
+from mutineck.system.seeding import derive_seed, seed_everything
 
 # A training started by mmdet's own tools imports this module, by its config, and otherwise nothing that calls it.
 prepare()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mutineck.stage import Study
+    from mutineck.study.stage import Study
 
 
 def distil(study: Study) -> list[dict[str, Any]]:

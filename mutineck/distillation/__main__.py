@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mutineck.stage import begin
+from mutineck.study.stage import begin
 
 
 def main() -> None:

@@ -10,12 +10,12 @@ from mmcv.runner import HOOKS, Hook
 from mmdet.models import DETECTORS, BaseDetector, build_detector
 from torch import Tensor, nn
 
-from mutineck.arms import ArmSpec
 from mutineck.detection.frozen import detector_strides
 from mutineck.detection.loading import LoadReport, inherit_weights
 from mutineck.distillation.guidance import Donor, Guidance
-from mutineck.experiment import DistillationSpec
-from mutineck.seeding import derive_seed, seeded
+from mutineck.study.arms import ArmSpec
+from mutineck.study.experiment import DistillationSpec
+from mutineck.system.seeding import derive_seed, seeded
 
 
 @DETECTORS.register_module()

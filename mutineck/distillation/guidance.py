@@ -9,20 +9,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mutineck.arms import ArmSpec
 from mutineck.clusters.centroids import load_centroids
 from mutineck.detection.frozen import FrozenDetector, Proposals, detector_channels, detector_strides
+from mutineck.detectors.batch_view import by_image, view_of
+from mutineck.detectors.cache import open_cache
+from mutineck.detectors.folders import load_folder
 from mutineck.distillation.guide import Guide, GuideSettings
 from mutineck.distillation.heads import Pair, SecondStage, boxes_to_ask, comparable, compare_heads
 from mutineck.distillation.losses.centroid import CentroidWeights
 from mutineck.distillation.losses.confidence import ca_mkd_weights
 from mutineck.distillation.losses.fgd import FGDWeights
-from mutineck.experiment import DistillationSpec, ExperimentError
-from mutineck.teachers.cache import open_cache
-from mutineck.teachers.frozen import load_folder
+from mutineck.study.arms import ArmSpec
+from mutineck.study.experiment import DistillationSpec, ExperimentError
 from mutineck.teachers.merge import MergedTeachers
 from mutineck.teachers.regions import Regions, RegionSettings, Targets, build_regions, match_batch
-from mutineck.teachers.view import by_image, view_of
 
 CENTROID_WARMUP_EPOCHS = 1.0
 

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from mutineck.detection.evaluation import device_of, evaluation_loader
+from mutineck.detectors.folders import load_frozen
 from mutineck.distillation.losses.attention import attend, strength_of
 from mutineck.distillation.stage import arm_and_seed
-from mutineck.experiment import INTERMEDIATE, ExperimentError
-from mutineck.stage import Study
-from mutineck.storage import atomic_path
-from mutineck.teachers.frozen import load_frozen
+from mutineck.study.experiment import INTERMEDIATE, ExperimentError
+from mutineck.study.stage import Study
+from mutineck.system.files import atomic_path
 from mutineck.teachers.regions import RegionSettings, build_regions, match_batch
 
 OBSERVATION = "teaching.npz"

@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from mutineck.arms import ArmSpec
 from mutineck.detection.configs import has_masks, model_config
 from mutineck.detection.evaluation import device_of
 from mutineck.detection.training import finish_training, save_detector, train
-from mutineck.experiment import INTERMEDIATE, DistillationSpec
-from mutineck.stage import Study
-from mutineck.storage import sha256_file
-from mutineck.teachers.cache import cache_settings
-from mutineck.teachers.frozen import input_normalisation, sha256_config
+from mutineck.detectors.cache import cache_settings
+from mutineck.detectors.folders import input_normalisation, sha256_config
+from mutineck.study.arms import ArmSpec
+from mutineck.study.experiment import INTERMEDIATE, DistillationSpec
+from mutineck.study.stage import Study
+from mutineck.system.files import sha256_file
 from mutineck.teachers.intermediate import START
 from mutineck.teachers.stage import dataset_categories, detector_training, measure_detector
 

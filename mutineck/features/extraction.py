@@ -14,14 +14,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from mutineck.detection.cells import box_levels
+from mutineck.detection.distributed import Processes, processes
 from mutineck.detection.evaluation import Batch, SplitDataset, device_of, evaluation_loader
-from mutineck.detection.processes import Processes, processes
 from mutineck.detection.roi import instance_features
-from mutineck.experiment import INTERMEDIATE, ExperimentError, FeaturesSpec, unknown
+from mutineck.detectors.folders import load_frozen, sha256_config
 from mutineck.features.shards import INDEX, Shard, find_shards, write_shard
-from mutineck.stage import Study
-from mutineck.storage import read_json, sha256_file, sha256_json, write_json
-from mutineck.teachers.frozen import load_frozen, sha256_config
+from mutineck.study.experiment import INTERMEDIATE, ExperimentError, FeaturesSpec, unknown
+from mutineck.study.stage import Study
+from mutineck.system.files import read_json, sha256_file, sha256_json, write_json
 
 SPLIT = "train"
 SHARD_IMAGES = 128

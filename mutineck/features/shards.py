@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mutineck.experiment import unknown
-from mutineck.storage import atomic_path, read_json
+from mutineck.study.experiment import unknown
+from mutineck.system.files import atomic_path, read_json
 
 INDEX = "index.json"
 CELLS = 49

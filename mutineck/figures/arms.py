@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from mutineck.ablations.intervals import mean_interval
 from mutineck.ablations.results import TEACHER, collect, missing, part_known, scores
-from mutineck.ablations.statistics import mean_interval
 from mutineck.figures.style import DASHES, TWO_COLUMNS, Drawing, arm_colours, in_words, new_figure
-from mutineck.stage import Study
+from mutineck.study.stage import Study
 
 
 def arms(study: Study) -> Drawing:

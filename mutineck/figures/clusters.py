@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from mutineck.clusters.clustering import teaching_teacher
 from mutineck.clusters.embedding import ALL
-from mutineck.figures.pictures import Split
+from mutineck.figures.split import Split
 from mutineck.figures.style import (
     MARKERS,
     TWO_COLUMNS,
@@ -25,8 +25,8 @@ from mutineck.figures.style import (
     in_words,
     new_figure,
 )
-from mutineck.stage import Study
-from mutineck.storage import read_json
+from mutineck.study.stage import Study
+from mutineck.system.files import read_json
 
 METHODS = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
 THUMBNAIL = 96

@@ -11,9 +11,9 @@ from matplotlib.image import AxesImage
 
 from mutineck.figures.detections import threshold
 from mutineck.figures.matching import ImageMatch, match_split
-from mutineck.figures.pictures import Split, prediction_file, protagonists
+from mutineck.figures.split import Split, prediction_file, protagonists
 from mutineck.figures.style import TWO_COLUMNS, Drawing, new_figure
-from mutineck.stage import Study
+from mutineck.study.stage import Study
 
 NUMBERED = 12
 """Up to so many categories the cells carry numbers."""

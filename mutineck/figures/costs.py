@@ -8,9 +8,9 @@ from matplotlib.ticker import MaxNLocator
 
 from mutineck.ablations.detectors import COSTS
 from mutineck.ablations.results import TEACHER, collect, part_known, scores
-from mutineck.experiment import INTERMEDIATE
 from mutineck.figures.style import MARKERS, TWO_COLUMNS, Drawing, arm_colours, new_figure
-from mutineck.stage import Study
+from mutineck.study.experiment import INTERMEDIATE
+from mutineck.study.stage import Study
 
 STUDENT = "student"
 AXES = {"parameters": (1e6, "parameters, millions"), "multiply_adds": (1e9, "multiply-adds, billions"), "milliseconds":

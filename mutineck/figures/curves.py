@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 
 from mutineck.ablations.results import TEACHER, runs
 from mutineck.figures.style import TWO_COLUMNS, Drawing, arm_colours, distinct_colours, in_words, new_figure
-from mutineck.stage import Study
+from mutineck.study.stage import Study
 
 SMOOTHING = 0.05
 """Share of a run's iterations that a loss is averaged over."""

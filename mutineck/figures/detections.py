@@ -13,9 +13,9 @@ from matplotlib.lines import Line2D
 
 from mutineck.figures.gallery import LONGEST, cased, draw_box, show_pixels
 from mutineck.figures.matching import ImageMatch, best_threshold, match_split
-from mutineck.figures.pictures import Split, prediction_file, protagonists
+from mutineck.figures.split import Split, prediction_file, protagonists
 from mutineck.figures.style import FALSE, MATCHED, MISSED, TWO_COLUMNS, Drawing, hide_axes, new_figure
-from mutineck.stage import Study
+from mutineck.study.stage import Study
 
 ROWS = 6
 LINES: dict[str, tuple[str, Any]] = {"matched": (MATCHED, "-"), "false": (FALSE, "--"), "missed": (MISSED, ":")}

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from mutineck.figures.matching import ImageMatch, average_precision, match_split
-from mutineck.figures.pictures import Split, prediction_file, protagonists
+from mutineck.figures.split import Split, prediction_file, protagonists
 from mutineck.figures.style import TWO_COLUMNS, Drawing, in_words, new_figure
-from mutineck.stage import Study
+from mutineck.study.stage import Study
 
 FOREGROUND, BACKGROUND = 0.5, 0.1
 KINDS = {

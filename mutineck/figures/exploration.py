@@ -14,17 +14,17 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from mutineck.ablations.detectors import Detectors, detectors
-from mutineck.experiment import ExperimentError, unknown
 from mutineck.figures.detections import LINES, draw_match, threshold
 from mutineck.figures.gallery import LONGEST, cased, draw_targets, show_pixels
 from mutineck.figures.matching import match_split
-from mutineck.figures.pictures import Split, prediction_file
 from mutineck.figures.responses import draw_response
+from mutineck.figures.split import Split, prediction_file
 from mutineck.figures.students import title_of
 from mutineck.figures.style import TWO_COLUMNS, StudyFigure, category_colours, distinct_colours, hide_axes, new_figure
 from mutineck.figures.teaching import BACKGROUND, BOUNDARY, CENTRE, draw_proposals, region_picture, visible
-from mutineck.stage import Study
-from mutineck.storage import read_json
+from mutineck.study.experiment import ExperimentError, unknown
+from mutineck.study.stage import Study
+from mutineck.system.files import read_json
 
 SPLITS = ("test", "val", "train")
 COLUMNS = 4

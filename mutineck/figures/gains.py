@@ -10,7 +10,7 @@ import pandas as pd
 from mutineck.ablations.overview import BEST_SINGLE, COLUMNS, rows_by_arm, shown_arms
 from mutineck.ablations.studies import METHOD, StudyResults, contrasts
 from mutineck.figures.style import DPI, GREY, OKABE_ITO, TWO_COLUMNS, StudyFigure, new_figure
-from mutineck.storage import atomic_path
+from mutineck.system.files import atomic_path
 
 TITLES = {
     "student": "student alone",

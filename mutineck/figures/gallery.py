@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from mutineck.figures.pictures import Split
+from mutineck.figures.split import Split
 from mutineck.figures.style import (
     TWO_COLUMNS,
     Drawing,
@@ -21,8 +21,8 @@ from mutineck.figures.style import (
     hide_axes,
     new_figure,
 )
-from mutineck.stage import Study
-from mutineck.storage import read_json
+from mutineck.study.stage import Study
+from mutineck.system.files import read_json
 
 LONGEST = 480
 """Longer side in pixels of a picture inside a figure: enough in print, small in the PDF."""

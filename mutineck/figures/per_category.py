@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from mutineck.ablations.results import TEACHER, collect
-from mutineck.experiment import INTERMEDIATE
-from mutineck.figures.pictures import Split
+from mutineck.figures.split import Split
 from mutineck.figures.style import TWO_COLUMNS, Drawing, StudyFigure, in_words, new_figure
-from mutineck.stage import Study
+from mutineck.study.experiment import INTERMEDIATE
+from mutineck.study.stage import Study
 
 FEW = 24
 """Up to so many categories stand side by side as columns; more stand below each other as rows."""

@@ -15,10 +15,10 @@ from matplotlib.lines import Line2D
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mutineck.figures.pictures import Protagonist, Split, prediction_file, protagonists
+from mutineck.figures.split import Protagonist, Split, prediction_file, protagonists
 from mutineck.figures.style import TWO_COLUMNS, Drawing, in_words, new_figure
-from mutineck.stage import Study
-from mutineck.storage import read_json
+from mutineck.study.stage import Study
+from mutineck.system.files import read_json
 
 OVERLAPS: dict[float, Any] = {0.5: "-", 0.75: ":"}
 PANELS = 11

@@ -9,8 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mutineck.experiment import ExperimentError, unknown
-from mutineck.stage import Study
+from mutineck.study.experiment import ExperimentError, unknown
+from mutineck.study.stage import Study
 
 if TYPE_CHECKING:
     from mutineck.figures.style import Drawing
@@ -35,8 +35,8 @@ FIGURES = {
     "projections": ("clusters", "mutineck.figures.clusters:projections"),
     "curves": ("teaching", "mutineck.figures.curves:curves"),
     "teaching": ("teaching", "mutineck.figures.teaching:draw_teaching_of"),
-    "who_teaches": ("teaching", "mutineck.figures.guidance:who_teaches"),
-    "weaker_wins": ("teaching", "mutineck.figures.guidance:weaker_wins"),
+    "who_teaches": ("teaching", "mutineck.figures.omega:who_teaches"),
+    "weaker_wins": ("teaching", "mutineck.figures.omega:weaker_wins"),
     "loss_shares": ("teaching", "mutineck.figures.curves:loss_shares"),
     "arms": ("results", "mutineck.figures.arms:arms"),
     "gains": ("results", "mutineck.figures.per_category:gains"),

@@ -14,16 +14,16 @@ import yaml
 from jinja2 import DictLoader, Environment, StrictUndefined
 from PIL import Image
 
+from mutineck.ablations.intervals import mean_interval, paired_differences
 from mutineck.ablations.results import collect, missing, scores, shown_arm
-from mutineck.ablations.statistics import mean_interval, paired_differences
 from mutineck.ablations.table import readable, summarise
 from mutineck.dataset.stage import TEST_IS_VAL, repeats_val
-from mutineck.experiment import STAGES
 from mutineck.figures.registry import SECTIONS, section_of
 from mutineck.figures.style import read_index
-from mutineck.stage import MANIFEST, Study
-from mutineck.storage import read_json, write_text
-from mutineck.workflow import NOTEBOOK, Job, page_of
+from mutineck.study.experiment import STAGES
+from mutineck.study.jobs import NOTEBOOK, Job, page_of
+from mutineck.study.stage import MANIFEST, Study
+from mutineck.system.files import read_json, write_text
 
 LIMIT = 15_000_000
 """Bytes that a report stays under."""

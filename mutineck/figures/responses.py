@@ -14,7 +14,7 @@ from mutineck.ablations.detectors import RESPONSES
 from mutineck.figures.gallery import draw_box, show_pixels
 from mutineck.figures.style import TWO_COLUMNS, Drawing, hide_axes, in_words, new_figure
 from mutineck.figures.teaching import visible
-from mutineck.stage import Study
+from mutineck.study.stage import Study
 
 MOST_LEVELS = 5
 _MAPS = {"attention": "inferno", "error": "magma_r"}

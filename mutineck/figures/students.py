@@ -8,8 +8,8 @@ from matplotlib.lines import Line2D
 
 from mutineck.ablations.detectors import LAYOUT, TIGHTNESS
 from mutineck.figures.style import TWO_COLUMNS, Drawing, category_colours, hide_axes, in_words, new_figure
-from mutineck.stage import Study
-from mutineck.storage import read_json
+from mutineck.study.stage import Study
+from mutineck.system.files import read_json
 
 COLUMNS, MOST_COLUMNS = 3, 4
 """Panels in a row: four if that is all of them, otherwise three."""

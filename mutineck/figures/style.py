@@ -14,9 +14,9 @@ import matplotlib.colors
 import numpy as np
 from matplotlib.figure import Figure
 
-from mutineck.processes import one_after_another
-from mutineck.stage import Study
-from mutineck.storage import atomic_path, read_json, write_json, write_text
+from mutineck.study.stage import Study
+from mutineck.system.files import atomic_path, read_json, write_json, write_text
+from mutineck.system.processes import one_after_another
 
 if TYPE_CHECKING:
     import pandas as pd

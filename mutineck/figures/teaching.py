@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.patches import Rectangle
 
-from mutineck.experiment import slug
 from mutineck.figures.style import TWO_COLUMNS, Drawing, distinct_colours, new_figure
-from mutineck.stage import Study
-from mutineck.storage import read_json
+from mutineck.study.experiment import slug
+from mutineck.study.stage import Study
+from mutineck.system.files import read_json
 
 BACKGROUND, BOUNDARY, CENTRE = (0.93, 0.93, 0.93), (0.337, 0.706, 0.914), (0.835, 0.369, 0.0)
 SHOWN_LEVELS = 3

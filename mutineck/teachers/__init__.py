@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mutineck.experiment import INTERMEDIATE
-from mutineck.storage import read_json
+from mutineck.study.experiment import INTERMEDIATE
+from mutineck.system.files import read_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mutineck.stage import Study
+    from mutineck.study.stage import Study
 
 
 def prepare(study: Study) -> list[dict[str, Any]]:

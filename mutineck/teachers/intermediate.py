@@ -10,13 +10,13 @@ from mutineck.detection.evaluation import device_of, evaluation_loader
 from mutineck.detection.frozen import FrozenDetector, build_model
 from mutineck.detection.loading import inherit_weights, write_checkpoint
 from mutineck.detection.training import finish_training, save_detector, train
-from mutineck.experiment import INTERMEDIATE, ExperimentError
-from mutineck.seeding import derive_seed, seeded
-from mutineck.stage import Study
-from mutineck.storage import read_json, sha256_file, write_json
+from mutineck.detectors.cache import cache_settings
+from mutineck.detectors.folders import input_normalisation, load_frozen, sha256_config
+from mutineck.study.experiment import INTERMEDIATE, ExperimentError
+from mutineck.study.stage import Study
+from mutineck.system.files import read_json, sha256_file, write_json
+from mutineck.system.seeding import derive_seed, seeded
 from mutineck.teachers.alignment import RidgeRegression
-from mutineck.teachers.cache import cache_settings
-from mutineck.teachers.frozen import input_normalisation, load_frozen, sha256_config
 from mutineck.teachers.merge import IntermediateTeacher, MergedTeachers
 from mutineck.teachers.stage import dataset_categories, detector_training, measure_detector, value_of
 

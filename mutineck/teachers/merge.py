@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mutineck.detection.frozen import FrozenDetector
-from mutineck.teachers.cache import open_cache
-from mutineck.teachers.frozen import load_folder
+from mutineck.detectors.batch_view import View, by_image, view_of
+from mutineck.detectors.cache import open_cache
+from mutineck.detectors.folders import load_folder
 from mutineck.teachers.regions import RegionSettings, Targets, build_regions, match_batch, quality_prior
-from mutineck.teachers.view import View, by_image, view_of
 
 REDUCTION = 4
 """Squeeze of the channel gates."""

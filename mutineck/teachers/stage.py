@@ -18,16 +18,16 @@ from mutineck.detection.configs import (
     training_config,
     write_config,
 )
+from mutineck.detection.distributed import ALONE, Processes
 from mutineck.detection.evaluation import category_ids, device_of, evaluation_loader, measure, picture_folder, predict
 from mutineck.detection.frozen import Normalisation, build_model, common_names, detector_categories, renormaliser
 from mutineck.detection.loading import LoadReport, load_strictly
-from mutineck.detection.processes import ALONE, Processes
 from mutineck.detection.training import finish_training, save_detector, train
-from mutineck.experiment import DetectorSpec, ExperimentError, ScheduleSpec, TeacherSpec, unknown
-from mutineck.stage import Study
-from mutineck.storage import read_json, sha256_file, write_json
-from mutineck.teachers.frozen import input_normalisation, normalisation_of
-from mutineck.teachers.seen import training_annotations
+from mutineck.detectors.folders import input_normalisation, normalisation_of
+from mutineck.detectors.outputs import training_annotations
+from mutineck.study.experiment import DetectorSpec, ExperimentError, ScheduleSpec, TeacherSpec, unknown
+from mutineck.study.stage import Study
+from mutineck.system.files import read_json, sha256_file, write_json
 from mutineck.teachers.zoo import fetch_weights, find_in_zoo
 
 TRAINING_CONFIG = "training_config.py"

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from mutineck.detection.configs import mmdet_folder
-from mutineck.experiment import ExperimentError, unknown
+from mutineck.study.experiment import ExperimentError, unknown
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,6 @@ def _models(part: Path) -> list[dict[str, Any]]:
 
 def fetch_weights(entry: ZooEntry) -> Path:
     """Return the weights' file, fetched into the cache if it is not there; its hash is verified by its name."""
-    from mutineck import download
+    from mutineck.system import download
 
     return download.fetch_weights(entry.weights)

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from mutineck.ablations.intervals import compare, mean_interval, paired_differences
 from mutineck.ablations.results import (
     best_teacher,
     collect,
@@ -20,11 +21,10 @@ from mutineck.ablations.results import (
     shown_arm,
     teacher_strengths,
 )
-from mutineck.ablations.statistics import compare, mean_interval, paired_differences
 from mutineck.ablations.table import readable, summarise, to_latex, to_markdown, write_tables
-from mutineck.experiment import Experiment, slug
-from mutineck.stage import Study
-from mutineck.storage import write_json
+from mutineck.study.experiment import Experiment, slug
+from mutineck.study.stage import Study
+from mutineck.system.files import write_json
 from tests.ablations.tiny import write_manifest
 
 VALUES = {"student": (0.20, 0.22, 0.21), "fgd:mean": (0.25, 0.24, 0.29)}

@@ -17,12 +17,12 @@ from mutineck.ablations.responses import measure_responses
 from mutineck.ablations.vectors import measure_vectors, nearest_centroids, standardised, tightness, turned
 from mutineck.clusters.centroids import Centroids
 from mutineck.clusters.embedding import project
-from mutineck.detection.costs import multiply_adds, parameters
+from mutineck.detection.complexity import multiply_adds, parameters
+from mutineck.detectors.folders import load_model
 from mutineck.distillation.observation import look
-from mutineck.experiment import ExperimentError
-from mutineck.stage import Study
-from mutineck.storage import read_json
-from mutineck.teachers.frozen import load_model
+from mutineck.study.experiment import ExperimentError
+from mutineck.study.stage import Study
+from mutineck.system.files import read_json
 from tests.ablations.tiny import write_manifest
 from tests.detection.tiny import derive
 from tests.distillation.tiny import plant_centroids

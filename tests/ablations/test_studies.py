@@ -14,10 +14,10 @@ from mutineck import cli
 from mutineck.ablations.overview import overview, write_comparison
 from mutineck.ablations.results import COLUMNS
 from mutineck.ablations.studies import StudyResults, additions, contrasts, parts, read_study
-from mutineck.engine import write_experiment
-from mutineck.experiment import Experiment, load_experiment, slug
-from mutineck.stage import Study
-from mutineck.storage import write_json
+from mutineck.running.engine import write_experiment
+from mutineck.study.experiment import Experiment, load_experiment, slug
+from mutineck.study.stage import Study
+from mutineck.system.files import write_json
 from tests.ablations.tiny import write_manifest
 
 ARMS = {

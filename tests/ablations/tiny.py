@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mutineck.stage import MANIFEST, Study
-from mutineck.storage import write_json
-from mutineck.workflow import Job
+from mutineck.study.jobs import Job
+from mutineck.study.stage import MANIFEST, Study
+from mutineck.system.files import write_json
 
 
 def write_manifest(study: Study, folder: Path, **fields: Any) -> None:

@@ -8,9 +8,9 @@ from sklearn.metrics import silhouette_score
 
 from mutineck.clusters.centroids import load_centroids
 from mutineck.clusters.clustering import cluster, cluster_teacher, extracted_teachers, teaching_teacher
-from mutineck.experiment import ClustersSpec, load_experiment
 from mutineck.features.shards import load_features
-from mutineck.stage import Study
+from mutineck.study.experiment import ClustersSpec, load_experiment
+from mutineck.study.stage import Study
 from tests.features.planted import CATEGORIES, plant
 
 WIDTH = 12

@@ -7,8 +7,8 @@ import pytest
 from mutineck.clusters import embedding
 from mutineck.clusters.clustering import cluster
 from mutineck.clusters.embedding import ALL, embed, in_first_space, project
-from mutineck.experiment import load_experiment
-from mutineck.stage import Study
+from mutineck.study.experiment import load_experiment
+from mutineck.study.stage import Study
 from tests.features.planted import CATEGORIES, plant
 
 

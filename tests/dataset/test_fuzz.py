@@ -11,7 +11,7 @@ import pytest
 
 from mutineck.dataset.coco import read_coco
 from mutineck.dataset.voc_xml import read_voc_xml
-from mutineck.experiment_file import repository
+from mutineck.study.experiment_file import repository
 from tests.dataset import fuzz
 
 

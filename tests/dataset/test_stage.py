@@ -13,8 +13,8 @@ from mutineck.dataset import DatasetError, convert
 from mutineck.dataset.images import ORIENTATION, TURN_UNSAID
 from mutineck.dataset.split import stratified_split
 from mutineck.dataset.stage import repeats_val
-from mutineck.experiment import DatasetSpec
-from mutineck.storage import read_json
+from mutineck.study.experiment import DatasetSpec
+from mutineck.system.files import read_json
 
 
 def make_study(out: Path, /, **dataset: object) -> SimpleNamespace:
@@ -326,7 +326,7 @@ def test_a_download_happens_only_on_request(tmp_path, monkeypatch, voc_root):
     fill(voc_root, 12)
     asked = []
     monkeypatch.setattr(
-        "mutineck.download.download_dataset", lambda name, to: asked.append((name, to)) or voc_root.root
+        "mutineck.system.download.download_dataset", lambda name, to: asked.append((name, to)) or voc_root.root
     )
     study = make_study(tmp_path / "out", format="voc", root=str(tmp_path / "new"), download=True)
     convert(study)

@@ -19,7 +19,7 @@ from mutineck.detection.configs import (
 )
 from mutineck.detection.frozen import build_model
 from mutineck.detection.training import _take_share
-from mutineck.experiment import FAMILIES, DetectorSpec, ExperimentError, InputSpec, ResourcesSpec, ScheduleSpec
+from mutineck.study.experiment import FAMILIES, DetectorSpec, ExperimentError, InputSpec, ResourcesSpec, ScheduleSpec
 from tests.detection.tiny import detector
 
 

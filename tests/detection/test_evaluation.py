@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from mutineck.detection.evaluation import _run_lengths, category_ids, evaluation_loader, measure, predict
-from mutineck.stage import Study
-from mutineck.storage import read_json, write_json
-from mutineck.teachers.frozen import load_model
+from mutineck.detectors.folders import load_model
+from mutineck.study.stage import Study
+from mutineck.system.files import read_json, write_json
 
 IDS = {"cat": 17, "dog": 18, "kite": 38}  # COCO's ids have gaps
 

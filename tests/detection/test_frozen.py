@@ -22,11 +22,11 @@ from mutineck.detection.frozen import (
     map_labels,
     renormaliser,
 )
-from mutineck.experiment import FAMILIES, ExperimentError
-from mutineck.seeding import seeded
-from mutineck.stage import Study
-from mutineck.storage import read_json
-from mutineck.teachers.frozen import load_frozen, load_model
+from mutineck.detectors.folders import load_frozen, load_model
+from mutineck.study.experiment import FAMILIES, ExperimentError
+from mutineck.study.stage import Study
+from mutineck.system.files import read_json
+from mutineck.system.seeding import seeded
 from tests.detection.tiny import experiment_of, first_batch, random_detector
 
 TWO_STAGE = ("faster_rcnn", "mask_rcnn", "cascade_rcnn")
@@ -241,7 +241,7 @@ def test_a_frozen_teacher_with_deformable_convolutions_sees_the_same() -> None:
 
 
 def test_no_setting_asks_for_proposals_that_frozen_detectors_leave_out() -> None:
-    from mutineck.experiment import RegionsSpec
+    from mutineck.study.experiment import RegionsSpec
 
     (bound,) = [rule.ge for rule in RegionsSpec.model_fields["score"].metadata if hasattr(rule, "ge")]
     assert bound == LEAST_SCORE

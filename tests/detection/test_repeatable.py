@@ -12,9 +12,9 @@ import torch
 from mutineck.detection.compat import prepare
 from mutineck.detection.configs import dataset_config, pipelines
 from mutineck.detection.evaluation import picture_folder
-from mutineck.seeding import derive_seed, seed_everything
-from mutineck.stage import Study
-from mutineck.storage import read_json
+from mutineck.study.stage import Study
+from mutineck.system.files import read_json
+from mutineck.system.seeding import derive_seed, seed_everything
 
 
 def dataset_of(tiny: Study, seed: int = 0, epoch: int = 0, categories: list[str] | None = None) -> Any:

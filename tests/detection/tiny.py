@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from benchmarks.study import speak
-from mutineck.experiment import FAMILIES, DetectorSpec, Experiment
-from mutineck.stage import Study
-from mutineck.storage import read_json, write_json
+from mutineck.study.experiment import FAMILIES, DetectorSpec, Experiment
+from mutineck.study.stage import Study
+from mutineck.system.files import read_json, write_json
 
 SIZE = (128, 96)
 SCHEDULE = {"epochs": 1, "batch": 4, "learning_rate": 0.005, "warmup": 0}
@@ -67,7 +67,7 @@ def random_detector(
     """Return a detector that has learnt nothing, yet whose scores, boxes and running statistics differ, and its config."""
     from mutineck.detection.configs import model_config
     from mutineck.detection.frozen import build_model
-    from mutineck.seeding import derive_seed, seeded
+    from mutineck.system.seeding import derive_seed, seeded
 
     config = model_config(DetectorSpec(**detector(family, **changes)), num_classes)
     if box_per_category:
@@ -79,7 +79,7 @@ def random_detector(
 def write_teachers(study: Study, families: Sequence[str] = FAMILIES) -> None:
     """Write a random detector of each family into the study, in the layout of the teachers stage."""
     from mutineck.detection.training import save_detector
-    from mutineck.teachers.frozen import input_normalisation
+    from mutineck.detectors.folders import input_normalisation
 
     categories = read_json(study.need("dataset", "dataset.json"))["categories"]
     for family in families:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mutineck.stage import Study
+from mutineck.study.stage import Study
 from tests.detection.tiny import derive
 from tests.distillation.tiny import ARMS, plant_centroids
 

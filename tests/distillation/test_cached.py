@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mutineck.detection.frozen import FrozenDetector
-from mutineck.stage import Study
-from mutineck.teachers.cache import TensorCache
+from mutineck.detectors.cache import TensorCache
+from mutineck.study.stage import Study
 from tests.detection.tiny import total
 from tests.distillation.tiny import build, step
 
@@ -66,7 +66,7 @@ def test_arms_share_what_teachers_said(ready: Study, tmp_path: Path) -> None:
 
 def test_the_intermediate_teacher_learns_from_the_cache_too(ready: Study, tmp_path: Path) -> None:
     from mutineck.detection.frozen import build_model
-    from mutineck.teachers.frozen import load_frozen
+    from mutineck.detectors.folders import load_frozen
     from mutineck.teachers.intermediate import intermediate_config
     from tests.detection.tiny import first_batch
 

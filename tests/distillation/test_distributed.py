@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from mutineck.distillation.stage import distiller_config
-from mutineck.experiment_file import repository
-from mutineck.stage import Study
+from mutineck.study.experiment_file import repository
+from mutineck.study.stage import Study
 from tests.detection.tiny import first_batch
 from tests.distillation.two_processes import IMAGES, gradients
 

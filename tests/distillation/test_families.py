@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mutineck.experiment import FAMILIES, ExperimentError
-from mutineck.stage import Study
+from mutineck.study.experiment import FAMILIES, ExperimentError
+from mutineck.study.stage import Study
 from mutineck.teachers.intermediate import prepare_intermediate
 from tests.detection.tiny import derive
 from tests.distillation.tiny import build, plant_centroids, step
@@ -82,7 +82,7 @@ def test_regions_are_drawn_on_levels_that_the_anchor_lacks(tiny: Study, tmp_path
 
 def test_a_mask_student_without_masks_is_refused(tiny: Study, tmp_path: Path) -> None:
     from mutineck.distillation import distil
-    from mutineck.storage import read_json, write_json
+    from mutineck.system.files import read_json, write_json
 
     study = derive(tiny, tmp_path / "s", student="mask_rcnn")
     (study.root / "dataset").unlink()

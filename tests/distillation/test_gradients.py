@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mutineck.stage import Study
+from mutineck.study.stage import Study
 from tests.detection.tiny import first_batch, total
 from tests.distillation.tiny import build, step, teachers_of
 

@@ -9,7 +9,7 @@ import torch
 
 from mutineck.detection.frozen import Proposals
 from mutineck.distillation.heads import SecondStage, boxes_to_ask, comparable, compare_heads
-from mutineck.stage import Study
+from mutineck.study.stage import Study
 from tests.detection.tiny import derive, first_batch, random_detector
 from tests.distillation.test_gradients import moved
 from tests.distillation.tiny import build, link_intermediate, plant_centroids, step

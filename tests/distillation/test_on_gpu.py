@@ -16,15 +16,15 @@ from mutineck.detection.compat import prepare
 from mutineck.detection.evaluation import category_ids, evaluation_loader, predict
 from mutineck.detection.frozen import FrozenDetector
 from mutineck.detection.loading import inherit_weights
+from mutineck.detectors.cache import TensorCache
+from mutineck.detectors.folders import load_model
 from mutineck.distillation import distil
-from mutineck.experiment import FAMILIES, INTERMEDIATE
-from mutineck.experiment_file import repository
 from mutineck.features.extraction import extract
 from mutineck.features.shards import load_features
-from mutineck.stage import Study
-from mutineck.storage import read_json
-from mutineck.teachers.cache import TensorCache
-from mutineck.teachers.frozen import load_model
+from mutineck.study.experiment import FAMILIES, INTERMEDIATE
+from mutineck.study.experiment_file import repository
+from mutineck.study.stage import Study
+from mutineck.system.files import read_json
 from mutineck.teachers.intermediate import prepare_intermediate
 from tests.detection.tiny import SCHEDULE, derive, first_batch, random_detector, total
 from tests.distillation.test_training import stoppable, weights

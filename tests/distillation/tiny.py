@@ -10,9 +10,9 @@ import torch
 from mutineck.clusters.centroids import Centroids, save_centroids
 from mutineck.distillation.distiller import Distiller
 from mutineck.distillation.stage import distiller_config
-from mutineck.experiment import INTERMEDIATE
-from mutineck.stage import Study
-from mutineck.storage import read_json
+from mutineck.study.experiment import INTERMEDIATE
+from mutineck.study.stage import Study
+from mutineck.system.files import read_json
 from tests.detection.tiny import first_batch, total
 
 ARMS = (
@@ -58,7 +58,7 @@ def plant_centroids(study: Study, channels: int = 32) -> None:
 def build(study: Study, arm: str, *, seed: int = 0) -> Distiller:
     """Return the distiller of an arm as a training would start it."""
     from mutineck.detection.frozen import build_model
-    from mutineck.seeding import seed_everything
+    from mutineck.system.seeding import seed_everything
 
     at = study.at("distillation", f"{arm.replace(':', '-')}/seed{seed}")
     seed_everything(seed)

@@ -23,7 +23,7 @@ def gradients(config: Any, data: dict[str, Any], *, rank: int = 0, processes: in
     from mmdet.utils import build_ddp
 
     from mutineck.detection.frozen import build_model
-    from mutineck.seeding import seed_everything
+    from mutineck.system.seeding import seed_everything
 
     RandomSampler.random_choice = first
     seed_everything(0)

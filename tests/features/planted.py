@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mutineck.features.shards import INDEX, write_shard
-from mutineck.storage import write_json
+from mutineck.system.files import write_json
 
 CATEGORIES = ("disc", "ring", "star")
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from mutineck.detection.processes import Processes
-from mutineck.experiment import ExperimentError, FeaturesSpec, load_experiment
+from mutineck.detection.distributed import Processes
 from mutineck.features.extraction import extract_teacher, key_of, teachers_of
 from mutineck.features.shards import load_features
-from mutineck.stage import Study
-from mutineck.storage import write_bytes, write_json
+from mutineck.study.experiment import ExperimentError, FeaturesSpec, load_experiment
+from mutineck.study.stage import Study
+from mutineck.system.files import write_bytes, write_json
 
 IMAGES = 11
 

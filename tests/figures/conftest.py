@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mutineck.stage import Study
+from mutineck.study.stage import Study
 from tests.figures.tiny import CATEGORIES, draw_pictures, make_experiment, write_study
 
 

@@ -8,12 +8,12 @@ import pytest
 from mutineck.clusters import embedding as layout
 from mutineck.clusters.clustering import cluster
 from mutineck.clusters.embedding import embed, project
-from mutineck.experiment import load_experiment
-from mutineck.features.statistics import summarise
+from mutineck.features.moments import summarise
 from mutineck.figures import clusters
 from mutineck.figures.style import category_colours, save_figure
-from mutineck.stage import Study
-from mutineck.storage import write_json
+from mutineck.study.experiment import load_experiment
+from mutineck.study.stage import Study
+from mutineck.system.files import write_json
 from tests.features.planted import CATEGORIES, plant
 
 DRAWINGS = ("embedding", "projections", "cosines", "exemplars")

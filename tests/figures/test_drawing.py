@@ -8,12 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mutineck.experiment import ExperimentError
 from mutineck.figures import curves, draw, draw_all, names, per_category
 from mutineck.figures.registry import FIGURES, SECTIONS, load
 from mutineck.figures.style import read_index, save_figure
-from mutineck.stage import Study
-from mutineck.storage import write_json
+from mutineck.study.experiment import ExperimentError
+from mutineck.study.stage import Study
+from mutineck.system.files import write_json
 from tests.figures.tiny import make_experiment
 
 OWN = [name for name in names() if FIGURES[name][0] != "clusters"]

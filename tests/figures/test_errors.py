@@ -8,10 +8,10 @@ import pytest
 from mutineck.figures.confusion import confusion_counts
 from mutineck.figures.errors import breakdown, classify
 from mutineck.figures.matching import ImageMatch, average_precision, best_threshold, match, match_split
-from mutineck.figures.pictures import Split, prediction_file
 from mutineck.figures.precision import evaluate
-from mutineck.stage import Study
-from mutineck.storage import read_json
+from mutineck.figures.split import Split, prediction_file
+from mutineck.study.stage import Study
+from mutineck.system.files import read_json
 
 BOX = [10.0, 10.0, 20.0, 20.0]
 FAR = [70.0, 70.0, 20.0, 20.0]

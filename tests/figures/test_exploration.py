@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from mutineck.distillation import observation
-from mutineck.experiment import ExperimentError
 from mutineck.figures import explain, explore
 from mutineck.figures.exploration import choose
 from mutineck.figures.registry import load
 from mutineck.figures.responses import draw_responses
-from mutineck.stage import Study
-from mutineck.storage import read_json, write_json
+from mutineck.study.experiment import ExperimentError
+from mutineck.study.stage import Study
+from mutineck.system.files import read_json, write_json
 from tests.figures.tiny import CATEGORIES, invented_look
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from mutineck.figures import draw_all
 from mutineck.figures.report import LIMIT, duration, render_notebooks, write_report
-from mutineck.stage import Study
+from mutineck.study.stage import Study
 from tests.figures.tiny import make_experiment
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 from pycocotools import mask as coco_mask
 
-from mutineck.experiment import Experiment, slug
-from mutineck.figures.pictures import Split
 from mutineck.figures.precision import evaluate
-from mutineck.stage import Study
+from mutineck.figures.split import Split
+from mutineck.study.experiment import Experiment, slug
+from mutineck.study.stage import Study
 
 CATEGORIES = ("disc", "ring", "bar")
 QUALITY = {

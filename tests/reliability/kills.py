@@ -27,11 +27,11 @@ from typing import Any
 
 import psutil
 
-from mutineck.experiment import load_experiment
-from mutineck.experiment_file import repository
-from mutineck.stage import read_manifest, revision
-from mutineck.storage import write_json
-from mutineck.workflow import Job, jobs
+from mutineck.study.experiment import load_experiment
+from mutineck.study.experiment_file import repository
+from mutineck.study.jobs import Job, jobs
+from mutineck.study.stage import read_manifest, revision
+from mutineck.system.files import write_json
 from tests.reliability.studies import Run, differing, partial
 
 REPORT = repository() / "docs" / "reliability" / "kills.json"

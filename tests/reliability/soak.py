@@ -19,12 +19,12 @@ from typing import Any
 
 import psutil
 
-from mutineck import engine
-from mutineck.experiment import Experiment, load_experiment
-from mutineck.experiment_file import repository
-from mutineck.stage import Study, revision
-from mutineck.status import inspect, removable, unlisted
-from mutineck.storage import write_json
+from mutineck.running import engine
+from mutineck.running.status import inspect, removable, unlisted
+from mutineck.study.experiment import Experiment, load_experiment
+from mutineck.study.experiment_file import repository
+from mutineck.study.stage import Study, revision
+from mutineck.system.files import write_json
 from tests.reliability.studies import partial
 
 REPORT = repository() / "docs" / "reliability" / "soak.json"

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import psutil
 
-from mutineck.experiment import Experiment
-from mutineck.experiment_file import repository
-from mutineck.stage import read_manifest
-from mutineck.status import inspect
-from mutineck.storage import sha256_path
-from mutineck.workflow import jobs
+from mutineck.running.status import inspect
+from mutineck.study.experiment import Experiment
+from mutineck.study.experiment_file import repository
+from mutineck.study.jobs import jobs
+from mutineck.study.stage import read_manifest
+from mutineck.system.files import sha256_path
 
 MARK = "MUTINECK_RELIABILITY"
 """Environment variable that every process of a run inherits, whatever session it is in."""

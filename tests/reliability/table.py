@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.table import with_section
-from mutineck.experiment_file import repository
-from mutineck.storage import read_json, write_json, write_text
+from mutineck.study.experiment_file import repository
+from mutineck.system.files import read_json, write_json, write_text
 from tests.reliability.junit import cases
 from tests.reliability.topics import TOPICS
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mutineck.experiment import load_experiment
-from mutineck.stage import Study
-from mutineck.storage import read_json
+from mutineck.study.experiment import load_experiment
+from mutineck.study.stage import Study
+from mutineck.system.files import read_json
 from tests.reliability import kills
 from tests.reliability.studies import MARK, Run, differing, partial
 from tests.stand_ins import EXPERIMENT, write_notebooks

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mutineck.storage import read_json
+from mutineck.system.files import read_json
 from tests.reliability import soak
 from tests.stand_ins import EXPERIMENT, write_notebooks
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mutineck.experiment_file import repository
+from mutineck.study.experiment_file import repository
 from tests.reliability import table
 from tests.reliability.topics import TOPICS, Topic
 

@@ -11,10 +11,10 @@ import torch
 from mutineck.detection.compat import prepare
 from mutineck.detection.configs import pipelines
 from mutineck.detection.loading import CheckpointError
-from mutineck.experiment import ExperimentError
-from mutineck.stage import Study
-from mutineck.storage import read_json
-from mutineck.teachers.frozen import load_model
+from mutineck.detectors.folders import load_model
+from mutineck.study.experiment import ExperimentError
+from mutineck.study.stage import Study
+from mutineck.system.files import read_json
 from mutineck.teachers.stage import prepare_teacher
 from tests.detection.test_loading import Payload
 from tests.detection.tiny import experiment_of, random_detector

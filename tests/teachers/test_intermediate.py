@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from mutineck.experiment import Experiment
-from mutineck.stage import Study
-from mutineck.storage import read_json, write_json
+from mutineck.study.experiment import Experiment
+from mutineck.study.stage import Study
+from mutineck.system.files import read_json, write_json
 from mutineck.teachers import prepare
 from tests.detection.tiny import detector, experiment_of
 

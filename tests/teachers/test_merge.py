@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from mutineck.detection.frozen import build_model
-from mutineck.stage import Study
-from mutineck.storage import write_json
-from mutineck.teachers.frozen import load_frozen, load_model
+from mutineck.detectors.folders import load_frozen, load_model
+from mutineck.study.stage import Study
+from mutineck.system.files import write_json
 from mutineck.teachers.intermediate import prepare_intermediate
 from mutineck.teachers.merge import MergedTeachers, MergeNeck, shared_levels
 from mutineck.teachers.regions import build_regions, match_batch, quality_prior
@@ -182,8 +182,8 @@ def test_one_teacher_with_its_own_heads_is_that_teacher_exactly(tiny: Study, tmp
 
 def test_an_anchors_heads_are_refused_where_it_lacks_a_category(tiny: Study, tmp_path: Path) -> None:
     from mutineck.detection.training import save_detector
-    from mutineck.experiment import ExperimentError
-    from mutineck.teachers.frozen import input_normalisation
+    from mutineck.detectors.folders import input_normalisation
+    from mutineck.study.experiment import ExperimentError
     from tests.detection.tiny import random_detector
 
     study = derive(tiny, tmp_path / "s", "faster_rcnn", intermediate={"head": "anchor"})
@@ -217,7 +217,7 @@ def test_modes_that_do_not_train_now_leave_the_neck_as_it_starts(tiny: Study, tm
 
 
 def test_the_gate_stops_an_intermediate_teacher_that_is_too_weak(tiny: Study, tmp_path: Path) -> None:
-    from mutineck.storage import read_json
+    from mutineck.system.files import read_json
     from mutineck.teachers.intermediate import IntermediateTooWeak, check_gate
 
     study = derive(tiny, tmp_path / "s", intermediate={"gate": 0.002})

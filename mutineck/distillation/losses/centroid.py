@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mutineck.clusters.centroids import Centroids
-from mutineck.distillation.losses.pair import full_precision, widen
+from mutineck.distillation.losses.shapes import full_precision, widen
 
 
 @dataclass(frozen=True)

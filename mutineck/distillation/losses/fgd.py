@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from mutineck.detection.cells import cell_ranges, heaviest, pad_boxes, published_cell_ranges, spread
 from mutineck.distillation.losses.attention import attend, attention_distance, strength_of
-from mutineck.distillation.losses.pair import full_precision, map_pair, widen
-from mutineck.distillation.losses.sums import Sums, compare
+from mutineck.distillation.losses.fused import Sums, compare
+from mutineck.distillation.losses.shapes import full_precision, map_pair, widen
 
 
 @dataclass(frozen=True)

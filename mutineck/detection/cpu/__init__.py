@@ -1,0 +1,1 @@
+"""What makes frozen detectors faster on a CPU."""

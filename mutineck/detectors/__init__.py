@@ -1,0 +1,1 @@
+"""A study's detectors: their folders, outputs and the cache of both."""

@@ -1,0 +1,86 @@
+"""Measure any detector on a study's pictures: one that the study made, or a plain mmdet checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mutineck.detection.configs import read_config
+from mutineck.detection.distributed import processes
+from mutineck.detection.frozen import Normalisation, common_names, detector_categories, load_detector
+from mutineck.detectors.folders import load_model, normalisation_of
+from mutineck.study.experiment import ExperimentError, unknown
+from mutineck.study.stage import Study
+from mutineck.teachers.stage import dataset_categories, measure_split
+
+
+def evaluate(
+    study: Study, detector: str, *, split: str, config: str | None = None, aliases: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """Measure a detector on one split of the study, on the categories that the two share.
+
+    Under `torchrun` each process predicts its share of the pictures, and all of them return the same rows.
+
+    Args:
+        study: at any stage; its data set must be there.
+        detector: a folder that a stage wrote, relative to the study or to the working directory
+            (`distillation/fgd-mean/seed0`), or a checkpoint.
+        split: `train`, `val` or `test`.
+        config: a checkpoint's mmdet config (a Python file: it is executed, use only what you trust).
+        aliases: detector's category -> data set's, beside those that the experiment gives a teacher of its own.
+
+    Returns:
+        Rows `split`, `metric`, `category`, `value` in [0, 1].
+
+    Raises:
+        FileNotFoundError: there is no such detector, or the data set has not been made.
+        ExperimentError: a checkpoint without a config or without categories, an alias of what one side lacks,
+            or no category in common.
+    """
+    model, categories, normalisation, given = _load(study, detector, config)
+    own = dataset_categories(study)
+    for theirs, ours in (aliases or {}).items():
+        if ours not in own:
+            raise ExperimentError(f"--alias {theirs}={ours}: " + unknown("category of the data set", ours, own))
+    names = {**given, **(aliases or {})}
+    known = common_names(detector, categories, own, names, "--alias THEIRS=OURS (may be repeated)")
+    if config is not None and (lacking := [name for name in own if name not in known]):
+        print(
+            f"measured on {len(own) - len(lacking)} of {len(own)} categories; the detector does not know "
+            f"{', '.join(lacking)} (--alias THEIRS=OURS if by another name)"
+        )
+    with processes() as group:
+        return measure_split(
+            study, model, categories, split=split, aliases=names, normalisation=normalisation, group=group
+        )[1]
+
+
+def _load(study: Study, detector: str, config: str | None) -> tuple[Any, list[str], Normalisation, Mapping[str, str]]:
+    """Return a detector, its categories, what its input is normalised with, and the aliases it has in the study."""
+    for folder in (Path(detector).expanduser(), study.path(detector)):
+        if folder.is_dir():
+            model, own = load_model(folder)
+            teachers = study.experiment.teachers
+            own_aliases = {study.path("teachers", teacher.name).resolve(): teacher.aliases for teacher in teachers}
+            aliases = own_aliases.get(folder.resolve(), {})
+            return model, list(own.categories), normalisation_of(own.normalisation), aliases
+    checkpoint = Path(detector).expanduser()
+    if not checkpoint.is_file():
+        folders = [
+            path.parent for kind in ("teachers", "distillation") for path in study.path(kind).glob("**/config.py")
+        ]
+        there = sorted(folder.relative_to(study.root).as_posix() for folder in folders)
+        raise FileNotFoundError(
+            f"{detector}: neither a folder below {study.root} nor a checkpoint; the study's detectors: "
+            f"{', '.join(there) or 'none yet'}"
+        )
+    if config is None:
+        raise ExperimentError(f"{detector} is a checkpoint: name its mmdet config with --config PATH")
+    read = read_config(config)
+    categories = detector_categories(
+        read, checkpoint, owner=config, remedy="add `classes = [...]` to the config, in the order of the labels"
+    )
+    model, report = load_detector(read, checkpoint)
+    print(f"{checkpoint.name}: {report}")
+    return model, categories, Normalisation.of(read.data.test.pipeline, detector), {}

@@ -1,0 +1,131 @@
+"""Reading a detector's folder (`config.py`, weights) back as a frozen detector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mutineck.detection.configs import read_config
+from mutineck.detection.frozen import ARITHMETIC, PROPOSAL_LIMITS, FrozenDetector, Normalisation, build_model
+from mutineck.detection.loading import load_strictly
+from mutineck.study.experiment import INTERMEDIATE, slug
+from mutineck.study.stage import Study
+from mutineck.system.files import read_json, sha256_file, sha256_json
+
+WEIGHTS = ("checkpoint.pth", "student.pth")
+
+
+def load_model(folder: Path) -> tuple[Any, Any]:
+    """Return the model of a detector's folder, weights strictly loaded, and its config.
+
+    Raises:
+        FileNotFoundError: the folder lacks config or weights.
+        CheckpointError: the weights do not fit.
+    """
+    weights = weights_of(folder)
+    config = read_config(folder / "config.py")
+    model = build_model(config)
+    load_strictly(model, weights)
+    return model, config
+
+
+def weights_of(folder: Path) -> Path:
+    """Return the file of the weights of a detector's folder.
+
+    Raises:
+        FileNotFoundError: the folder lacks config or weights.
+    """
+    weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if weights is None or not (folder / "config.py").is_file():
+        raise FileNotFoundError(f"{folder}: no detector here (expected config.py and {' or '.join(WEIGHTS)})")
+    return weights
+
+
+def load_folder(
+    folder: Path,
+    *,
+    name: str,
+    student_categories: Sequence[str],
+    student_normalisation: Mapping[str, Any],
+    aliases: Mapping[str, str] | None = None,
+) -> FrozenDetector:
+    """Return the frozen detector of a folder that a stage wrote."""
+    model, config = load_model(folder)
+    # The intermediate teacher's inner detector is a stock one: backbone (all teachers), then heads.
+    detector = getattr(model, "detector", model)
+    members = [teacher.identity for teacher in getattr(detector.backbone, "teachers", ())]
+    given = {
+        "categories": list(config.categories),
+        "student_categories": list(student_categories),
+        "aliases": dict(aliases or {}),
+        "normalisation": dict(config.normalisation),
+        "student_normalisation": dict(student_normalisation),
+    }
+    return FrozenDetector(
+        name,
+        detector,
+        categories=config.categories,
+        student_categories=student_categories,
+        aliases=aliases,
+        normalisation=normalisation_of(config.normalisation),
+        student_normalisation=normalisation_of(student_normalisation),
+        identity=sha256_json(
+            [
+                sha256_file(weights_of(folder)),
+                _without_folders(config.model.to_dict()),
+                [ARITHMETIC, PROPOSAL_LIMITS],
+                members,
+                given,
+            ]
+        ),
+    )
+
+
+def sha256_config(path: Path) -> str:
+    """Return a hash of what a detector's `config.py` says, wherever the teachers that it names lie."""
+    return sha256_json(_without_folders(read_config(path)._cfg_dict.to_dict()))
+
+
+def _without_folders(node: Any) -> Any:
+    """Return a config without the places of other teachers: what they are is in their own identities."""
+    if isinstance(node, Mapping):
+        return {key: _without_folders(value) for key, value in node.items() if key != "folder"}
+    return [_without_folders(value) for value in node] if isinstance(node, list | tuple) else node
+
+
+def normalisation_of(fields: Mapping[str, Any]) -> Normalisation:
+    """Return the record of `{mean, std, to_rgb}`."""
+    return Normalisation(tuple(map(float, fields["mean"])), tuple(map(float, fields["std"])), bool(fields["to_rgb"]))
+
+
+def input_normalisation(study: Study) -> dict[str, Any]:
+    """Return the normalisation of the experiment's input as a config holds it."""
+    spec = study.experiment.input
+    return {"mean": list(spec.mean), "std": list(spec.std), "to_rgb": spec.to_rgb}
+
+
+def load_frozen(study: Study, name: str) -> FrozenDetector:
+    """Return a detector of a study, frozen.
+
+    Args:
+        study: any stage of it.
+        name: a teacher's name, `intermediate`, or a student as `ARM/seedN`.
+
+    Raises:
+        FileNotFoundError: it has not been made yet; the message names the command that makes it.
+    """
+    categories = read_json(study.need("dataset", "dataset.json"))["categories"]
+    if "/" in name:
+        arm, seed = name.split("/")
+        folder, aliases = study.need("distillation", slug(arm), seed, "student.pth").parent, {}
+    else:
+        folder = study.need("teachers", name, "checkpoint.pth").parent
+        aliases = {} if name == INTERMEDIATE else study.experiment.teacher(name).aliases
+    return load_folder(
+        folder,
+        name=name,
+        student_categories=categories,
+        student_normalisation=input_normalisation(study),
+        aliases=aliases,
+    )

@@ -1,0 +1,1 @@
+"""How a study is run: Snakemake, papermill, profiles, progress and status."""

@@ -1,0 +1,1 @@
+"""Searches over an experiment's settings with Optuna."""

@@ -1,0 +1,1 @@
+"""What a study is: its settings, arms, stages, jobs, inputs, and what makes a job stale."""

@@ -1,0 +1,649 @@
+"""What an experiment is: one YAML file, read into validated records; unknown keys and names are refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from mutineck.study.arms import ArmSpec, resolve_arm
+from mutineck.study.experiment_file import (
+    STUDIES,
+    ExperimentError,
+    apply_override,
+    find_file,
+    read_fields,
+    study_files,
+    unknown,
+)
+
+FAMILIES = ("faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "fcos", "atss", "gfl")
+SECOND_STAGED = ("faster_rcnn", "mask_rcnn")
+"""Families with one plain second stage."""
+STAGES = ("dataset", "teachers", "features", "clusters", "distillation", "ablations", "figures")
+INTERMEDIATE = "intermediate"
+ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+-]*")
+
+
+class Record(BaseModel):
+    """Base of all records: immutable, and an unknown key is an error.
+
+    What stands below a field is its description: `docs/settings.md` is written from it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ShapesSpec(Record):
+    """Generated scenes (`dataset.format: shapes`)."""
+
+    images: int = Field(600, ge=10)
+    """Scenes in all, before they are divided into splits."""
+    size: tuple[int, int] = (256, 192)
+    """Width and height in pixels."""
+    max_objects: int = Field(8, ge=1, le=64)
+    """Most objects in a scene; two at least are drawn, unless this is 1."""
+
+
+class DatasetSpec(Record):
+    """Where the pictures and boxes come from, and how they are divided."""
+
+    format: Literal["shapes", "voc", "coco"]
+    """Generated scenes, or a folder in Pascal VOC's or COCO's layout."""
+    root: str | None = None
+    """Folder of the data set, relative to the working directory or the repository; `data/voc` or `data/coco` if null.
+    Not read for `shapes`."""
+    split: tuple[float, float, float] | None = (8, 1, 1)
+    """Shares of train, val and test; null keeps the data set's own lists. `coco` keeps its own files of each split,
+    and divides one file of all pictures."""
+    seed: int = 0
+    """Chooses the generated scenes, the division into splits, and the images that `limit` keeps."""
+    strict: bool = False
+    """Refuse a data set with any defect, instead of repairing or leaving out."""
+    categories: tuple[str, ...] | None = None
+    """Categories to keep, in this order; if null all that occur, sorted (`coco`: all of its file, in its order)."""
+    aliases: dict[str, str] = {}
+    """Name in the files -> category; an empty category drops the name on purpose."""
+    voc_offset: int = Field(1, ge=0, le=1)
+    """First pixel's coordinate in VOC XML: 1 in Pascal VOC, 0 in many hand-made sets."""
+    download: bool = False
+    """Fetch the published VOC or COCO data into `root` first, as far as it is not there."""
+    limit: int | None = Field(None, ge=1)
+    """Keep only so many images of each split (a quick look)."""
+    shapes: ShapesSpec = ShapesSpec()
+    """What to generate, where `format` is `shapes`."""
+
+
+class DetectorSpec(Record):
+    """A detector: a family at a chosen size, or a config that mmdet carries."""
+
+    family: Literal["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "fcos", "atss", "gfl"]
+    """Kind of detector; with `config`, the kind that the config builds."""
+    depth: Literal[18, 34, 50, 101] = 18
+    """Layers of the ResNet."""
+    base_channels: int = Field(64, ge=8)
+    """Channels of the ResNet's first stage; 64 is the published network."""
+    neck_channels: int = Field(256, ge=16)
+    """Channels of the neck's (FPN's) maps, which are what is distilled."""
+    head_channels: int | None = Field(None, ge=16)
+    """Width of a two-stage box head's fully connected layers; the family's own (1024) if null."""
+    anchor_scale: float = Field(8, gt=0)
+    """Side of the RPN's smallest anchor in units of its stride; other families' anchors and FCOS's ranges are scaled
+    by the same factor (8 is the published size, for pictures of 1333x800)."""
+    config: str | None = None
+    """A config below mmdet's `configs/`, e.g. `faster_rcnn/faster_rcnn_r50_fpn_1x_coco.py`; sizes are then its own
+    and the fields above, but for `family`, are not read."""
+    pretrained: str | None = None
+    """Backbone weights, e.g. `torchvision://resnet50`; null starts from random weights, no stage frozen."""
+
+    def head_channels_for(self, published: int) -> int:
+        """Return the width of a one-stage tower or mask head: as published at full width, else the neck's."""
+        return published if self.neck_channels >= published else self.neck_channels
+
+
+class ScheduleSpec(Record):
+    """How a detector is trained."""
+
+    epochs: int = Field(12, ge=1)
+    """Passes over the training pictures."""
+    batch: int = Field(8, ge=1)
+    """Images a step, over all processes."""
+    learning_rate: float = Field(0.02, gt=0)
+    """For `base_batch` images a step; scaled linearly to `batch`."""
+    base_batch: int | None = Field(None, ge=1)
+    """Batch that `learning_rate` was chosen for; `batch` itself if null."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """Published detectors use SGD; AdamW learns more in the few hundred steps of a small study from random weights."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Of SGD."""
+    weight_decay: float = Field(1e-4, ge=0)
+    """Of either optimiser."""
+    clip: float | None = 35.0
+    """Bound of the gradient's L2 norm; none if null."""
+    warmup: int = Field(100, ge=0)
+    """Iterations of linear warm-up."""
+    steps: tuple[float, ...] = (0.667, 0.917)
+    """Learning rate divided by ten after these shares of the epochs (8 and 11 of 12)."""
+
+    @property
+    def scaled_learning_rate(self) -> float:
+        """Learning rate for `batch` images a step."""
+        return self.learning_rate * self.batch / (self.base_batch or self.batch)
+
+
+class InputSpec(Record):
+    """What the network sees."""
+
+    scale: tuple[int, int] = (256, 192)
+    """Width and height that an image is fitted into, aspect kept."""
+    flip: float = Field(0.5, ge=0, le=1)
+    """Probability that a training picture is mirrored, left to right."""
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    """What is subtracted from each channel of a picture of 0 to 255. A teacher that was trained with another
+    normalisation has its input brought over."""
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    """What each channel is then divided by."""
+    to_rgb: bool = True
+    """Order of the channels: RGB, else BGR; `mean` and `std` are in it."""
+
+
+class SeesSpec(Record):
+    """Which part of the training split a teacher is shown; it is measured on all pictures, like everybody.
+
+    The sides meet at the median over the training split, which belongs to the brighter and the larger.
+    """
+
+    brightness: Literal["dark", "bright"] | None = None
+    """Pictures of this side, by the mean of their grey values; all of them if null."""
+    area: Literal["small", "large"] | None = None
+    """Objects of this side, by their area in pixels of the picture; all of them if null."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> SeesSpec:
+        if self.brightness is None and self.area is None:
+            raise ValueError("say a part, e.g. {brightness: dark} or {area: large}, or leave `sees` out")
+        return self
+
+
+class TeacherSpec(Record):
+    """A teacher: a zoo name, a config with a checkpoint, or a detector that the experiment trains."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")
+    """What it is called in arms (`fgd:NAME`), folders and tables. `intermediate`, `mean`, `confidence` and `sequential`
+    are taken."""
+    zoo: str | None = None
+    """Name in mmdet's model index, e.g. `faster_rcnn_r101_fpn_2x_coco`. Exactly one of `zoo`, `config` and `detector`
+    says where a teacher comes from."""
+    config: str | None = None
+    """An mmdet config (a Python file: it is executed, use only what you trust); goes with `checkpoint`."""
+    checkpoint: str | None = None
+    """File of the weights for `config`."""
+    detector: DetectorSpec | None = None
+    """A detector that is trained here, on the experiment's training split."""
+    categories: tuple[str, ...] | None = None
+    """The teacher's own categories, in its label order. If null, those of the data set for a `detector`, and those that
+    its config names for any other."""
+    aliases: dict[str, str] = {}
+    """Teacher's category -> the student's."""
+    schedule: ScheduleSpec | None = None
+    """How `detector` is trained; by the defaults of a schedule if null."""
+    sees: SeesSpec | None = None
+    """The part of the training split that a detector trained here is shown; all of it if null."""
+    seed: int = 0
+    """Of the training of `detector`: first weights, order of pictures, mirroring."""
+    floor: float = Field(0.0, ge=0, le=1)
+    """Refused for teaching if its val bbox_mAP, 0 to 1, is below this."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TeacherSpec:
+        given = [bool(self.zoo), bool(self.config), bool(self.detector)]
+        if sum(given) != 1:
+            raise ValueError(f"teacher {self.name!r} needs exactly one of zoo, config (with checkpoint), detector")
+        if self.config and not self.checkpoint:
+            raise ValueError(f"teacher {self.name!r} has a config and no checkpoint: add `checkpoint: PATH`")
+        if self.checkpoint and not self.config:
+            raise ValueError(f"teacher {self.name!r} has a checkpoint and no config: add `config: PATH`")
+        if self.sees and not self.detector:
+            raise ValueError(f"teacher {self.name!r} is not trained here: `sees` needs a `detector`")
+        if self.name == INTERMEDIATE or self.name in ("mean", "confidence", "sequential"):
+            raise ValueError(f"teacher name {self.name!r} is reserved")
+        return self
+
+
+class StudentSpec(Record):
+    """The detector that learns."""
+
+    detector: DetectorSpec
+    """What is trained in each arm, and alone in the end: its checkpoint holds nothing else."""
+    schedule: ScheduleSpec = ScheduleSpec()
+    """How it is trained; an arm may say other `epochs`."""
+    inherit: bool = False
+    """In arms that are taught, start all but the backbone from the teacher's weights where shapes agree: from the
+    arm's teacher (the first of several), or from the anchor's neck and the intermediate teacher's heads where the arm
+    learns from that one (nothing where `intermediate.mode` is `joint`). A donor of another type or with other strides
+    gives nothing."""
+
+
+class IntermediateSpec(Record):
+    """The intermediate teacher: merge neck over the teachers' frozen maps, and a head of its own."""
+
+    mode: Literal["staged", "joint", "prior"] = "staged"
+    """`staged`: trained in a stage of its own, then frozen; `joint`: trained anew in each student's run, and its AP and
+    centroids are those of its start; `prior`: not trained, the aligned maps mixed by the quality of the proposals for
+    the ground truth where a student is taught, and evenly where it detects and for its centroids."""
+    head: Literal["own", "anchor"] = "own"
+    """`own`: trained with the merge neck, starts from the anchor's weights where shapes and categories agree; `anchor`:
+    stays the anchor's, which must know every category. The anchor is the first teacher."""
+    prior: bool = False
+    """Add the proposals' quality to the gates while training. It takes the ground truth, so detecting goes without it:
+    what is learnt with its help is not there when it is wanted (`experiments/prior_bccd.yaml` measures that)."""
+    schedule: ScheduleSpec = ScheduleSpec(epochs=3, learning_rate=0.002)
+    """How it is trained where `mode` is `staged`."""
+    gate: float = Field(0.002, ge=0)
+    """Stop if its val bbox_mAP is below the best teacher's by more than this (0.002 = 0.2 mAP); checked where `mode` is
+    `staged`."""
+    ridge: float = Field(1e-3, gt=0)
+    """Strength of the ridge regression that aligns the other teachers' maps with the anchor's, relative to the mean
+    variance of a channel."""
+    alignment_images: int = Field(200, ge=1)
+    """Training pictures that the alignment is computed on."""
+    seed: int = 0
+    """Of the weights that start at random, and of the training."""
+
+
+class FeaturesSpec(Record):
+    """Instance vectors of every teacher: what its maps say of each ground-truth box."""
+
+    pooled: Literal["mean", "full"] = "mean"
+    """What is kept of the 7x7 cells that a box is pooled to: their mean, or all of them (to look at; 49 times the
+    space). Centroids are of the mean in any case."""
+    minimum_size: float = Field(8, ge=0)
+    """Boxes whose shorter side is below this (pixels of the network's input) are left out, counted."""
+    batch: int = Field(8, ge=1)
+    """Images a step of the extraction."""
+
+
+class ClustersSpec(Record):
+    """Centroids per category, and how they are drawn."""
+
+    k: int = Field(3, ge=1)
+    """Centroids that k-means looks for in each category; 1 is the category's mean."""
+    restarts: int = Field(10, ge=1)
+    """Starts of k-means, of which the best is taken."""
+    seed: int = 0
+    """Of k-means, and of the instances that are drawn."""
+    minimum_share: float = Field(0.05, ge=0, lt=1)
+    """Clusters with a smaller share of their category are dropped; the largest never is."""
+    sample_per_category: int = Field(200, ge=5)
+    """Instances of each category that pictures show and that silhouettes are computed on; no bound of k-means."""
+
+
+class RegionsSpec(Record):
+    """Stacked proposals and the regions that they divide a target into (`docs/method.md`)."""
+
+    iou: float = Field(0.5, gt=0, lt=1)
+    """Least overlap of a proposal with the target that it stands for."""
+    score: float = Field(0.05, ge=0.05, lt=1)
+    """Least score of the target's category; none lower, since below 0.05 no frozen teacher gives proposals."""
+    top: int = Field(10, ge=1)
+    """Proposals of each teacher for each target, best by `score^0.2 IoU^0.8`."""
+    quality_temperature: float = Field(0.25, gt=0)
+    """Of the softmax that makes omega, the teachers' weights for a target, from their best proposals: the lower it is,
+    the more the best teacher has."""
+    region: float = Field(0.2, gt=0, le=1)
+    """Share of the stacked proposals that has to cover a cell outside the ground-truth box to make it boundary."""
+    centre: float = Field(0.8, gt=0, le=1)
+    """Share of the stacked proposals that has to cover a cell of the box to make it centre."""
+    rho: float = Field(1.0, ge=0)
+    """How much more than the boundary the middle of the centre weighs: a cell of it counts 1 + rho G, with G in [0, 1]
+    the proposals' Gaussians."""
+
+
+class DistillationSpec(Record):
+    """Weights of the distillation losses; an arm may replace any of them, but for `regions`.
+
+    The defaults of `temperature`, `alpha`, `beta`, `gamma` and `lambda` are FGD's for Faster R-CNN of 256 channels at
+    1333x800. All but the first weigh sums over channels and cells: a small detector needs weights of its own.
+    """
+
+    temperature: float = Field(0.5, gt=0)
+    """Of FGD's attentions: the higher, the more evenly cells and channels count."""
+    alpha: float = Field(5e-5, ge=0)
+    """Weight of the foreground (centre and boundary) of the feature difference."""
+    beta: float = Field(2.5e-5, ge=0)
+    """Weight of the background of the feature difference."""
+    gamma: float = Field(5e-5, ge=0)
+    """Weight of the difference of attentions."""
+    lambda_: float = Field(5e-7, ge=0, alias="lambda")
+    """Weight of FGD's global term, the difference of the maps with their context."""
+    centroid: float = Field(0.5, ge=0)
+    """Weight of the centroid loss, in arms with centroids."""
+    centroid_distance: float = Field(0.5, ge=0)
+    """What its distance term counts beside its direction term."""
+    centroid_cosine: float = Field(0.5, ge=-1, le=1)
+    """Gate: a target is pulled only if the teacher's own vector is at least this close to a centroid."""
+    peer: float | None = Field(None, ge=0)
+    """Weight of MGD, PKD or CWD in arms that learn by them; the published one if null."""
+    cwd: float = Field(0.0, ge=0)
+    """Weight of CWD's term beside FGD's, in every arm with FGD's terms (not in those of MGD, PKD or CWD); 0 for none.
+    FGD's squared differences have a map's offset to catch up with first, which a few hundred steps from random weights
+    are not enough for; CWD does not see it."""
+    logits: float = Field(0.0, ge=0)
+    """Weight of what the second stages of student and intermediate teacher say, classes and boxes, of the ground truth
+    and of proposals, in arms with regions that learn from the intermediate teacher; 0 compares maps alone. Where one of
+    the two has no plain second stage, nothing is compared."""
+    logit_proposals: int = Field(32, ge=0)
+    """Proposals of each teacher on a picture, best by score before suppression, that second stages are asked about."""
+    warmup_epochs: float = Field(0.0, ge=0)
+    """Epochs over which every distillation term grows from 0 to its weight; 0 for none. The centroid loss grows over
+    the first epoch besides."""
+    strides: tuple[int, ...] | None = None
+    """Levels to distil, by stride; all that student and teachers share if null."""
+    regions: RegionsSpec = RegionsSpec()
+    """Which proposals stand for a target, what each teacher counts for it, and its centre and boundary."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+
+class EvaluationSpec(Record):
+    """Where detectors are measured."""
+
+    splits: tuple[Literal["val", "test"], ...] = ("val", "test")
+    """Splits that are measured, and `val` in any case: floors, gates and searches go by it."""
+    report: Literal["val", "test"] = "test"
+    """Split that tables and figures show."""
+    batch: int = Field(8, ge=1)
+    """Images a step when a detector is measured."""
+
+    @model_validator(mode="after")
+    def _report_is_measured(self) -> EvaluationSpec:
+        if self.report not in ("val", *self.splits):
+            raise ValueError(
+                f"report: {self.report} is not among splits: {list(self.splits)}, so tables would be empty. "
+                f"Add {self.report} to `evaluation.splits`, or say `evaluation.report: val`"
+            )
+        return self
+
+
+class ResourcesSpec(Record):
+    """What one job may use."""
+
+    threads: int = Field(1, ge=1)
+    """CPU threads of a job; Snakemake runs as many jobs at once as fit into the cores."""
+    workers: int = Field(0, ge=0)
+    """Processes that load pictures for a job; with 0 it loads them itself."""
+    memory_gib: float = Field(8.0, gt=0)
+    """Memory that a job may take, GiB: what a cluster is asked for."""
+    hours: float = Field(24.0, gt=0)
+    """Longest that a job may take: what a cluster is asked for. Started again, a training goes on where it was."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where detectors compute: `auto` takes a GPU where there is one."""
+    jobs_per_gpu: int = Field(1, ge=1)
+    """Jobs that share one of this machine's GPUs: a small network leaves most of a large one idle."""
+    cache: Literal["off", "auto", "on"] = "auto"
+    """Keep what frozen teachers say of each picture on disk: `auto` where all of it fits into `cache_gib`."""
+    # A float, as it is once it has been to a file and back: a training's config says it, and is compared.
+    cache_gib: float = Field(4.0, gt=0)
+    """Bound of the teacher cache of a study, GiB."""
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _words_of_yaml(cls, value: Any) -> Any:
+        # To YAML, a plain on or off is a truth value.
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+class Experiment(Record):
+    """One study: data set, teachers, student, arms, seeds."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """Folder of the study: `outputs/NAME`."""
+    description: str = ""
+    """A sentence that stands above the study's results."""
+    dataset: DatasetSpec
+    """Pictures and boxes."""
+    input: InputSpec = InputSpec()
+    """What the network sees of a picture."""
+    teachers: tuple[TeacherSpec, ...] = Field(min_length=1)
+    """One record each. The first is the anchor: the intermediate teacher's maps and head are of its kind."""
+    intermediate: IntermediateSpec = IntermediateSpec()
+    """The teacher that merges them; made if an arm learns from it."""
+    features: FeaturesSpec = FeaturesSpec()
+    """Teachers' vectors of every ground-truth box."""
+    clusters: ClustersSpec = ClustersSpec()
+    """Centroids of those."""
+    student: StudentSpec
+    """What is trained, once an arm and seed."""
+    distillation: DistillationSpec = DistillationSpec()
+    """What it learns by, in all arms."""
+    arms: dict[str, ArmSpec]
+    """Name -> record, most often an empty one: `fgd:mean:` says all there is to say."""
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    """Every arm is trained once with each; they must differ."""
+    evaluation: EvaluationSpec = EvaluationSpec()
+    """Splits that detectors are measured on."""
+    resources: ResourcesSpec = ResourcesSpec()
+    """Threads, memory and device of a job."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_arms(cls, data: Any) -> Any:
+        """Complete every arm from its name (`fgd:mean` alone says all there is to say)."""
+        if not isinstance(data, Mapping) or not isinstance(data.get("arms"), Mapping):
+            return data
+        given = data.get("teachers", ())
+        if not isinstance(given, list | tuple):
+            raise ValueError(f"teachers: expected a list, each with a name, got {given!r}")
+        for arm in data["arms"]:
+            if not isinstance(arm, str):
+                raise ValueError(f"arms: the name {arm!r} is no text to YAML; put it in quotes")
+        names = [t.get("name") if isinstance(t, Mapping) else getattr(t, "name", None) for t in given]
+        teachers = [str(name) for name in names if name]
+        return {**data, "arms": {arm: resolve_arm(arm, spec, teachers) for arm, spec in data["arms"].items()}}
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError(f"seeds {list(seeds)} repeat themselves")
+        return seeds
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Experiment:
+        names = [teacher.name for teacher in self.teachers]
+        if len(set(names)) != len(names):
+            raise ValueError(f"teachers: names must differ, got {names}")
+        for arm in self.arms:
+            if not ARM_NAME.fullmatch(arm):
+                raise ValueError(f"arms: the name {arm!r} may have letters, digits and _ . : + - alone")
+        slugs = [slug(arm) for arm in self.arms]
+        if len(set(slugs)) != len(slugs):
+            raise ValueError(f"arms: names must differ when ':' is read as '-', got {sorted(self.arms)}")
+        return self
+
+    @model_validator(mode="after")
+    def _arms_weights_are_weights(self) -> Experiment:
+        # Here and not where the arm trains: by then its teachers have been training for hours.
+        known = self.distillation.model_dump(by_alias=True)
+        for arm, spec in self.arms.items():
+            for name in spec.weights:
+                if name not in known:
+                    raise ValueError(f"arm {arm!r}: " + unknown("weight", name, known))
+            try:
+                DistillationSpec.model_validate(known | dict(spec.weights))
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(map(str, first["loc"]))
+                raise ValueError(f"arm {arm!r}: weights: {where}: {first['msg']}") from error
+        return self
+
+    def teacher(self, name: str) -> TeacherSpec:
+        """Return the teacher of that name, or refuse with near matches."""
+        for teacher in self.teachers:
+            if teacher.name == name:
+                return teacher
+        raise ExperimentError(unknown("teacher", name, [t.name for t in self.teachers]))
+
+    def arm(self, name: str) -> ArmSpec:
+        """Return the arm of that name (its folder's name serves too), or refuse with near matches."""
+        for arm, spec in self.arms.items():
+            if name in (arm, slug(arm)):
+                return spec
+        raise ExperimentError(unknown("arm", name, self.arms))
+
+    @property
+    def needs_intermediate(self) -> bool:
+        """Whether any arm learns from the intermediate teacher."""
+        return any(arm.needs_intermediate for arm in self.arms.values())
+
+    @property
+    def all_teachers(self) -> list[str]:
+        """Names of the teachers, and last of the intermediate one if any arm learns from it."""
+        return [teacher.name for teacher in self.teachers] + [INTERMEDIATE] * self.needs_intermediate
+
+    @property
+    def needs_centroids(self) -> bool:
+        """Whether any arm is guided by class centroids."""
+        return any(arm.centroids for arm in self.arms.values())
+
+    def settings_for(self, stage: str, item: str | None = None) -> dict[str, Any]:
+        """Return the part of the experiment that a stage's results depend on, JSON-able.
+
+        A change anywhere else leaves the stage up to date.
+        """
+        whole = self.model_dump(mode="json", by_alias=True)
+        common = {"input": whole["input"], "evaluation": whole["evaluation"]}
+        teachers = {teacher["name"]: teacher for teacher in whole["teachers"]}
+        if stage == "dataset":
+            return {"dataset": whole["dataset"]}
+        if stage == "teachers" and item == INTERMEDIATE:
+            parts = {key: whole[key] for key in ("intermediate", "student")}
+            parts["student"].pop("schedule")
+            parts |= {"teachers": list(teachers), "regions": whole["distillation"]["regions"]}
+            return common | parts | self._rounding
+        if stage == "teachers":
+            teacher = teachers[self.teacher(item or "").name]
+            if teacher["sees"] is None:
+                del teacher["sees"]  # a teacher that sees all is the one that it was before there was this field
+            return common | {"teacher": teacher}
+        if stage == "features":
+            return {"features": whole["features"], "input": whole["input"], "teachers": self.all_teachers}
+        if stage == "clusters":
+            return {"clusters": whole["clusters"]}
+        if stage == "distillation":
+            arm = (item or "").split("/")[0]
+            spec = self.arm(arm)
+            parts = {"student": whole["student"], "arm": spec.model_dump(mode="json", by_alias=True)}
+            if taught_by := spec.teacher_names(list(teachers)):
+                # In their order: the first is the anchor, and to some arms each has its turn.
+                parts |= {"distillation": self._weights_of(spec), "teachers": list(taught_by)} | self._rounding
+            return common | parts
+        return {"arms": list(self.arms), "seeds": list(self.seeds), "report": self.evaluation.report}
+
+    def _weights_of(self, arm: ArmSpec) -> dict[str, Any]:
+        """Return the weights that an arm depends on, those of second stages only where they can be compared."""
+        two_stage = self.student.detector.family in SECOND_STAGED
+        asked = two_stage and arm.compares_heads and arm.weights.get("logits", self.distillation.logits)
+        unread = set() if asked else {"logits", "logit_proposals"}
+        return self.distillation.model_dump(mode="json", by_alias=True, exclude=unread)
+
+    @property
+    def _rounding(self) -> dict[str, Any]:
+        """Setting of trainings that teachers' maps go into: said only where they are never rounded.
+
+        With `auto` the data set's size decides, which no setting knows; all but `off` count alike.
+        """
+        return {"maps": "never rounded"} if self.resources.cache == "off" else {}
+
+
+def slug(arm: str) -> str:
+    """Return an arm's folder name: `fgd:mean` -> `fgd-mean`."""
+    return arm.replace(":", "-")
+
+
+def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
+    """Read and validate an experiment.
+
+    Args:
+        path: YAML file, relative to the working directory or the repository's root, or a bare name (`shapes`).
+        overrides: `field.path=value` items; values are YAML; a teacher is addressed by name or position
+            (`teachers.big.schedule.epochs=3`).
+
+    Raises:
+        ExperimentError: unknown key, wrong type or unknown name; the message names file, field and near matches.
+    """
+    file = find_file(path)
+    data = read_fields(file)
+    if STUDIES in data:
+        raise ExperimentError(f"{file}: this is a series of studies; name one of them: {data[STUDIES]}")
+    for override in overrides:
+        apply_override(data, override)
+    try:
+        return Experiment.model_validate(data)
+    except ValidationError as error:
+        raise ExperimentError(f"{file}:\n" + "\n".join(explain_errors(error))) from error
+
+
+def load_series(path: str | Path, overrides: Iterable[str] = ()) -> list[Experiment]:
+    """Read the experiments of a series, each with the same overrides; a single experiment is a series of one.
+
+    Raises:
+        ExperimentError: as for `load_experiment`, or two of the same name: they would share a folder.
+    """
+    overrides = list(overrides)
+    experiments = [load_experiment(file, overrides) for file in study_files(path)]
+    names = [experiment.name for experiment in experiments]
+    if len(set(names)) != len(names):
+        raise ExperimentError(f"{path}: the studies of a series need names of their own, got {names}")
+    return experiments
+
+
+def explain_errors(error: ValidationError, record: type[Record] = Experiment) -> list[str]:
+    """Turn pydantic's errors about a record into lines that name the field's path, what came and near matches."""
+    lines = []
+    for item in error.errors():
+        location = item["loc"]
+        path = ".".join(str(part) for part in location) or record.__name__.lower()
+        if item["type"] == "extra_forbidden":
+            known = sorted(_fields_at(record, location[:-1]))
+            lines.append(f"  {path}: " + unknown("key", str(location[-1]), known))
+        elif item["type"] == "missing":
+            lines.append(f"  {path}: this field is required")
+        elif item["type"] == "value_error":
+            lines.append(f"  {path}: {item['ctx']['error']}")
+        else:
+            lines.append(f"  {path}: {item['msg'][0].lower()}{item['msg'][1:]}, got {item['input']!r}")
+    return lines
+
+
+def _fields_at(model: Any, location: tuple[Any, ...]) -> list[str]:
+    """Return the field names of the record that a pydantic error's location points into."""
+    import typing
+
+    for part in location:
+        if isinstance(part, int) or not (isinstance(model, type) and issubclass(model, BaseModel)):
+            continue
+        field = model.model_fields.get(part)
+        if field is None:
+            continue
+        found = _record_in(field.annotation, typing)
+        if found is None:
+            return []
+        model = found
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return []
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _record_in(annotation: Any, typing: Any) -> Any:
+    """Return the record type inside an annotation such as `tuple[TeacherSpec, ...]` or `X | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in typing.get_args(annotation):
+        found = _record_in(argument, typing)
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,300 @@
+"""A stage of a study as its notebook holds it: settings, folders, and the manifest that says it is finished."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import resource
+import shlex
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mutineck.study.experiment import INTERMEDIATE, STAGES, Experiment, ExperimentError, load_experiment, slug, unknown
+from mutineck.study.experiment_file import find_file, repository
+from mutineck.study.inputs import INPUTS, Outside, outside
+from mutineck.system.files import read_json, sha256_json, sha256_path, write_json
+from mutineck.system.processes import hold
+
+EXPERIMENT_FILE = "experiment.yaml"
+"""The resolved experiment, in the study's folder."""
+MANIFEST = "manifest.json"
+ASIDE = (MANIFEST, "tensorboard", "training")
+"""What in a stage's folder is no result: with hidden files and notebooks, no manifest lists it."""
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+PARAMETERS: dict[str, tuple[str, ...]] = dict.fromkeys(STAGES, ("experiment", "overrides", "outputs")) | {
+    "teachers": ("experiment", "overrides", "outputs", "teacher"),
+    "distillation": ("experiment", "overrides", "outputs", "arm", "seed"),
+}
+VERSIONS = ("torch", "torchvision", "mmcv-full", "mmdet", "numpy", "scikit-learn", "umap-learn", "papermill")
+
+
+class Study:
+    """One stage of one experiment: where it reads, where it writes, what it finished with.
+
+    Args:
+        experiment: the validated experiment.
+        root: its folder, `outputs/EXPERIMENT`.
+        stage: one of the seven stages.
+        item: the part of the stage (a teacher's name, or `ARM/seedN`), or None where a stage is one job.
+        source: what `mutineck run` is given to make this study, for messages: a file or name, and any `--set`.
+    """
+
+    def __init__(
+        self, experiment: Experiment, root: Path, stage: str, item: str | None = None, *, source: Sequence[str] = ()
+    ) -> None:
+        if stage not in STAGES:
+            raise ExperimentError(unknown("stage", stage, STAGES))
+        self.experiment = experiment
+        self.root = Path(root)
+        self.stage = stage
+        self.item = item
+        self.source = source
+        self._started = time.time()
+        self._inputs: dict[str, dict[str, Any]] = {}
+
+    def __repr__(self) -> str:
+        return f"Study({self.experiment.name}: {self.stage}{'/' + self.item if self.item else ''}, {self.root})"
+
+    @property
+    def folder(self) -> Path:
+        """Folder of this stage (and item), made if missing."""
+        folder = self.root / self.stage / (self.item or "")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def path(self, *parts: str) -> Path:
+        """Return a path below the experiment's folder; it need not exist."""
+        return self.root.joinpath(*parts)
+
+    def need(self, *parts: str) -> Path:
+        """Return a path below the experiment's folder that an earlier stage has written.
+
+        Raises:
+            FileNotFoundError: it is not there; the message names the command that makes it.
+        """
+        path = self.path(*parts)
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path} is missing: it is written by the stage {parts[0]!r}. Make it with: {self.command(parts[0])}"
+            )
+        return path
+
+    def command(self, until: str) -> str:
+        """Return the command that makes this study up to a stage."""
+        own = self.path(EXPERIMENT_FILE)
+        return run_command(self.root, self.source or [str(own) if own.is_file() else self.experiment.name], until)
+
+    def at(self, stage: str, item: str | None = None) -> Study:
+        """Return the same study at another stage."""
+        return Study(self.experiment, self.root, stage, item, source=self.source)
+
+    def note(self, *inputs: str | os.PathLike[str] | Outside) -> None:
+        """Note what lies outside the study's folder and is about to be read; changed, it makes the finished job stale.
+
+        Before it is read: what replaces it while the stage is at work is not what the results are of.
+        """
+        for each in map(outside, inputs):
+            self._inputs[each.path] = each.note()
+
+    def finish(
+        self,
+        *,
+        reads: Iterable[str | os.PathLike[str]] = (),
+        writes: Iterable[str | os.PathLike[str]] = (),
+        results: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Write this stage's manifest, last and atomically, and return it.
+
+        Args:
+            reads: files that the results depend on. Those outside the study's folder are noted, if they are not yet.
+            writes: files that this stage made; each must exist. What else lies in the stage's folder is listed too,
+                apart from logs and the notebook; a folder of it counts as one (`dataset/source/`).
+            results: a few JSON-able numbers worth reading at a glance.
+
+        Raises:
+            FileNotFoundError: a file named in `reads` or `writes` is not there: the stage is not finished.
+        """
+        reads, writes = list(reads), list(writes)
+        others = (path for path in reads if os.path.abspath(path) not in self._inputs)
+        self.note(*(path for path in others if self._is_outside(path)))
+        beside = _others(self.folder.resolve(), {Path(file).resolve() for file in writes})
+        settings = self.experiment.settings_for(self.stage, self.item)
+        seconds = time.time() - self._started
+        manifest = {
+            "experiment": self.experiment.name,
+            "stage": self.stage,
+            "item": self.item,
+            "settings": settings,
+            "settings_sha256": sha256_json(settings),
+            "results": dict(results or {}),
+            "reads": self._hashes(reads),
+            INPUTS: self._inputs,
+            "writes": self._hashes([*writes, *beside]),
+            "revision": revision(),
+            "versions": versions(),
+            "seconds": round(seconds, 2),
+            "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        write_json(self.folder / MANIFEST, manifest)
+        print(
+            f"{self.stage}{'/' + self.item if self.item else ''} finished in {seconds:.1f} s: {self.folder / MANIFEST}"
+        )
+        return manifest
+
+    def _is_outside(self, path: str | os.PathLike[str]) -> bool:
+        # A search's trials have their study's folders by links: as named, they are inside.
+        named, root = Path(os.path.abspath(path)), Path(os.path.abspath(self.root))
+        return not (named.is_relative_to(root) or named.resolve().is_relative_to(root.resolve()))
+
+    def _hashes(self, files: Iterable[str | os.PathLike[str]]) -> dict[str, str]:
+        hashes = {}
+        for file in files:
+            path = Path(file)
+            inside = path.resolve().is_relative_to(self.root.resolve())
+            key = str(path.resolve().relative_to(self.root.resolve()) if inside else path)
+            known = {} if path.is_dir() else self._inputs.get(os.path.abspath(path), {})
+            hashes[key + "/" * path.is_dir()] = known.get("sha256") or sha256_path(path)
+        return dict(sorted(hashes.items()))
+
+
+def _others(folder: Path, named: Set[Path]) -> Iterator[Path]:
+    """Yield what lies in a folder beside what is named: files, and folders as a whole that hold nothing named."""
+    for path in sorted(folder.iterdir()):
+        if path in named or path.name in ASIDE or path.name.startswith(".") or path.suffix == ".ipynb":
+            continue
+        if path.is_dir() and any(path in other.parents for other in named):
+            yield from _others(path, named)
+        else:
+            yield path
+
+
+def run_command(root: Path, source: Sequence[str], until: str | None = None) -> str:
+    """Return the command that makes the study in a folder, up to a stage.
+
+    Args:
+        root: its folder, `outputs/EXPERIMENT`.
+        source: the experiment's file or name, and any `--set`.
+        until: the last stage; all of them if None.
+    """
+    options = [] if until is None else ["--until", until]
+    if root.parent.resolve() != Path("outputs").resolve():
+        options += ["--outputs", str(root.parent)]
+    return shlex.join(["mutineck", "run", *source, *options])
+
+
+def settings_words(overrides: Iterable[str]) -> list[str]:
+    """Return `field=value` items as a command line says them."""
+    return [word for item in overrides for word in ("--set", item)]
+
+
+def begin(stage: str, variables: Mapping[str, Any]) -> Study:
+    """Open a stage from a notebook's parameters: the first call of every notebook.
+
+    Args:
+        stage: the stage's name.
+        variables: the notebook's `globals()`. Before the first call they hold nothing but parameters; once a `Study` is
+            among them, the cell is run again, and other names are the notebook's own.
+
+    The stage's folder is this process's own until it ends.
+
+    Raises:
+        ExperimentError: a parameter that this notebook does not read (papermill itself only warns), a wrong type, or
+            an experiment, teacher or arm that does not exist.
+        BusyError: the same stage is open in another notebook, or is being run.
+    """
+    expected = PARAMETERS[stage]
+    given = {name: value for name, value in variables.items() if _is_parameter(name, value)}
+    again = any(isinstance(value, Study) for value in given.values())
+    for name in () if again else given:
+        if name not in expected:
+            raise ExperimentError(f"notebook of the stage {stage!r}: " + unknown("parameter", name, expected))
+    overrides = given.get("overrides") or []
+    if isinstance(overrides, str):
+        raise ExperimentError(f"parameter overrides: expected a list of 'field.path=value', got {overrides!r}")
+    experiment = load_experiment(given["experiment"], overrides)
+    outputs = Path(given.get("outputs", "outputs")).expanduser()
+    if not outputs.is_absolute():
+        # A notebook opened in notebooks/ shares its outputs with the repository's root.
+        outputs = repository() / outputs
+    root = outputs / experiment.name
+    bound_threads(experiment)
+    print(f"{experiment.name}: {stage}, in {root}")
+    file = find_file(given["experiment"])
+    ours = file.parent == repository() / "experiments"
+    source = [file.stem if ours else str(file), *settings_words(overrides)]
+    study = Study(experiment, root, stage, _item(experiment, stage, given), source=source)
+    if os.environ.get("RANK", "0") == "0":  # torchrun's processes share the stage
+        hold(study.folder, f"the notebook of {stage}{f' {study.item}' if study.item else ''}")
+    return study
+
+
+def bound_threads(experiment: Experiment) -> None:
+    """Bound the CPU threads of this process to what the experiment gives a job."""
+    threads = str(experiment.resources.threads)
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, threads))
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(experiment.resources.threads)
+
+
+def _item(experiment: Experiment, stage: str, given: Mapping[str, Any]) -> str | None:
+    if stage == "teachers":
+        name = str(given["teacher"]) or experiment.teachers[0].name
+        return name if name == INTERMEDIATE else experiment.teacher(name).name
+    if stage == "distillation":
+        arm = str(given["arm"]) or next(iter(experiment.arms))
+        experiment.arm(arm)
+        seed = given["seed"]
+        if not isinstance(seed, int) or isinstance(seed, bool):
+            raise ExperimentError(f"parameter seed: expected a whole number, got {seed!r}")
+        return f"{slug(arm)}/seed{seed}"
+    return None
+
+
+def _is_parameter(name: str, value: Any) -> bool:
+    # IPython's own names are all callables, modules, underscored, or one of these two.
+    return not (name.startswith("_") or name in ("In", "Out") or isinstance(value, types.ModuleType) or callable(value))
+
+
+def read_manifest(root: Path, stage: str, item: str | None = None) -> dict[str, Any] | None:
+    """Return a finished stage's manifest, or None if it is not finished."""
+    path = Path(root) / stage / (item or "") / MANIFEST
+    return read_json(path) if path.is_file() else None
+
+
+def damage(root: Path, stage: str, item: str | None = None) -> str:
+    """Return what keeps a finished stage from being whole (a manifest that is no JSON, a file that is gone), or ''."""
+    try:
+        manifest = read_manifest(root, stage, item)
+    except ValueError as error:
+        return f"its manifest cannot be read: {error}"
+    gone = [name for name in (manifest or {"writes": ()})["writes"] if not (Path(root) / name).exists()]
+    return f"{gone[0]} is gone" + (f", and {len(gone) - 1} more" if gone[1:] else "") if gone else ""
+
+
+def revision() -> dict[str, Any]:
+    """Return the repository's git revision and whether the working tree differs from it."""
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+
+        def git(*words: str) -> str:
+            command = ["git", "-C", str(repository()), *words]
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+        return {"git": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    return {"git": None, "dirty": None}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in VERSIONS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found

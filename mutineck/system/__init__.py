@@ -1,0 +1,1 @@
+"""Files, seeds, locks, signals and downloads; knows no study."""

@@ -1,0 +1,171 @@
+"""Files that build on one another, and files that name several studies."""
+
+import pytest
+import yaml
+
+from mutineck import cli
+from mutineck.running import engine
+from mutineck.study.experiment import ExperimentError, load_experiment, load_series
+from mutineck.study.experiment_file import find_file, merge, read_fields, repository, study_files
+
+DETECTOR = {"family": "faster_rcnn", "depth": 34}
+PLAIN = {
+    "name": "plain",
+    "dataset": {"format": "shapes", "shapes": {"images": 40}},
+    "teachers": [{"name": "big", "detector": DETECTOR}],
+    "student": {"detector": DETECTOR, "inherit": True},
+    "arms": {"student": None, "fgd:big": None},
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def written(**files):
+        for name, content in files.items():
+            text = content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False)
+            (tmp_path / f"{name}.yaml").write_text(text)
+        return tmp_path
+
+    return written
+
+
+@pytest.mark.parametrize(
+    ("under", "over", "expected"),
+    [
+        ({"a": 1}, {"b": 2}, {"a": 1, "b": 2}),
+        ({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}}, {"a": {"b": 1, "c": 3}}),
+        ({"a": [1, 2]}, {"a": [3]}, {"a": [3]}),
+        ({"a": {"b": 1}}, {"a": None}, {"a": None}),
+        ({"a": None}, {"a": {"b": 1}}, {"a": {"b": 1}}),
+        ({"arms": {"student": None}}, {"arms": {"mutineck": None}}, {"arms": {"mutineck": None}}),
+    ],
+    ids=["added", "deeper", "list replaced", "emptied", "filled", "arms replaced"],
+)
+def test_merge(under, over, expected):
+    before = yaml.safe_dump([under, over])
+    assert merge(under, over) == expected
+    assert yaml.safe_dump([under, over]) == before
+
+
+@pytest.mark.parametrize("given", ["smoke", "smoke.yaml", "experiments/smoke.yaml", "experiments/smoke"])
+def test_the_repositorys_own_experiments_are_found_from_anywhere(given, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_file(given) == repository() / "experiments" / "smoke.yaml"
+
+
+@pytest.mark.parametrize("folder", ["nowhere/at/all", "/nowhere", "..", "./elsewhere"])
+def test_a_mistyped_folder_runs_no_experiment_of_the_same_name(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ExperimentError, match=r"smoke\.yaml: no such file; .* is 'smoke', without a folder"):
+        find_file(f"{folder}/smoke.yaml")
+
+
+def test_an_experiment_builds_on_another_that_builds_on_a_third(write):
+    folder = write(
+        plain=PLAIN,
+        more={"base": "plain.yaml", "name": "more", "seeds": [0, 1], "arms": {"mutineck": None}},
+        most={"base": "more.yaml", "name": "most", "dataset": {"shapes": {"max_objects": 3}}},
+    )
+    most = load_experiment(folder / "most.yaml", ["seeds=[7]"])
+    assert (most.name, most.seeds, list(most.arms)) == ("most", (7,), ["mutineck"])
+    assert (most.dataset.shapes.images, most.dataset.shapes.max_objects) == (40, 3)
+    assert load_experiment(folder / "more.yaml").dataset.shapes.max_objects != 3
+
+
+def test_what_yaml_says_once_for_several_is_set_for_one(write):
+    text = yaml.safe_dump(PLAIN | {"teachers": []}, sort_keys=False)
+    teachers = """teachers:
+- name: first
+  detector: &detector {family: faster_rcnn, depth: 34}
+  schedule: &schedule {epochs: 8}
+- {name: second, detector: *detector, schedule: *schedule}
+"""
+    file = write(plain=text.replace("teachers: []\n", teachers).replace("fgd:big", "fgd:first")) / "plain.yaml"
+    changed = load_experiment(file, ["teachers.second.schedule.epochs=24", "teachers.0.detector.depth=18"])
+    assert [teacher.schedule.epochs for teacher in changed.teachers] == [8, 24]
+    assert [teacher.detector.depth for teacher in changed.teachers] == [18, 34]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"it": {"base": "plian.yaml"}}, "base: unknown file 'plian.yaml'; did you mean 'plain.yaml'"),
+        ({"it": {"base": ["plain.yaml"]}}, "base: expected the name of a file"),
+        ({"it": {"base": "it.yaml"}}, "builds on itself: it.yaml -> it.yaml"),
+        ({"it": {"base": "b.yaml"}, "b": {"base": "it.yaml"}}, "builds on itself: it.yaml -> b.yaml -> it.yaml"),
+        ({"it": {"base": "plain.yaml", "basis": 1}}, "basis: unknown key 'basis'"),
+        ({"it": {"base": "b.yaml"}, "b": "- 1"}, "expected a mapping of fields, got list"),
+    ],
+    ids=["misspelt", "list", "itself", "circle", "unknown key", "no mapping"],
+)
+def test_what_cannot_be_built_on(write, files, message):
+    folder = write(plain=PLAIN, **files)
+    with pytest.raises(ExperimentError) as error:
+        load_experiment(folder / "it.yaml")
+    assert message in str(error.value)
+
+
+def test_a_series_names_its_studies(write):
+    folder = write(
+        plain=PLAIN, other={"base": "plain.yaml", "name": "other"}, both={"studies": ["plain.yaml", "other.yaml"]}
+    )
+    assert [file.stem for file in study_files(folder / "both.yaml")] == ["plain", "other"]
+    assert study_files(folder / "plain.yaml") == [folder / "plain.yaml"]
+    assert [e.seeds for e in load_series(folder / "both.yaml", ["seeds=[3]"])] == [(3,), (3,)]
+    with pytest.raises(ExperimentError, match="this is a series of studies; name one of them"):
+        load_experiment(folder / "both.yaml")
+    with pytest.raises(ExperimentError, match="need names of their own"):
+        load_series(folder / "both.yaml", ["name=same"])
+
+
+@pytest.mark.parametrize(
+    ("series", "message"),
+    [
+        ({"studies": ["plain"]}, "studies: unknown file 'plain'; did you mean 'plain.yaml'"),
+        ({"studies": []}, "studies: expected a list of experiments"),
+        ({"studies": "plain.yaml"}, "studies: expected a list of experiments"),
+        ({"studies": ["it.yaml"]}, "it.yaml is a series itself"),
+        ({"studies": ["plain.yaml"], "seeds": [1]}, "unknown key 'seeds'"),
+    ],
+    ids=["misspelt", "empty", "text", "nested", "field"],
+)
+def test_what_is_no_series(write, series, message):
+    folder = write(plain=PLAIN, it=series)
+    with pytest.raises(ExperimentError) as error:
+        study_files(folder / "it.yaml")
+    assert message in str(error.value)
+
+
+def test_run_goes_on_with_the_next_study_and_tells_what_failed(write, tmp_path, monkeypatch, capsys):
+    folder = write(
+        plain=PLAIN, other={"base": "plain.yaml", "name": "other"}, both={"studies": ["plain.yaml", "other.yaml"]}
+    )
+    seen = []
+
+    def run(experiment, outputs, **options):
+        seen.append((experiment.name, options["overrides"]))
+        if experiment.name == "plain":
+            raise engine.StudyFailed("teachers big stopped: too weak")
+        return outputs / experiment.name
+
+    monkeypatch.setattr(engine, "run", run)
+    given = ["run", str(folder / "both.yaml"), "--outputs", str(tmp_path / "out"), "--set", "seeds=[2]"]
+    assert cli.main(given) == cli.MISTAKE
+    assert seen == [("plain", ["seeds=[2]"]), ("other", ["seeds=[2]"])]
+    assert "plain: teachers big stopped: too weak" in capsys.readouterr().err
+
+
+def test_status_of_a_series(write, tmp_path, capsys):
+    folder = write(
+        plain=PLAIN, other={"base": "plain.yaml", "name": "other"}, both={"studies": ["plain.yaml", "other.yaml"]}
+    )
+    assert cli.main(["status", str(folder / "both.yaml"), "--outputs", str(tmp_path / "out")]) == 1
+    text = capsys.readouterr().out
+    assert f"{tmp_path / 'out' / 'plain'}: 0 of" in text and f"{tmp_path / 'out' / 'other'}: 0 of" in text
+
+
+def test_a_base_is_no_field_that_can_be_set(write):
+    folder = write(plain=PLAIN)
+    with pytest.raises(ExperimentError, match="base: unknown key 'base'"):
+        load_experiment(folder / "plain.yaml", ["base=plain.yaml"])
+    assert "base" not in read_fields(folder / "plain.yaml")
