@@ -88,31 +88,25 @@ def with_interval(difference: float, low: float, high: float) -> str:
 
 
 def to_markdown(shown: pd.DataFrame) -> str:
-    """Return a readable table as GitHub-flavoured Markdown, aligned in columns."""
-    head = list(shown.columns)
-    body = [[str(cell).replace("|", "\\|") for cell in row] for row in shown.itertuples(index=False)]
-    widths = [max(len(row[i]) for row in [head, *body]) for i in range(len(head))]
-
-    def line(cells: list[str]) -> str:
-        padded = [
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return "| " + " | ".join(padded) + " |"
-
-    rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
-    return "\n".join([line(head), rule, *map(line, body)]) + "\n"
+    """Return a readable table as GitHub-flavoured Markdown: first column to the left, the others to the right."""
+    cells = shown.astype(str).map(lambda cell: cell.replace("|", "\\|"))
+    alignment = ["left", *["right"] * (len(shown.columns) - 1)]
+    return cells.to_markdown(index=False, disable_numparse=True, colalign=alignment) + "\n"
 
 
 def to_latex(shown: pd.DataFrame, *, caption: str, label: str = "tab:arms") -> str:
     """Return a readable table as a LaTeX float for booktabs."""
-    columns = "l" + "r" * (len(shown.columns) - 1)
-    rows = [" & ".join(_tex(str(cell)) for cell in row) + r" \\" for row in shown.itertuples(index=False)]
-    head = " & ".join(_tex(name) for name in shown.columns) + r" \\"
-    return "\n".join(
-        [r"\begin{table}", r"  \centering", f"  \\caption{{{_tex(caption)}}}", f"  \\label{{{label}}}",
-         f"  \\begin{{tabular}}{{{columns}}}", r"    \toprule", f"    {head}", r"    \midrule",
-         *(f"    {row}" for row in rows), r"    \bottomrule", r"  \end{tabular}", r"\end{table}", ""]
-    )  # fmt: skip
+    return (
+        shown.map(lambda cell: _tex(str(cell)))
+        .rename(columns=_tex)
+        .to_latex(
+            index=False,
+            column_format="l" + "r" * (len(shown.columns) - 1),
+            caption=_tex(caption),
+            label=label,
+            position="tb",
+        )
+    )
 
 
 def write_tables(study: Study) -> list[Path]:
