@@ -512,25 +512,27 @@ class Experiment(Record):
     def settings_for(self, stage: str, item: str | None = None) -> dict[str, Any]:
         """Return the part of the experiment that a stage's results depend on, JSON-able.
 
-        A change anywhere else leaves the stage up to date.
+        A change anywhere else leaves the stage up to date: of checks, of what is shown, of how fast it goes.
         """
         whole = self.model_dump(mode="json", by_alias=True)
-        common = {"input": whole["input"], "evaluation": whole["evaluation"]}
-        teachers = {teacher["name"]: teacher for teacher in whole["teachers"]}
         if stage == "dataset":
-            return {"dataset": whole["dataset"]}
+            return {"dataset": _without(whole["dataset"], "strict", "download")}
+        measured = {"input": whole["input"], "splits": sorted({"val", *self.evaluation.splits})}
+        teachers = {teacher["name"]: _without(teacher, "floor") for teacher in whole["teachers"]}
+        # What trains nothing sees no picture mirrored.
+        unmirrored = _without(whole["input"], "flip")
         if stage == "teachers" and item == INTERMEDIATE:
-            parts = {key: whole[key] for key in ("intermediate", "student")}
-            parts["student"].pop("schedule")
-            parts |= {"teachers": list(teachers), "regions": whole["distillation"]["regions"]}
-            return common | parts | self._rounding
+            return measured | {"intermediate": self._merging(), "teachers": list(teachers)} | self._rounding
         if stage == "teachers":
             teacher = teachers[self.teacher(item or "").name]
             if teacher["sees"] is None:
                 del teacher["sees"]  # a teacher that sees all is the one that it was before there was this field
-            return common | {"teacher": teacher}
+            if teacher["detector"] is None:
+                return measured | {"input": unmirrored, "teacher": _without(teacher, "schedule", "seed")}
+            return measured | {"teacher": teacher}
         if stage == "features":
-            return {"features": whole["features"], "input": whole["input"], "teachers": self.all_teachers}
+            features = _without(whole["features"], "batch")
+            return {"features": features, "input": unmirrored, "teachers": self.all_teachers}
         if stage == "clusters":
             return {"clusters": whole["clusters"]}
         if stage == "distillation":
@@ -540,8 +542,20 @@ class Experiment(Record):
             if taught_by := spec.teacher_names(list(teachers)):
                 # In their order: the first is the anchor, and to some arms each has its turn.
                 parts |= {"distillation": self._weights_of(spec), "teachers": list(taught_by)} | self._rounding
-            return common | parts
-        return {"arms": list(self.arms), "seeds": list(self.seeds), "report": self.evaluation.report}
+            return measured | parts
+        # Tables and the report say which teachers are weak.
+        floors = {teacher.name: teacher.floor for teacher in self.teachers}
+        checks = {"floors": floors, "gate": self.intermediate.gate}
+        return {"arms": list(self.arms), "seeds": list(self.seeds), "report": self.evaluation.report, "checks": checks}
+
+    def _merging(self) -> dict[str, Any]:
+        """Return the settings of the intermediate teacher: regions count where it mixes by proposals alone."""
+        spec = self.intermediate
+        unread = ("gate",) if spec.mode == "staged" else ("gate", "schedule")
+        found = _without(spec.model_dump(mode="json"), *unread)
+        if spec.prior or spec.mode == "prior":
+            found["regions"] = self.distillation.regions.model_dump(mode="json")
+        return found
 
     def _weights_of(self, arm: ArmSpec) -> dict[str, Any]:
         """Return the weights that an arm depends on, those of second stages only where they can be compared."""
@@ -557,6 +571,11 @@ class Experiment(Record):
         With `auto` the data set's size decides, which no setting knows; all but `off` count alike.
         """
         return {"maps": "never rounded"} if self.resources.cache == "off" else {}
+
+
+def _without(fields: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Return a record's fields but for some."""
+    return {name: value for name, value in fields.items() if name not in names}
 
 
 def slug(arm: str) -> str:

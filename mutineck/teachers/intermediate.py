@@ -23,6 +23,8 @@ from mutineck.teachers.stage import dataset_categories, detector_training, measu
 START = "start.pth"
 ALIGNMENT = "alignment.json"
 CELLS_A_LEVEL = 200_000
+ALIGNMENT_BATCH = 8
+"""Pictures a step of the alignment: fixed, since sums depend on it in their last digits, and padding does."""
 IMPORTS = ("mutineck.teachers.merge",)
 UNTRAINED = {
     "joint": "its start; it learns in each student's run",
@@ -161,7 +163,7 @@ def align(study: Study, teachers: list[FrozenDetector], merged: MergedTeachers) 
     }
     if pairs:
         device = device_of(study.experiment.resources.device)
-        loader = evaluation_loader(study, "train")
+        loader = evaluation_loader(study, "train", batch=ALIGNMENT_BATCH)
         images = min(spec.alignment_images, len(loader.dataset))  # type: ignore[arg-type]
         seen = 0
         for batch in loader:

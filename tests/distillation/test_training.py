@@ -163,7 +163,9 @@ def test_only_what_changes_a_training_says_which_it_is(tiny: Study, ready: Study
 
     def described(name: str, **changes: Any) -> dict[str, Any]:
         resources = {"device": "cpu", **changes.pop("resources", {})}
-        study = derive(tiny, tmp_path / name, arms=["mutineck"], resources=resources, schedule={**SCHEDULE, **changes})
+        checks = {name: changes.pop(name) for name in ("evaluation", "intermediate") if name in changes}
+        schedule = {**SCHEDULE, **changes}
+        study = derive(tiny, tmp_path / name, arms=["mutineck"], resources=resources, schedule=schedule, **checks)
         link_intermediate(study, ready.root)
         plant_centroids(study)
         study = study.at("distillation", "mutineck/seed0")
@@ -173,7 +175,9 @@ def test_only_what_changes_a_training_says_which_it_is(tiny: Study, ready: Study
 
     first = described("a")
     assert str(tmp_path) not in str(first)
-    assert described("b", resources={"cache_gib": 2.0, "cache": "on", "workers": 1}) == first
+    speed = {"cache_gib": 2.0, "cache": "on", "workers": 1, "threads": 2, "device": "auto", "hours": 1.0}
+    shown = {"evaluation": {"splits": ["val", "test"], "report": "test", "batch": 2}, "intermediate": {"gate": 0.5}}
+    assert described("b", resources=speed, **shown) == first
     assert described("c", resources={"cache": "off"}) != first
     assert described("d", learning_rate=0.006) != first
 
