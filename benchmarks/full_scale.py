@@ -4,7 +4,7 @@
 
 The zoo's teachers are built from their published configs with random weights, so nothing is downloaded and the
 numbers say nothing of accuracy. Any folder in COCO's layout (annotations/instances_{train,val}2017.json, train2017/,
-val2017/) will do. What was found is kept in `benchmarks/results/full_scale/CLASS.json`; the README's table is made of
+val2017/) will do. What was found is kept in `benchmarks/results/full_scale/CLASS.json`; docs/benchmarks.md is written from
 it by `python scripts/results.py table`.
 """
 
@@ -140,7 +140,7 @@ def train_steps(study: Study, *, steps: int = 1, batch: int = BATCH) -> dict[str
 
 
 def section(path: Path) -> str:
-    """Return the README's table of what was kept in a file."""
+    """Return the table of what was kept in a file."""
     kept = read_json(path)
     where = kept["machine"]
     lines = [
@@ -161,7 +161,7 @@ def section(path: Path) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure each experiment in a process of its own, keep what was found, and print the README's table."""
+    """Measure each experiment in a process of its own, keep what was found, and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", type=Path)
     parser.add_argument("--experiments", nargs="+", default=list(EXPERIMENTS), choices=EXPERIMENTS)

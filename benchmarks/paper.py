@@ -4,7 +4,7 @@
 
 Counts the FLOPs of every network that takes part at 1333x800, times the loading of pictures if a folder is named, and
 keeps both in `benchmarks/results/paper/`. What a GPU sustains is taken from a step that `benchmarks.full_scale` has
-measured on one, if any is kept. `python scripts/results.py table` writes the README's section of them.
+measured on one, if any is kept. `python scripts/results.py table` writes them into docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ FOLDING = """ On the CPU of the table
 
 
 def section(path: Path, folding: float | None = None) -> str:
-    """Return the README's section on a study.
+    """Return the section on a study.
 
     Args:
         path: what `main` kept.
@@ -316,7 +316,7 @@ def _values(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Count, time what there is to time, keep both, and print the README's section."""
+    """Count, time what there is to time, keep both, and print its section."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.paper", description=main.__doc__)
     parser.add_argument("experiment", nargs="?", default="coco", choices=sorted(PICTURES))
     parser.add_argument("--pictures", type=Path, help="a folder in COCO's layout, to time the loading of pictures")

@@ -1,4 +1,4 @@
-"""Keep a study's results beside its experiment; write the tables of README and docs, and docs/gains.png, from all kept.
+"""Keep a study's results beside its experiment; write the tables of README and docs, and docs/gains.png, from them.
 
     python scripts/results.py keep bccd        after `mutineck run experiments/bccd.yaml ...`; or a series
     python scripts/results.py table            rewrites what lies between markers; after `make bench`, too
@@ -46,9 +46,10 @@ SEARCHES = ROOT / "experiments" / "searches"
 README = ROOT / "README.md"
 STUDIES = ROOT / "docs" / "results.md"
 """Every kept study, arm by arm."""
+BENCHMARKS = ROOT / "docs" / "benchmarks.md"
 GAINS = ROOT / "docs" / "gains.png"
 FIRST = "shapes"
-"""The study that `make run` makes: its own table stands in the README, too."""
+"""The study of `make run`: the README shows its table."""
 MEASURED = ROOT / "benchmarks" / "results"
 
 
@@ -144,11 +145,14 @@ def kept_studies() -> list[tuple[StudyResults, dict[str, Any]]]:
 
 
 def table() -> str:
-    """Return the README's section of results: studies of several seeds side by side, and the one that comes first."""
-    kept = kept_studies()
-    several = [study for study, about in kept if len(about["seeds"]) > 1]
-    first = [f"**{study.name}.** " + _one_study(study, about) for study, about in kept if study.name == FIRST]
-    return "\n".join([*([overview(several)] if several else []), *first])
+    """Return the README's section of results: the study of `make run`."""
+    return "\n".join(_one_study(study, about) for study, about in kept_studies() if study.name == FIRST)
+
+
+def side_by_side() -> str:
+    """Return the tables that compare the kept studies of several seeds."""
+    several = [study for study, about in kept_studies() if len(about["seeds"]) > 1]
+    return overview(several) if several else ""
 
 
 def studies() -> str:
@@ -203,8 +207,9 @@ def _who_teaches_what(study: StudyResults, about: dict[str, Any]) -> list[str]:
 def written() -> dict[Path, str]:
     """Return the text of each document that has sections between markers, with these sections written anew."""
     sections = {
-        README: {"results": table(), "benchmarks": benchmarks(), "full scale": one_step(), "paper": on_paper()},
-        STUDIES: {"studies": studies()},
+        README: {"results": table()},
+        STUDIES: {"overview": side_by_side(), "studies": studies()},
+        BENCHMARKS: {"benchmarks": benchmarks(), "full scale": one_step(), "paper": on_paper()},
     }
     found = {}
     for document, texts in sections.items():
@@ -215,7 +220,7 @@ def written() -> dict[Path, str]:
 
 
 def benchmarks() -> str:
-    """Return the README's section of benchmarks, a table for each class of machines."""
+    """Return the section of benchmarks, a table for each class of machines."""
     lines = []
     for path in sorted(MEASURED.glob("*.json")):
         about = read_json(path)
@@ -237,7 +242,7 @@ def benchmarks() -> str:
 
 
 def one_step() -> str:
-    """Return the README's section of one step of each full-scale study, a table for each class of machines."""
+    """Return the section of one step of each full-scale study, a table for each class of machines."""
     return "\n".join(full_scale.section(path) for path in sorted((MEASURED / "full_scale").glob("*.json")))
 
 

@@ -36,12 +36,14 @@ def test_documents_say_what_was_measured(results: ModuleType) -> None:
 
 @pytest.fixture
 def documents(results: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a README and a page of studies, both still without what is written into them, instead of ours."""
+    """A folder with documents whose written sections are still empty, instead of ours."""
     monkeypatch.setattr(results, "README", tmp_path / "README.md")
     monkeypatch.setattr(results, "STUDIES", tmp_path / "results.md")
+    monkeypatch.setattr(results, "BENCHMARKS", tmp_path / "benchmarks.md")
     monkeypatch.setattr(results, "GAINS", tmp_path / "gains.png")
-    (tmp_path / "README.md").write_text(f"before\n{empty('results', 'benchmarks', 'full scale', 'paper')}after\n")
-    (tmp_path / "results.md").write_text(empty("studies"))
+    (tmp_path / "README.md").write_text(f"before\n{empty('results')}after\n")
+    (tmp_path / "results.md").write_text(empty("overview", "studies"))
+    (tmp_path / "benchmarks.md").write_text(empty("benchmarks", "full scale", "paper"))
     return tmp_path
 
 
@@ -129,18 +131,18 @@ def test_a_study_of_several_seeds_is_kept_and_told(
     assert about["command"] == "mutineck run experiments/two_seeds.yaml --set dataset.root=PATH --set 'seeds=[0, 1]'"
     readme = (finished / "README.md").read_text(encoding="utf-8")
     assert readme.startswith("before\n") and readme.endswith("after\n")
-    assert "**two_seeds.** Made up. mAP on test, 2 seeds" in readme
-    cells = rows_of(readme)
-    assert ["two_seeds", "20.5 ± 0.7", "30.5 ± 0.7 (big)", "35.5 ± 0.7", "55.0", "2"] in cells
-    assert ["two_seeds", "1.0", "1.0", "1.0"] in cells
+    assert "Made up. mAP on test, 2 seeds" in readme
+    page = (finished / "results.md").read_text(encoding="utf-8")
+    assert ["two_seeds", "20.5 ± 0.7", "30.5 ± 0.7 (big)", "35.5 ± 0.7", "55.0", "2"] in rows_of(page)
+    assert ["two_seeds", "1.0", "1.0", "1.0"] in rows_of(page)
+    speed = (finished / "benchmarks.md").read_text(encoding="utf-8")
     assert (
         "**cpu-2.** a processor with avx2; 2 cores, 1 thread; torch 2. Measured from 2000-01-02 to 2000-01-02. 1 targets, 1 of them missed."
-        in readme
+        in speed
     )
-    assert ["losses", "2 s", "loop", "3 s", "1.50", "≥ 2", "no, by 25 %"] in cells
-    page = (finished / "results.md").read_text(encoding="utf-8")
+    assert ["losses", "2 s", "loop", "3 s", "1.50", "≥ 2", "no, by 25 %"] in rows_of(speed)
     assert "## two_seeds\n\nMade up. mAP on test, 2 seeds" in page
-    for told in (cells, rows_of(page)):
+    for told in (rows_of(readme), rows_of(page)):
         assert ["`mutineck`", "35.5 ± 0.7", "+15.0"] in told
         assert ["ace", "0.70 (40.0)", "0.30 (–)"] in told
     assert (finished / "gains.png").read_bytes().startswith(b"\x89PNG")
