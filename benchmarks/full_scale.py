@@ -4,8 +4,8 @@
 
 The zoo's teachers are built from their published configs with random weights, so nothing is downloaded and the
 numbers say nothing of accuracy. Any folder in COCO's layout (annotations/instances_{train,val}2017.json, train2017/,
-val2017/) will do. What was found is kept in `benchmarks/results/full_scale/CLASS.json`; docs/benchmarks.md is written from
-it by `python scripts/results.py table`.
+val2017/) will do. Results are kept in `benchmarks/results/full_scale/CLASS.json`; `python scripts/results.py table`
+writes docs/benchmarks.md from them.
 """
 
 from __future__ import annotations
