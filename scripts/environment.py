@@ -25,6 +25,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import threading
 import time
 import venv
 import zipfile
@@ -32,6 +33,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+LAST_LINES = 30
+"""Of the log, shown when a step fails."""
 RECIPE = 1  # raise it when a change below makes another environment out of the same lock
 PYTHONS = ((3, 11), (3, 12))
 BUILD_TOOLS = re.compile(r"pip|setuptools|wheel|ninja|packaging|flit-core")
@@ -62,8 +65,40 @@ class BuildError(RuntimeError):
 
 
 def say(text: str) -> None:
-    """Print one line at once, so that it stands before the output of what it announces."""
+    """Print one line at once."""
     print(f"environment: {text}", flush=True)
+
+
+@contextlib.contextmanager
+def timed(text: str) -> Iterator[None]:
+    """Announce a step, and end its line with the time that it took; on a terminal the time so far is shown."""
+    start = time.monotonic()
+    finished = threading.Event()
+
+    def tick() -> None:
+        while not finished.wait(1):
+            print(f"\renvironment: {text}: {duration(time.monotonic() - start)} ", end="", flush=True)
+
+    print(f"environment: {text}: ", end="", flush=True)
+    clock = threading.Thread(target=tick, daemon=True)
+    if sys.stdout.isatty():
+        clock.start()
+    try:
+        yield
+    except BaseException:
+        print("failed", flush=True)
+        raise
+    else:
+        erase = f"\renvironment: {text}: " if sys.stdout.isatty() else ""
+        print(f"{erase}{duration(time.monotonic() - start)}  ", flush=True)
+    finally:
+        finished.set()
+
+
+def duration(seconds: float) -> str:
+    """Return seconds for people: `48 s`, `9 min 5 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def read_lock(text: str) -> dict[str, str]:
@@ -143,13 +178,25 @@ def shared_folder(clone: Path, cache: Path) -> Path:
     return cache / f"env-{environment_key((clone / 'requirements.lock').read_text())}"
 
 
-def call(*command: str | Path, environ: dict[str, str] | None = None) -> None:
-    """Run a command, its output shown; a failure raises BuildError with the command as one would type it."""
+def call(*command: str | Path, log: Path, environ: dict[str, str] | None = None) -> None:
+    """Run a command, its output appended to a log.
+
+    Raises:
+        BuildError: it failed; the message has the command, the log's path, and the end of what it wrote.
+    """
     words = [str(word) for word in command]
-    # close_fds=False hands the build lock on; Python opens every other file as not inheritable
-    code = subprocess.run(words, env=environ or clean_environ(), cwd=ROOT, close_fds=False).returncode
-    if code:
-        raise BuildError(f"failed with exit status {code}: {' '.join(words)}")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "a+", encoding="utf-8", errors="replace") as file:
+        print(f"\n$ {' '.join(words)}", file=file, flush=True)
+        start = file.tell()
+        # close_fds=False hands the build lock on; Python opens every other file as not inheritable
+        code = subprocess.run(
+            words, env=environ or clean_environ(), cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, close_fds=False
+        ).returncode
+        if code:
+            file.seek(start)
+            end = "".join(file.readlines()[-LAST_LINES:])
+            raise BuildError(f"failed with exit status {code}: {' '.join(words)}\n{end}(all of it: {log})")
 
 
 def jobs() -> int:
@@ -165,15 +212,17 @@ class Build:
     def __init__(self, python: Path, cache: Path, lock: str, stamps: Path) -> None:
         """Take the environment's interpreter, the wheels' folder, the lock's text and the stamps' folder."""
         self.python, self.cache, self.stamps = python, cache, stamps
+        self.log = stamps.parent / "build.log"
         self.blocks = read_lock(lock)
 
     def run(self) -> None:
         """Run every step whose stamp is missing, in order."""
+        compiled = f"mmcv-full, compiled once a machine, about {max(1, round(20 / jobs()))} min"
         steps: tuple[tuple[str, str, Callable[[], None]], ...] = (
-            ("tools", "pip, setuptools, ninja", lambda: self.install(BUILD_TOOLS)),
-            ("torch", "torch and its CUDA libraries, 3 GB", lambda: self.install(TORCH)),
-            ("packages", f"the rest of {len(self.blocks)} pinned packages", lambda: self.install(REST)),
-            ("operators", "mmcv-full, compiled: minutes, once a machine", self.install_operators),
+            ("tools", "pip, setuptools, ninja, about 10 s", lambda: self.install(BUILD_TOOLS)),
+            ("torch", "torch and its CUDA libraries, 3 GB, about 1 min and the download", lambda: self.install(TORCH)),
+            ("packages", f"the rest of {len(self.blocks)} pinned packages, about 2 min", lambda: self.install(REST)),
+            ("operators", compiled, self.install_operators),
             ("check", "every package present, the compiled operators at work", self.check),
         )
         self.stamps.mkdir(parents=True, exist_ok=True)
@@ -181,15 +230,15 @@ class Build:
             stamp = self.stamps / name
             if stamp.exists():
                 continue
-            say(f"[{number}/{len(steps)}] {what}")
             start = time.monotonic()
-            self.drop_half_installed()
-            step()
+            with timed(f"[{number}/{len(steps)}] {what}"):
+                self.drop_half_installed()
+                step()
             stamp.write_text(f"{time.monotonic() - start:.0f} s\n")
 
     def pip(self, *arguments: str | Path, environ: dict[str, str] | None = None) -> None:
         """Call the environment's pip."""
-        call(self.python, "-m", "pip", *arguments, environ=environ)
+        call(self.python, "-m", "pip", *arguments, log=self.log, environ=environ)
 
     def drop_half_installed(self) -> None:
         """Remove the records of packages whose installation was killed: pip would take them for installed."""
@@ -214,17 +263,26 @@ class Build:
         """Install the pins that match, each file checked by its hash; nothing else moves (``--no-deps``)."""
         self.pip("install", "--no-deps", "--require-hashes", "-r", self.requirements(pattern))
 
-    def install_operators(self) -> None:
-        """Install mmcv-full from the wheel cache, compiled first where it is not there yet."""
-        version, torch = (re.search(r"==([^\s;]+)", self.blocks[name]) for name in (OPERATORS, "torch"))
+    def operators(self) -> str:
+        """Return what names a compiled mmcv-full: its version and torch's, the interpreter, the machine, the GPU.
+
+        pip's own wheel cache does not know which torch a wheel was compiled against, so it is not asked.
+        """
+        version, torch = (re.search(r"==([^\s;]+)", self.blocks.get(name, "")) for name in (OPERATORS, "torch"))
         if not version or not torch:
             raise BuildError(f"requirements.lock pins no exact {OPERATORS} or torch; type: make lock")
-        # pip's own wheel cache does not know which torch a wheel was compiled against, so it is not asked
-        name = f"{OPERATORS}-{version[1]}-torch-{torch[1]}-{machine_tag()}-{flavour()}"
-        wheels = self.cache / "wheels" / name
-        if not list(wheels.glob("*.whl")):
-            self.compile_operators(wheels, self.cache / "build" / name)
-        self.pip("install", "--no-deps", "--no-index", *wheels.glob("*.whl"))
+        return f"{OPERATORS}-{version[1]}-torch-{torch[1]}-{machine_tag()}-{flavour()}"
+
+    def wheels(self) -> list[Path]:
+        """Return mmcv-full's wheel as compiled earlier, empty if it is not there yet."""
+        return list((self.cache / "wheels" / self.operators()).glob("*.whl"))
+
+    def install_operators(self) -> None:
+        """Install mmcv-full from the wheel cache, compiled first where it is not there yet."""
+        if not self.wheels():
+            name = self.operators()
+            self.compile_operators(self.cache / "wheels" / name, self.cache / "build" / name)
+        self.pip("install", "--no-deps", "--no-index", *self.wheels())
 
     def compile_operators(self, wheels: Path, source: Path) -> None:
         """Compile in a folder that stays until the wheel is there: ninja goes on where a build was killed."""
@@ -273,7 +331,7 @@ class Build:
     def check(self) -> None:
         """Refuse an environment that lacks a package or whose operators do not work."""
         self.pip("check")
-        call(self.python, "-W", "ignore", "-c", CHECK)
+        call(self.python, "-W", "ignore", "-c", CHECK, log=self.log)
 
 
 def link(shared: Path, clone: Path, stamp: str) -> None:
@@ -297,7 +355,7 @@ def link(shared: Path, clone: Path, stamp: str) -> None:
         if (shared / data).exists():
             shutil.copytree(shared / data, folder / data, dirs_exist_ok=True)
     editable = ["install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "-e"]
-    call(folder / "bin" / "python", "-m", "pip", *editable, clone)
+    call(folder / "bin" / "python", "-m", "pip", *editable, clone, log=shared / "build.log")
     marker.write_text(stamp)
 
 
@@ -337,7 +395,7 @@ def ensure(clone: Path) -> Path:
         with build_lock(cache):
             if not ready():  # another process may have finished it while this one waited
                 if not (shared / "steps").exists():
-                    say(f"building {shared}, once for all clones on this machine")
+                    say(f"building {shared}, once for all clones on this machine; its output: build.log there")
                     free = shutil.disk_usage(cache).free
                     if free < 12e9:
                         raise BuildError(
@@ -346,8 +404,8 @@ def ensure(clone: Path) -> Path:
                         )
                     venv.EnvBuilder(symlinks=True, with_pip=True, clear=True).create(shared)
                 Build(shared / "bin" / "python", cache, lock, shared / "steps").run()
-                say(f"linking {clone / '.venv'}")
-                link(shared, clone, stamp)
+                with timed(f"linking {clone / '.venv'}"):
+                    link(shared, clone, stamp)
     say(f"ready: {clone / '.venv'}")
     return clone / ".venv"
 
@@ -360,7 +418,8 @@ def here(clone: Path) -> None:
     stamps = Path(sys.prefix) / "mutineck" / environment_key(lock)
     with build_lock(cache_folder()):
         Build(Path(sys.executable), cache_folder(), lock, stamps).run()
-        call(sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "-e", clone)
+        editable = ["install", "--no-deps", "--no-build-isolation", "-e"]
+        call(sys.executable, "-m", "pip", *editable, clone, log=stamps.parent / "build.log")
 
 
 def rebuild(clone: Path) -> None:

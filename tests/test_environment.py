@@ -155,16 +155,31 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_file_with_another_hash_is_refused(machine: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_file_with_another_hash_is_refused_with_the_end_of_the_log(
+    machine: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     line = wheel(machine / "wheels", "alpha", "x = 1\n")
     target = machine / "env"
     bare_environment(target)
     forged = re.sub(r"sha256:\w{4}", "sha256:0000", line)
     build = environment.Build(target / "bin" / "python", machine / "cache", forged, machine / "steps")
     build.stamps.mkdir()
-    with pytest.raises(environment.BuildError, match="exit status"):
+    with pytest.raises(
+        environment.BuildError, match=r"exit status[^$]*THESE PACKAGES DO NOT MATCH THE HASHES"
+    ) as found:
         build.install(re.compile(".*"))
-    assert "THESE PACKAGES DO NOT MATCH THE HASHES" in "".join(capfd.readouterr())
+    assert str(machine / "build.log") in str(found.value)
+    assert "".join(capfd.readouterr()) == ""
+
+
+def test_a_step_is_one_line_with_its_time(capsys: pytest.CaptureFixture[str]) -> None:
+    with environment.timed("[1/5] tools"):
+        pass
+    with pytest.raises(ValueError, match="no"), environment.timed("[2/5] torch"):
+        raise ValueError("no")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rstrip() for line in lines] == ["environment: [1/5] tools: 0 s", "environment: [2/5] torch: failed"]
+    assert environment.duration(545.2) == "9 min 5 s"
 
 
 def test_steps_that_are_done_are_not_done_again(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,7 +323,7 @@ environment = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(environment)
 with environment.build_lock(environment.Path(sys.argv[2])):
     print("held", flush=True)
-    environment.call(*sys.argv[3:])
+    environment.call(*sys.argv[3:], log=environment.Path(sys.argv[2]) / "build.log")
 """
 
 
