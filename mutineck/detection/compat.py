@@ -23,10 +23,6 @@ _enough: ContextVar[int] = ContextVar("enough", default=FLOAT_NUMBERS)
 @functools.cache
 def prepare() -> None:
     """Make mmcv and mmdet ready: call before anything of theirs is built. Idempotent."""
-    # mmcv 1.7 announces its successor and its own deprecations at import; neither helps a reader here.
-    warnings.filterwarnings("ignore", message=".*On January 1, 2023, MMCV will release v2.0.0.*")
-    warnings.filterwarnings("ignore", message=".*torch.meshgrid.*")
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"mmcv\..*")
     from mmcv.parallel import MMDistributedDataParallel
 
     # MMDistributedDataParallel.forward reads an attribute of replicated tensors that torch dropped after 2.0.

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -69,3 +73,23 @@ def test_modulated_deformable_convolutions_read_maps_as_they_lie() -> None:
         torch.testing.assert_close(layer(*turned), expected)
         raw = ModulatedDeformConv2dFunction.apply(*turned, layer.weight, None, 1, 1, 1, 1, 1)
     assert not torch.allclose(raw, expected), "mmcv reads them itself: what mends it is no longer needed"
+
+
+def test_nothing_is_warned_of_that_nobody_can_mend() -> None:
+    """In a process of its own: every module is imported, and detectors are built and looked through."""
+    code = """
+import importlib, inspect, pkgutil
+import mutineck
+for module in pkgutil.walk_packages(mutineck.__path__, "mutineck."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+from mutineck.detection.configs import model_config
+from mutineck.detection.frozen import build_model
+from mutineck.study.experiment import DetectorSpec
+for family in ("faster_rcnn", "gfl"):
+    model = build_model(model_config(DetectorSpec(family=family, base_channels=8, neck_channels=16), 3))
+    inspect.getmembers(model.rpn_head if family == "faster_rcnn" else model.bbox_head)
+"""
+    environ = os.environ | {"CUDA_HOME": "/usr/local"}
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ, check=True)
+    assert finished.stderr == ""
