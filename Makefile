@@ -6,7 +6,7 @@ CORES      ?= 2
 BIN        := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock run status figures lab test lint unit slow gpu fuzz kills soak reliability bench doctor rebuild prune clean
+.PHONY: help env lock run status figures lab test lint unit slow gpu fuzz kills soak portable reliability bench doctor rebuild prune clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,7 @@ test: env  ## lint, types, unit tests and the chained run of every notebook
 
 lint: env  ## ruff and mypy
 	$(BIN)/ruff check mutineck tests scripts benchmarks
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy mutineck scripts benchmarks
 
 # One thread a process: the tests run side by side, and float sums do not depend on the number of cores.
@@ -68,6 +69,9 @@ kills: env  ## end a smoke study with SIGKILL at random moments (COUNT=50), and 
 soak: env  ## run smoke studies for hours (HOURS=1), and see that nothing grows
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.soak --hours $(or $(HOURS),1)
 
+portable: env  ## run the study of `make run` as other processors would, and tell how far results lie apart (2 hours)
+	$(BIN)/python -m tests.reliability.portable $(or $(EXPERIMENT:experiments/%.yaml=%),shapes)
+
 reliability: env  ## write docs/reliability.md from the last test, fuzz, kills and soak
 	@$(BIN)/python -m tests.reliability.table $(wildcard .junit/*.xml)
 
@@ -81,5 +85,5 @@ prune: env  ## remove environments of other locks from the cache, 6 GB each
 	@$(PYTHON) scripts/environment.py prune
 
 clean:  ## remove what the tools left in the clone; outputs/ and data/ stay
-	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .fuzz .junit .kills .soak .snakemake
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .fuzz .junit .kills .soak .portable .snakemake
 	find mutineck tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

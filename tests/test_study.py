@@ -6,6 +6,7 @@ import html
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,7 @@ from mutineck.study.experiment import load_experiment
 from mutineck.study.jobs import jobs
 from mutineck.study.stage import read_manifest
 from mutineck.system.files import read_json, sha256_file, sha256_path
+from tests.reliability.portable import Variant, capabilities
 
 pytestmark = pytest.mark.slow
 
@@ -25,6 +27,16 @@ def command(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "mutineck", *map(str, words)], capture_output=True, text=True, timeout=850, check=False
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def another_machine() -> Iterator[None]:
+    """Let everything here compute as a processor with fewer instructions does: nothing may go by this one's rounding."""
+    least, *better = capabilities()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in Variant(better[-2] if better[1:] else least, 1).environment.items():
+            patch.setenv(name, value)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -35,12 +35,13 @@ class Run:
     Args:
         arguments: what follows `mutineck run`.
         log: file for what it prints.
+        environment: variables beside this process's own.
     """
 
-    def __init__(self, arguments: Sequence[str], log: Path) -> None:
+    def __init__(self, arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
         self.mark = uuid.uuid4().hex
         self.log = log
-        environment = os.environ | {MARK: self.mark, "PYTHONPATH": str(repository())}
+        environment = os.environ | dict(environment or {}) | {MARK: self.mark, "PYTHONPATH": str(repository())}
         with open(log, "wb") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "mutineck", "run", *arguments],

@@ -1,7 +1,7 @@
 """Write docs/reliability.md from what the last runs counted: nothing in its tables is typed by hand.
 
 python -m tests.reliability.table .junit/*.xml      after `make test`, which leaves these
-python -m tests.reliability.table                   after `make fuzz`, `make kills` or `make soak`
+python -m tests.reliability.table                   after `make fuzz`, `make kills`, `make soak` or `make portable`
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from benchmarks.table import with_section
 from mutineck.study.experiment_file import repository
 from mutineck.system.files import read_json, write_json, write_text
 from tests.reliability.junit import cases
+from tests.reliability.portable import all_runs, spread
 from tests.reliability.topics import TOPICS
 
 DOCUMENT = repository() / "docs" / "reliability.md"
@@ -49,8 +50,12 @@ def count(paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def tables(reports: Mapping[str, Any]) -> dict[str, str]:
-    """Return the document's tables by name, from the reports by name (`tests`, `fuzz`, `kills`, `soak`)."""
-    return {"tests": _tests(reports.get("tests")), "longer runs": _longer(reports)}
+    """Return the document's tables by name, from the reports by name (`tests`, `fuzz`, `kills`, `soak`, `portable`)."""
+    return {
+        "tests": _tests(reports.get("tests")),
+        "longer runs": _longer(reports),
+        "portable": _portable(reports.get("portable")),
+    }
 
 
 def _tests(report: Mapping[str, Any] | None) -> str:
@@ -85,6 +90,32 @@ def _longer(reports: Mapping[str, Any]) -> str:
             when = f"{report['finished'][:10]}, revision {short(report['revision']['git'])}"
             lines.append(f"| `make {name}` | {when} | {much} | {came} |")
     return "\n".join(lines)
+
+
+def _portable(report: Mapping[str, Any] | None) -> str:
+    if report is None:
+        return "Not run yet: type `make portable`."
+    runs = all_runs(report)
+    lines = [f"- {machine}: {_machine(about)}." for machine, about in report["machines"].items()]
+    ended = sum(each["ended"] for each in runs)
+    lines += ["", f"{ended} of {len(runs)} runs of `{report['experiment']}` ended in their report. mAP in percent:", ""]
+    names = [f"{each['capability']}, {each['threads']}" for each in runs]
+    lines += ["| | on | " + " | ".join(names) + " | lowest to highest |", "|---|---|" + "--:|" * (len(runs) + 1)]
+    for split in ("val", "test"):
+        for arm, (low, high) in spread(runs, split).items():
+            cells = [_percent(each["mAP"].get(arm, {}).get(split)) for each in runs]
+            lines.append(f"| {arm} | {split} | {' | '.join(cells)} | {_percent(low)} to {_percent(high)} |")
+    return "\n".join(lines)
+
+
+def _machine(about: Mapping[str, Any]) -> str:
+    minutes = [each["minutes"] for each in about["runs"] if each["ended"]]
+    taken = f", {min(minutes):.0f} to {max(minutes):.0f} minutes each" if minutes else ""
+    return f"{len(about['runs'])} runs{taken}, {about['finished'][:10]}, revision {short(about['revision']['git'])}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
 
 
 def _fuzz(report: Mapping[str, Any]) -> tuple[str, str]:

@@ -19,7 +19,7 @@ CASES = (
     '<testcase classname="tests.dataset.test_contracts" name="test_generated_voc_files"><properties>'
     '<property name="files" value="3000" /></properties></testcase>',
     '<testcase classname="tests.dataset.test_voc" name="test_an_external_entity_is_never_read" />',
-    '<testcase classname="tests.test_faults" name="test_a_full_disk_is_said"><skipped message="no unshare" /></testcase>',
+    '<testcase classname="tests.system.test_faults" name="test_a_full_disk_is_said"><skipped message="no unshare" /></testcase>',
     '<testcase classname="tests.dataset.test_coco" name="test_x"><failure message="no" /></testcase>',
     '<testcase classname="tests.figures.test_style" name="test_y" />',
 )

@@ -64,25 +64,25 @@ TOPICS = (
         "SIGKILL in a training",
         "killed at an epoch and gone on with, in one process or in two",
         "the same weights, bit for bit",
-        (*_tests("distillation.test_training", "a_stopped_training", "a_training_killed", "a_state_of_fewer"), *_tests("test_storage", "a_killed_writer")),
+        (*_tests("distillation.test_training", "a_stopped_training", "a_training_killed", "a_state_of_fewer"), *_tests("system.test_files", "a_killed_writer")),
     ),
     Topic(
         "SIGKILL, SIGTERM, SIGINT of a run",
         "one process, the command, or everything; a job that fails; a result that is lost afterwards",
         "nothing half done passes for finished; it ends within 10 s and prints the command to go on with",
-        (*_tests("reliability.test_kills"), *_tests("test_workflow", "a_killed", "a_stopped", "a_failing", "a_finished_job"), *_tests("test_cli", "a_stopped")),
+        (*_tests("reliability.test_kills"), *_tests("running.test_workflow", "a_killed", "a_stopped", "a_failing", "a_finished_job"), *_tests("test_cli", "a_stopped")),
     ),
     Topic(
         "a full disk, a folder that may not be written",
         "a small disk of its own (`unshare`; skipped where a machine forbids it), files that may not grow",
         "stage, file and remedy in one line; what was finished stays; the same command goes on",
-        (*_tests("test_faults", "a_full_disk", "where_nothing"), *_tests("test_remedies"), *_tests("test_storage", "a_failed_write"), *_tests("test_download", "a_full_disk")),
+        (*_tests("system.test_faults", "a_full_disk", "where_nothing"), *_tests("system.test_remedies"), *_tests("system.test_files", "a_failed_write"), *_tests("system.test_download", "a_full_disk")),
     ),
     Topic(
         "a kernel, a loader worker or memory is lost",
         "each for real, in one run",
         "stage, file and remedy; the notebook as far as it came is kept",
-        (*_tests("test_faults", "a_job_that_loses"), *_tests("test_notebooks", "a_kernel_that_dies", "a_stopped_notebook"), *_tests("test_remedies", r"what_the_machine_lacks.*(memory|worker)")),
+        (*_tests("system.test_faults", "a_job_that_loses"), *_tests("running.test_notebooks", "a_kernel_that_dies", "a_stopped_notebook"), *_tests("system.test_remedies", r"what_the_machine_lacks.*(memory|worker)")),
     ),
     Topic(
         "checkpoints",
@@ -95,7 +95,7 @@ TOPICS = (
         "downloads",
         "broken off, another content, no hash, https that leads to http, archives that write outside or hold links",
         "gone on with, verified before use, or refused",
-        _tests("test_download"),
+        _tests("system.test_download"),
     ),
     Topic(
         "numbers",
@@ -113,26 +113,26 @@ TOPICS = (
         "two at once",
         "two runs, two notebooks of one stage, two builds of the environment, figures while a run writes, two downloads",
         "the second waits or refuses, naming the first one's process",
-        (*_tests("test_workflow", "a_folder_has", "a_killed"), *_tests("test_cli", "figures_are_not"), *_tests("test_stage", "two_notebooks"), *_tests("test_environment", "a_second_build", "the_lock_of_a"), *_tests("test_download", "who_comes_second"), *_tests("teachers.test_cache", "processes_write")),
+        (*_tests("running.test_workflow", "a_folder_has", "a_killed"), *_tests("test_cli", "figures_are_not"), *_tests("study.test_stage", "two_notebooks"), *_tests("test_environment", "a_second_build", "the_lock_of_a"), *_tests("system.test_download", "who_comes_second"), *_tests("detectors.test_cache", "processes_write")),
     ),
     Topic(
         "results that are stale",
         "settings or revision changed, files lost, another schedule, other teachers",
         "run again or said, with the reason",
-        (*_tests("test_workflow", "a_changed", "a_setting", "differences", "a_finished"), *_tests("test_cli", "results_of"), *_tests("test_study", "a_changed", "a_second"), *_tests("distillation.test_training", "another_schedule", "a_state_of_other")),
+        (*_tests("running.test_workflow", "a_changed", "a_setting", "differences", "a_finished"), *_tests("test_cli", "results_of"), *_tests("test_study", "a_changed", "a_second"), *_tests("distillation.test_training", "another_schedule", "a_state_of_other")),
     ),
     Topic(
         "what piles up",
         "studies one after another: memory, open files, processes, temporary files; arms that are gone, what killed "
         "processes left, files that belong to no job",
         "all return to where they were; `mutineck clean` lists what may go, and asks",
-        (*_tests("reliability.test_soak"), *_tests("test_cli", "clean"), *_tests("test_workflow", "what_may"), *_tests("test_study", "every_job")),
+        (*_tests("reliability.test_soak"), *_tests("test_cli", "clean"), *_tests("running.test_workflow", "what_may"), *_tests("test_study", "every_job")),
     ),
     Topic(
         "values that look like code",
         "parameters of notebooks, names of arms, YAML tags, folders, sources that call a shell",
         "strings, refused names, no shell",
-        (*_tests("test_supply"), *_tests("test_notebooks", "parameters_arrive", "a_misspelt")),
+        (*_tests("test_supply"), *_tests("running.test_notebooks", "parameters_arrive", "a_misspelt")),
     ),
     Topic(
         "what is installed",
@@ -144,6 +144,6 @@ TOPICS = (
         "the teacher cache",
         "truncated entries, two writers, a bound reached",
         "computed again; a hit equals a miss, bit for bit",
-        (*_tests("teachers.test_cache"), *_tests("distillation.test_cached")),
+        (*_tests("detectors.test_cache"), *_tests("distillation.test_cached")),
     ),
 )  # fmt: skip
