@@ -243,13 +243,9 @@ def measure(
         truth = COCO(str(annotations))
         chosen = [c for c in truth.loadCats(truth.getCatIds()) if categories is None or c["name"] in categories]
         ids = [c["id"] for c in chosen]
-        if not predictions:
-            # pycocotools cannot load an empty list of results.
-            there = {a["category_id"] for a in truth.anns.values() if not a["iscrowd"]}
-            return [_row("bbox_mAP", "", 0.0), *(_row("AP", c["name"], 0.0) for c in chosen if c["id"] in there)]
         boxes = _evaluated(truth, predictions, ids, "bbox")
         rows = _summary(boxes, "bbox")
-        if "segmentation" in predictions[0] and all(a.get("segmentation") for a in truth.anns.values()):
+        if predictions and "segmentation" in predictions[0] and all(a.get("segmentation") for a in truth.anns.values()):
             rows += _summary(_evaluated(truth, predictions, ids, "segm"), "segm")
     precision = boxes.eval["precision"]  # (IoU, recall, category, area, detections)
     for category in chosen:
@@ -260,16 +256,31 @@ def measure(
     return rows
 
 
-def _evaluated(truth: Any, predictions: list[dict[str, Any]], ids: list[int], kind: str) -> Any:
+def coco_evaluation(truth: Any, predictions: Sequence[dict[str, Any]], ids: list[int], kind: str) -> Any:
+    """Return a `COCOeval` of predictions on the categories with these ids, not run yet.
+
+    Args:
+        truth: pycocotools' `COCO`.
+        predictions: COCO results.
+        ids: of the categories.
+        kind: `bbox` or `segm`.
+    """
+    from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     # Copies, since pycocotools writes into what it is given; and without what is not measured: given both, it takes an
     # object for small or large by its box where masks are measured.
     unmeasured = "segmentation" if kind == "bbox" else "bbox"
     results = [{key: value for key, value in row.items() if key != unmeasured} for row in predictions]
-    evaluation = COCOeval(truth, truth.loadRes(results), kind)
+    # An empty list is what it cannot load.
+    evaluation = COCOeval(truth, truth.loadRes(results) if results else COCO(), kind)
     evaluation.params.catIds = ids
     evaluation.params.maxDets = [1, 10, MOST_DETECTIONS]
+    return evaluation
+
+
+def _evaluated(truth: Any, predictions: Sequence[dict[str, Any]], ids: list[int], kind: str) -> Any:
+    evaluation = coco_evaluation(truth, predictions, ids, kind)
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
