@@ -179,6 +179,7 @@ def _last_study(given: argparse.Namespace, file: str | Path | None = None) -> tu
 def run(given: argparse.Namespace) -> int:
     """Bring a study, or each of a series, up to date."""
     from mutineck.running import engine
+    from mutineck.study.checks import remarks
     from mutineck.study.experiment import load_series
     from mutineck.study.stage import settings_words
 
@@ -214,6 +215,8 @@ def run(given: argparse.Namespace) -> int:
             report = root / "report.html"
             print(f"results: {report if report.is_file() else root}")
             _say_revisions(experiment, root)
+            for remark in remarks(experiment, root):
+                print(remark)
     if failures:
         raise engine.StudyFailed("\n\n".join(failures))
     if len(experiments) > 1 and not given.dry_run and given.until is None:

@@ -34,6 +34,7 @@ from mutineck.ablations.table import DASH, to_markdown
 from mutineck.figures.gains import save_gains
 from mutineck.running.engine import LAST_RUN
 from mutineck.running.status import last_overrides
+from mutineck.study.checks import remarks
 from mutineck.study.experiment import load_experiment, slug
 from mutineck.study.experiment_file import study_files
 from mutineck.study.jobs import jobs
@@ -72,6 +73,7 @@ def keep(name: str, outputs: Path) -> None:
             "seeds": list(experiment.seeds),
             "split": experiment.evaluation.report,
             "data": fingerprint(root),
+            "remarks": remarks(experiment, root),
             "machine": machine(experiment.resources.device),
             "revision": last["revision"],
             "versions": last["versions"],
@@ -136,7 +138,7 @@ def read_kept(path: Path) -> StudyResults:
         found = [value for job, value in about["job_seconds"].items() if job.startswith(start)]
         if found:
             seconds[arm] = statistics.median(found)
-    return StudyResults(path.stem, frame, about["split"], seconds, about.get("data", ""))
+    return StudyResults(path.stem, frame, about["split"], seconds, about.get("data", ""), about.get("remarks", ()))
 
 
 def kept_studies() -> list[tuple[StudyResults, dict[str, Any]]]:

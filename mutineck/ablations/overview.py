@@ -29,6 +29,7 @@ def overview(studies: Sequence[StudyResults]) -> str:
     sections = [
         "mAP in percent, mean ± standard deviation over seeds:",
         _arms(studies, table, _value, extra=_of_study),
+        *(f"{study.name}: {' '.join(study.remarks)}" for study in studies if study.remarks),
         f"`{METHOD}` less each of them, paired by seed, with 95 % t interval (bold where it lies above 0):",
         _arms(studies, table, lambda row, _: _difference(row), without=METHOD),
     ]

@@ -12,6 +12,7 @@ import pandas as pd
 from mutineck.ablations.intervals import compare, mean_interval
 from mutineck.ablations.results import HEADLINE, TEACHER, collect, runs, scores, why_not
 from mutineck.study.arms import PARTS
+from mutineck.study.checks import remarks
 from mutineck.study.experiment import INTERMEDIATE, load_experiment
 from mutineck.study.stage import EXPERIMENT_FILE, MANIFEST, Study, read_manifest, run_command
 from mutineck.system.files import read_json
@@ -32,6 +33,7 @@ class StudyResults:
         split: the one that it reports.
         seconds: median over seeds of each arm's training job, by arm: one job may have waited for the machine.
         data: a hash of its pictures and split; equal ones share students seed by seed. Empty if not known.
+        remarks: what a reader has to know of its teachers.
     """
 
     name: str
@@ -39,6 +41,7 @@ class StudyResults:
     split: str
     seconds: Mapping[str, float]
     data: str = ""
+    remarks: Sequence[str] = ()
 
 
 def read_study(root: Path) -> StudyResults:
@@ -57,7 +60,9 @@ def read_study(root: Path) -> StudyResults:
             times.setdefault(arm, []).append(read_json(folder / MANIFEST)["seconds"])
     seconds = {arm: statistics.median(each) for arm, each in times.items()}
     frame = collect(study)
-    return StudyResults(experiment.name, frame, experiment.evaluation.report, seconds, fingerprint(root))
+    return StudyResults(
+        experiment.name, frame, experiment.evaluation.report, seconds, fingerprint(root), remarks(experiment, root)
+    )
 
 
 def fingerprint(root: Path) -> str:

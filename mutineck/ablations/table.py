@@ -11,6 +11,7 @@ import pandas as pd
 
 from mutineck.ablations.intervals import mean_interval, paired_differences
 from mutineck.ablations.results import HEADLINE, TEACHER, collect, missing, part_known, runs, scores
+from mutineck.study.checks import remarks
 from mutineck.study.experiment import Experiment
 from mutineck.study.stage import Study
 from mutineck.system.files import write_text
@@ -124,6 +125,7 @@ def write_tables(study: Study) -> list[Path]:
         f"Split {split}, percent; mean ± standard deviation over seeds; gain over the student alone, paired "
         "by seed, with 95 % t interval."
     )
+    note = " ".join([note, *remarks(study.experiment, study.root)])
     absent = missing(study)
     gap = f"\nMissing: {', '.join(absent)}.\n" if absent else ""
     statistics = paired_differences(frame, split)

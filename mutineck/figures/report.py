@@ -20,6 +20,7 @@ from mutineck.ablations.table import readable, summarise
 from mutineck.dataset.stage import TEST_IS_VAL, repeats_val
 from mutineck.figures.registry import SECTIONS, section_of
 from mutineck.figures.style import read_index
+from mutineck.study.checks import remarks
 from mutineck.study.experiment import STAGES
 from mutineck.study.jobs import NOTEBOOK, Job, page_of
 from mutineck.study.stage import MANIFEST, Study
@@ -180,7 +181,7 @@ def _results(study: Study) -> dict[str, Any] | None:
         "split": split,
         "missing": missing(study),
         "statistics": _statistics(paired_differences(frame, split)),
-        "headline": _headline(frame, split),
+        "headline": " ".join([_headline(frame, split), *remarks(study.experiment, study.root)]),
     }
 
 

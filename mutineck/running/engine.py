@@ -19,10 +19,11 @@ import yaml
 from mutineck.running.profiles import LOCAL, Profile, find_profile
 from mutineck.running.progress import SETTINGS, ProgressHandler
 from mutineck.running.workflow import running_of, thread_environment, visible_gpus
+from mutineck.study.checks import refusal
 from mutineck.study.experiment import STAGES, Experiment, ExperimentError, unknown
 from mutineck.study.experiment_file import repository
 from mutineck.study.inputs import changed_inputs
-from mutineck.study.jobs import Job, changed_settings, error_of, jobs
+from mutineck.study.jobs import Job, changed_settings, error_of, jobs, needs
 from mutineck.study.stage import EXPERIMENT_FILE, damage, read_manifest
 from mutineck.system.files import read_json, write_json, write_text
 from mutineck.system.processes import STOPPING, end_with_parent, exclusive, on_signals
@@ -124,6 +125,11 @@ def run(
         config["again_for"] = {str(job): why for job, why in again_for.items()}
         if not dry_run:
             write_json(root / LAST_RUN, {"overrides": list(overrides)})
+        made_again = {*again_for, *(job for job in wanted if job.stage in force)}
+        if refused := _refusals(experiment, root, wanted, made_again):
+            if not dry_run:
+                raise StudyFailed("\n\n".join(refused))
+            print("\n".join(refused), flush=True)
         # In the study's folder: a cluster's nodes read it, too.
         config_file = write_json((Path(temporary) if dry_run else root) / SNAKEMAKE_CONFIG, config)
         places = len(gpus) * experiment.resources.jobs_per_gpu
@@ -151,6 +157,22 @@ def _outdated(experiment: Experiment, root: Path, job: Job) -> str:
         return SETTINGS
     changed, _ = changed_inputs(manifest)
     return f"input changed: {changed[0]}" if changed else ""
+
+
+def _refusals(experiment: Experiment, root: Path, wanted: Sequence[Job], again: Collection[Job]) -> list[str]:
+    """Return why finished jobs are not gone on with, by the checks as they are now.
+
+    What is made again, or from what is made again, is checked then.
+    """
+    pending: set[Job] = set()
+    found = []
+    for job in wanted:
+        manifest = read_manifest(root, *job) if job not in again else None
+        if manifest is None or not pending.isdisjoint(needs(experiment, *job)):
+            pending.add(job)
+        elif why := refusal(experiment, job, manifest):
+            found.append(f"{job} stopped: {why}")
+    return found
 
 
 def write_experiment(experiment: Experiment, root: Path) -> Path:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from mutineck.running.engine import LAST_RUN, SNAKEMAKE_CONFIG, SNAKEMAKE_LOG
 from mutineck.running.workflow import running_of
+from mutineck.study.checks import check_in, remark
 from mutineck.study.experiment import Experiment
 from mutineck.study.inputs import changed_inputs
 from mutineck.study.jobs import ITEM_STAGES, Job, changed_settings, error_of, items, jobs, log_of, needs, page_of
@@ -74,7 +75,9 @@ def _state(experiment: Experiment, root: Path, job: Job, stale: Sequence[Job], c
     for needed in needs(experiment, *job):
         if needed not in stale and (root / needed.manifest).stat().st_mtime > made:
             reasons.append(f"{needed} is newer")
-    notes = [_other_revision(manifest.get("revision") or {}, code), _missing_inputs(missing)]
+    check = check_in(manifest) if job.stage == "teachers" else None
+    said = remark(experiment, str(job.item), check) if check else ""
+    notes = [_other_revision(manifest.get("revision") or {}, code), _missing_inputs(missing), said]
     return State(job, tuple(reasons), manifest["finished"], manifest["seconds"], "; ".join(filter(None, notes)))
 
 

@@ -195,7 +195,8 @@ class TeacherSpec(Record):
     seed: int = 0
     """Of the training of `detector`: first weights, order of pictures, mirroring."""
     floor: float = Field(0.0, ge=0, le=1)
-    """Refused for teaching if its val bbox_mAP, 0 to 1, is below this."""
+    """Least val bbox_mAP, 0 to 1. A teacher that is below it by more than the pictures of val leave open is weak
+    (`checks.on_weak`)."""
 
     @model_validator(mode="after")
     def _one_source(self) -> TeacherSpec:
@@ -243,8 +244,8 @@ class IntermediateSpec(Record):
     schedule: ScheduleSpec = ScheduleSpec(epochs=3, learning_rate=0.002)
     """How it is trained where `mode` is `staged`."""
     gate: float = Field(0.002, ge=0)
-    """Stop if its val bbox_mAP is below the best teacher's by more than this (0.002 = 0.2 mAP); checked where `mode` is
-    `staged`."""
+    """How far its val bbox_mAP may be below the best teacher's (0.002 = 0.2 mAP), where `mode` is `staged`. If it is
+    further below, and by more than the pictures of val leave open, it is weak (`checks.on_weak`)."""
     ridge: float = Field(1e-3, gt=0)
     """Strength of the ridge regression that aligns the other teachers' maps with the anchor's, relative to the mean
     variance of a channel."""
@@ -368,6 +369,14 @@ class EvaluationSpec(Record):
         return self
 
 
+class ChecksSpec(Record):
+    """What happens if a teacher is weak: under its `floor` or, the intermediate one, under its `gate`, and by more than
+    a paired bootstrap over the pictures of val leaves open. A check that changes is decided anew without training."""
+
+    on_weak: Literal["say", "stop"] = "say"
+    """`say` it (log, notebook, status, report) and go on, or `stop` the study there."""
+
+
 class ResourcesSpec(Record):
     """What one job may use."""
 
@@ -425,6 +434,8 @@ class Experiment(Record):
     """Every arm is trained once with each; they must differ."""
     evaluation: EvaluationSpec = EvaluationSpec()
     """Splits that detectors are measured on."""
+    checks: ChecksSpec = ChecksSpec()
+    """Whether a weak teacher stops the study."""
     resources: ResourcesSpec = ResourcesSpec()
     """Threads, memory and device of a job."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mutineck.study.checks import CHECK
 from mutineck.study.experiment import INTERMEDIATE
 from mutineck.system.files import read_json
 
@@ -12,9 +14,13 @@ if TYPE_CHECKING:
 
     from mutineck.study.stage import Study
 
+CHECK_FILE = f"{CHECK}.json"
+"""Beside a teacher's checkpoint, if it was compared: fields of `mutineck.study.checks.Check`."""
+
 
 def prepare(study: Study) -> list[dict[str, Any]]:
     """Make the teacher `study.item` ready (`intermediate` too) and return its metrics, one row a number."""
+    (study.folder / CHECK_FILE).unlink(missing_ok=True)
     if study.item == INTERMEDIATE:
         from mutineck.teachers.intermediate import prepare_intermediate
 
@@ -22,6 +28,20 @@ def prepare(study: Study) -> list[dict[str, Any]]:
     from mutineck.teachers.stage import prepare_teacher
 
     return prepare_teacher(study)
+
+
+def results(study: Study, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what the manifest of the teacher `study.item` tells: mAP by split, what it was shown, its check.
+
+    Args:
+        study: at the teacher, which is ready.
+        rows: its metrics.
+    """
+    from mutineck.detectors.outputs import seen_part
+
+    found = {str(row["split"]): row["value"] for row in rows if row["metric"] == "bbox_mAP"}
+    path = study.folder / CHECK_FILE
+    return found | seen_part(study) | ({CHECK: read_json(path)} if path.is_file() else {})
 
 
 def compare(study: Study, split: str = "val") -> pd.DataFrame:

@@ -14,11 +14,12 @@ from mutineck.detectors.cache import cache_settings
 from mutineck.detectors.folders import input_normalisation, load_frozen, sha256_config
 from mutineck.study.experiment import INTERMEDIATE, ExperimentError
 from mutineck.study.stage import Study
-from mutineck.system.files import read_json, sha256_file, write_json
+from mutineck.system.files import sha256_file, write_json
 from mutineck.system.seeding import derive_seed, seeded
 from mutineck.teachers.alignment import RidgeRegression
+from mutineck.teachers.checks import check_intermediate
 from mutineck.teachers.merge import IntermediateTeacher, MergedTeachers
-from mutineck.teachers.stage import dataset_categories, detector_training, measure_detector, value_of
+from mutineck.teachers.stage import dataset_categories, detector_training, measure_detector
 
 START = "start.pth"
 ALIGNMENT = "alignment.json"
@@ -32,10 +33,6 @@ UNTRAINED = {
 }
 
 
-class IntermediateTooWeak(RuntimeError):
-    """An intermediate teacher that is worse than the best teacher by more than the experiment allows."""
-
-
 def prepare_intermediate(study: Study) -> list[dict[str, Any]]:
     """Make the intermediate teacher ready in `teachers/intermediate/`.
 
@@ -47,7 +44,7 @@ def prepare_intermediate(study: Study) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: a teacher has not been made yet.
-        IntermediateTooWeak: its val bbox_mAP is under the best teacher's by more than `intermediate.gate`.
+        TooWeak: see `check_intermediate`.
     """
     spec = study.experiment.intermediate
     categories = dataset_categories(study)
@@ -87,7 +84,7 @@ def prepare_intermediate(study: Study) -> list[dict[str, Any]]:
     )
     rows = measure_detector(study, model, categories, labels={"name": INTERMEDIATE})
     if spec.mode == "staged":
-        check_gate(study, rows)
+        check_intermediate(study)
     else:
         print(f"intermediate.mode: {spec.mode}: what is measured here, and has centroids, is {UNTRAINED[spec.mode]}")
     if config is not None:
@@ -190,37 +187,3 @@ def align(study: Study, teachers: list[FrozenDetector], merged: MergedTeachers) 
             }
         )
     return rows
-
-
-def check_gate(study: Study, rows: list[dict[str, Any]]) -> None:
-    """Compare the intermediate teacher with the best teacher on the validation split.
-
-    A teacher counts with the mean of its AP over the study's categories, 0 for those that it lacks.
-
-    Raises:
-        IntermediateTooWeak: it is under the best by more than the gate.
-    """
-    spec = study.experiment.intermediate
-    reached = value_of(rows, "bbox_mAP", "val") or 0.0
-    best_name, best = "", 0.0
-    for teacher in study.experiment.teachers:
-        value = ap_on_all_categories(study, teacher.name)
-        if value > best:
-            best_name, best = teacher.name, value
-    print(f"intermediate teacher: bbox_mAP {reached:.3f} on val; best teacher {best_name!r}: {best:.3f}")
-    if reached < best - spec.gate:
-        raise IntermediateTooWeak(
-            f"the intermediate teacher reaches bbox_mAP {reached:.3f} on val, the best teacher {best_name!r} "
-            f"{best:.3f}; "
-            f"allowed is {spec.gate:.3f} less. What it does not know, the student cannot learn from it: train it "
-            "longer (intermediate.schedule.epochs), at another rate, or widen intermediate.gate"
-        )
-
-
-def ap_on_all_categories(study: Study, teacher: str, split: str = "val") -> float:
-    """Return a teacher's mean AP over the study's categories, 0 for each that it lacks."""
-    rows = read_json(study.need("teachers", teacher, "metrics.json"))
-    values = [r["value"] for r in rows if r["split"] == split and r["metric"] == "AP"]
-    annotations = read_json(study.need("dataset", f"{split}.json"))["annotations"]
-    with_truth = {a["category_id"] for a in annotations if not a.get("iscrowd")}
-    return sum(values) / max(1, len(with_truth))

@@ -28,13 +28,10 @@ from mutineck.detectors.outputs import training_annotations
 from mutineck.study.experiment import DetectorSpec, ExperimentError, ScheduleSpec, TeacherSpec, unknown
 from mutineck.study.stage import Study
 from mutineck.system.files import read_json, sha256_file, write_json
+from mutineck.teachers.checks import check_teacher
 from mutineck.teachers.zoo import fetch_weights, find_in_zoo
 
 TRAINING_CONFIG = "training_config.py"
-
-
-class TeacherTooWeak(RuntimeError):
-    """A teacher under the floor that the experiment sets."""
 
 
 def dataset_categories(study: Study) -> list[str]:
@@ -51,7 +48,7 @@ def prepare_teacher(study: Study) -> list[dict[str, Any]]:
     Raises:
         ExperimentError: unknown zoo name or category.
         CheckpointError: weights that do not fit the config.
-        TeacherTooWeak: val bbox_mAP under the teacher's floor.
+        TooWeak: see `check_teacher`.
     """
     spec = study.experiment.teacher(study.item or "")
     if spec.config and spec.checkpoint:
@@ -66,13 +63,7 @@ def prepare_teacher(study: Study) -> list[dict[str, Any]]:
     rows = measure_detector(
         study, model, categories, labels={"name": spec.name}, aliases=spec.aliases, normalisation=normalisation
     )
-    reached = value_of(rows, "bbox_mAP", "val")
-    if reached is not None and reached < spec.floor:
-        raise TeacherTooWeak(
-            f"teacher {spec.name!r} reaches bbox_mAP {reached:.3f} on val, its floor is {spec.floor:.3f}: it would "
-            f"teach mistakes. Train it longer (teachers.{spec.name}.schedule), check its checkpoint, or lower "
-            f"teachers.{spec.name}.floor"
-        )
+    check_teacher(study, rows)
     if config is not None:
         # Not before all is well: with its state kept, a refused teacher need not be trained again.
         finish_training(config, study.folder)
@@ -284,11 +275,3 @@ def measure_split(
     )
     predictions = sorted(group.gather(predictions), key=lambda row: row["image_id"])
     return predictions, [{"split": split, **row} for row in measure(annotations, predictions, names)]
-
-
-def value_of(rows: Sequence[Mapping[str, Any]], metric: str, split: str, category: str = "") -> float | None:
-    """Return one number of tidy rows, None if it is not there."""
-    for row in rows:
-        if (row["metric"], row["split"], row["category"]) == (metric, split, category):
-            return float(row["value"])
-    return None

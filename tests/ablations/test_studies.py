@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,8 @@ def test_the_tables_for_people() -> None:
     assert ["one", "+1.0 [-1.5, +3.5]"] in rows  # without regions, over its seeds; no mean of one study
     assert not any(row[0] == "mean" for row in rows)
     assert ["one", "1.5", "–", "4.0"] in rows
+    remarked = overview([replace(results(), remarks=("A.", "B."))])
+    assert "\n\none: A. B.\n\n" in remarked and "one: " not in text
 
 
 def test_what_parts_cost_by_study_and_on_the_mean() -> None:

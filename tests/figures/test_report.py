@@ -11,8 +11,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from mutineck.ablations.table import write_tables
 from mutineck.figures import draw_all
 from mutineck.figures.report import LIMIT, duration, render_notebooks, write_report
+from mutineck.study.checks import Check
 from mutineck.study.stage import Study
 from tests.figures.tiny import make_experiment
 
@@ -85,6 +87,19 @@ def test_numbers_are_those_of_the_table(report: Path, finished: Study) -> None:
     text = report.read_text()
     for cell in table["mAP"]:
         assert cell in text
+
+
+def test_a_weaker_intermediate_teacher_stands_in_the_headline_and_below_the_tables(
+    finished: Study, tmp_path: Path
+) -> None:
+    study = Study(finished.experiment, shutil.copytree(finished.root, tmp_path / "tiny"), "ablations")
+    check = Check(0.287, "faster", -0.006, -0.021, 0.01, 40, 1000)
+    study.at("teachers", "intermediate").finish(results={"check": check._asdict()})
+    said = "The intermediate teacher is 0.6 mAP below the best teacher, faster, on val [-2.1, +1.0]"
+    lead = re.search(r'<p class="lead">(.*?)</p>', write_report(study).read_text())
+    assert lead is not None and said in lead[1]
+    *_, markdown, latex = write_tables(study)
+    assert said in markdown.read_text() and said in latex.read_text()
 
 
 def test_notebooks_become_pages_that_fetch_nothing(report: Path) -> None:

@@ -18,9 +18,10 @@ import yaml
 
 from mutineck.running import engine, status
 from mutineck.running.workflow import own_gpu, parameters, visible_gpus
+from mutineck.study.checks import Check
 from mutineck.study.experiment import ExperimentError, load_experiment
 from mutineck.study.jobs import Job, differences, error_of, items, jobs, needs, settings_text
-from mutineck.study.stage import PARAMETERS, Study
+from mutineck.study.stage import MANIFEST, PARAMETERS, Study
 from mutineck.system.files import read_json, write_json
 from mutineck.system.processes import BusyError, exclusive
 from tests.stand_ins import EXPERIMENT, write_notebooks
@@ -401,6 +402,22 @@ def test_a_changed_setting_is_noticed_where_snakemake_has_no_memory(study, capfd
     assert study.ran == ["teachers b", "teachers intermediate"]
     study(*settings)
     assert "nothing to do" in capfd.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_check_that_changes_is_applied_to_what_is_finished_and_trains_nothing(study, capfd):
+    path = study.root / "teachers" / "intermediate" / MANIFEST
+    check = Check(0.25, "a", -0.05, -0.07, -0.03, 40, 1000)
+    write_json(path, read_json(path) | {"results": {"check": check._asdict()}})
+    stopping = study.beside("checks.on_weak=stop")
+    with pytest.raises(
+        engine.StudyFailed, match=r"teachers intermediate stopped: .* 5\.0 mAP below the best teacher, a"
+    ):
+        study(*stopping)
+    study(*stopping, dry_run=True)
+    assert "teachers intermediate stopped: The intermediate teacher is 5.0 mAP below" in capfd.readouterr().out
+    study(*study.beside("checks.on_weak=stop", "intermediate.gate=0.03"))
+    assert study.ran == [] and "nothing to do" in capfd.readouterr().out
 
 
 @pytest.mark.slow

@@ -85,6 +85,7 @@ PLACED = [
     ("evaluation", "splits=[test]", NOTHING),
     ("evaluation", "report=val", TABLES),
     ("evaluation", "batch=3", NOTHING),
+    ("checks", "on_weak=stop", NOTHING),
     ("resources", "threads=3 workers=3 memory_gib=3 hours=3 device=cpu jobs_per_gpu=3 cache_gib=3", NOTHING),
     # Maps that go through the cache are rounded.
     ("resources", "cache=off", {"intermediate", *TAUGHT}),

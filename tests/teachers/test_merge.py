@@ -13,7 +13,6 @@ import torch
 from mutineck.detection.frozen import build_model
 from mutineck.detectors.folders import load_frozen, load_model
 from mutineck.study.stage import Study
-from mutineck.system.files import write_json
 from mutineck.teachers.intermediate import prepare_intermediate
 from mutineck.teachers.merge import MergedTeachers, MergeNeck, shared_levels
 from mutineck.teachers.regions import build_regions, match_batch, quality_prior
@@ -214,31 +213,3 @@ def test_modes_that_do_not_train_now_leave_the_neck_as_it_starts(tiny: Study, tm
     assert torch.equal(neck.align["8"]["0"].weight, identity), "the anchor's maps are the reference"
     assert not torch.equal(neck.align["8"]["1"].weight, identity), "the others start from the regression"
     assert neck.levels == {4: (0,), 8: (0, 1), 16: (0, 1), 32: (0, 1), 64: (0, 1)}
-
-
-def test_the_gate_stops_an_intermediate_teacher_that_is_too_weak(tiny: Study, tmp_path: Path) -> None:
-    from mutineck.system.files import read_json
-    from mutineck.teachers.intermediate import IntermediateTooWeak, check_gate
-
-    study = derive(tiny, tmp_path / "s", intermediate={"gate": 0.002})
-    categories = read_json(study.need("dataset", "dataset.json"))["categories"]
-    truth = read_json(study.need("dataset", "val.json"))
-    with_boxes = {a["category_id"] for a in truth["annotations"] if not a["iscrowd"]}
-    seen = {c["name"] for c in truth["categories"] if c["id"] in with_boxes}
-    known = sorted(seen)[: len(seen) // 2]
-    for name, ap in (("faster_rcnn", 0.8), ("retinanet", 0.3)):
-        (study.root / "teachers" / name).unlink()
-        chosen = known if name == "faster_rcnn" else categories
-        rows = [{"name": name, "split": "val", "metric": "AP", "category": c, "value": ap} for c in chosen if c in seen]
-        write_json(study.path("teachers", name, "metrics.json"), rows)
-    # A specialist counts with the categories that it lacks as 0.
-    best = max(0.8 * len(known) / len(seen), 0.3)
-
-    def reached(value: float) -> list[dict[str, Any]]:
-        return [{"name": "intermediate", "split": "val", "metric": "bbox_mAP", "category": "", "value": value}]
-
-    check_gate(study, reached(best - 0.001))
-    with pytest.raises(
-        IntermediateTooWeak, match=rf"reaches bbox_mAP {best - 0.01:.3f} on val, the best teacher .*{best:.3f}"
-    ):
-        check_gate(study, reached(best - 0.01))
