@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 Corners = tuple[float, float, float, float]
@@ -10,11 +11,24 @@ Corners = tuple[float, float, float, float]
 DECIMALS = 6
 """Coordinates are kept to a millionth of a pixel, so that shifting by one and back gives the same number."""
 
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
+
 SWAPPED = "swapped corners"
 ZERO_AREA = "zero-area box"
 OUTSIDE = "box outside the image"
 PARTLY_OUTSIDE = "box partly outside the image"
 NOT_FINITE = "box with a non-finite number"
+
+
+def text_number(text: str) -> float | None:
+    """Return the number that a text is, NaN where it says so or is too large for a double, or None if it is none."""
+    text = text.strip()
+    if text.lower().lstrip("+-") in ("nan", "inf", "infinity"):
+        return math.nan
+    if not NUMBER.fullmatch(text):
+        return None
+    value = float(text)
+    return value if math.isfinite(value) else math.nan  # 1e999
 
 
 def corners_to_bbox(corners: Sequence[float], offset: int = 1) -> list[float]:
@@ -49,6 +63,14 @@ def order_corners(corners: Sequence[float]) -> tuple[Corners, bool]:
     x_min, y_min, x_max, y_max = corners
     swapped = x_min > x_max or y_min > y_max
     return (min(x_min, x_max), min(y_min, y_max), max(x_min, x_max), max(y_min, y_max)), swapped
+
+
+def turned_hull(bbox: Sequence[float], degrees: float) -> list[float]:
+    """Return the upright box around a box ``[x, y, w, h]`` turned about its centre, as CVAT turns rectangles."""
+    x, y, w, h = bbox
+    cosine, sine = abs(math.cos(math.radians(degrees))), abs(math.sin(math.radians(degrees)))
+    width, height = w * cosine + h * sine, w * sine + h * cosine
+    return [round(value, DECIMALS) for value in (x + (w - width) / 2, y + (h - height) / 2, width, height)]
 
 
 def clip_bbox(

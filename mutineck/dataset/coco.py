@@ -5,27 +5,40 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from mutineck.dataset.boxes import DECIMALS, clip_bbox
-from mutineck.dataset.masks import check_segmentation
-from mutineck.dataset.records import LEFT_OUT, REPAIRED, CategoryNames, DatasetError, Defect, printable
+from mutineck.dataset.boxes import DECIMALS, clip_bbox, text_number, turned_hull
+from mutineck.dataset.masks import check_segmentation, segmentation_bbox
+from mutineck.dataset.records import (
+    LEFT_OUT,
+    REPAIRED,
+    CategoryNames,
+    DatasetError,
+    Defect,
+    category_name,
+    printable,
+    turned_hint,
+)
 
 DUPLICATE_ID = "duplicate id"
 UNUSABLE_ID = "unusable id"
 MALFORMED = "malformed record"
 ORPHAN = "annotation of an unknown image"
 UNKNOWN_CATEGORY = "unknown category"
-ELSEWHERE = "filename points elsewhere"
 DUPLICATE = "duplicate name"
+TEXT = "numbers written as text"
+SHARES = "boxes in shares of the side"
 BAD_BOX = "object without a usable box"
 BAD_MASK = "unusable mask"
 OVERHANG = 1.0
 """Pixels that a box may reach over the border: COCO's own do by fractions, and are kept as they are."""
 MAX_SIDE = 1 << 20
+MIN_CORNERS = 5
+"""So many boxes that reach out of their picture are no accident, where all of the file fit as corners."""
+SLACK = 1e-3
+"""By how much rounding may take shares of the side out of 0 to 1."""
 LARGEST_ID = (1 << 53) - 1
 """Larger ones are not exact in doubles, which COCO's evaluation keeps ids in."""
 
@@ -35,6 +48,10 @@ def read_coco(
 ) -> tuple[dict[str, Any], list[Defect]]:
     """Read one COCO annotation document.
 
+    Numbers that are written as text are read as numbers; an image that is listed twice is one; an object without a
+    box gets that of its outline; a turned box (CVAT's attribute) becomes the upright one around it, and an object
+    with ``ignore`` a crowd region.
+
     Args:
         content: the JSON text.
         file: the name that defects and errors are reported under.
@@ -42,6 +59,16 @@ def read_coco(
 
     Returns:
         A document with ``images``, ``annotations`` and ``categories``, ids as they came, and the defects.
+
+    Raises:
+        DatasetError: it is no JSON, or not a COCO document at all; the message names the file and the field.
+    """
+    reader = CocoReader(file, names or CategoryNames())
+    return reader.read(parse_coco(content, file)), reader.defects
+
+
+def parse_coco(content: bytes | str, file: str) -> dict[str, Any]:
+    """Return the JSON object of a COCO annotation file, its three lists in place and nothing else checked.
 
     Raises:
         DatasetError: it is no JSON, or not a COCO document at all; the message names the file and the field.
@@ -60,38 +87,108 @@ def read_coco(
                 f"{file}: {key}: expected a list, got {type(document.get(key)).__name__}; "
                 "is this an instances_*.json of COCO?"
             )
-    reader = _Reader(file, names or CategoryNames())
-    kept = reader.categories(document["categories"])
-    images = reader.images(document["images"])
-    annotations = reader.annotations(document["annotations"], images, kept)
-    return {
-        "images": list(images.values()),
-        "annotations": annotations,
-        "categories": reader.kept_categories,
-    }, reader.defects
+    return document
+
+
+def unused_root(documents: list[dict[str, Any]]) -> Any:
+    """Return the id of the category that Roboflow puts above all others, if no object has it, else None.
+
+    It has the supercategory ``none`` and is that of every other category.
+    """
+    rows = [row for row in documents[0]["categories"] if isinstance(row, dict)]
+    for root in rows:
+        others = [row.get("supercategory") for row in rows if row is not root]
+        if root.get("supercategory") == "none" and others and set(map(str, others)) == {str(root.get("name"))}:
+            items = (item for each in documents for item in each["annotations"] if isinstance(item, dict))
+            if all(str(item.get("category_id")) != str(root.get("id")) for item in items):
+                return root.get("id")
+    return None
 
 
 @dataclass
-class _Reader:
+class CocoReader:
+    """Reads one document; what is wrong with it, and what may be meant otherwise, is collected.
+
+    Attributes:
+        file: the name that defects are reported under.
+        names: categories to keep, and aliases.
+        root: id of a category that is none (:func:`unused_root`), or None.
+        turned, ignored: boxes that were turned, objects with ``ignore``.
+    """
+
     file: str
     names: CategoryNames
+    root: Any = None
     defects: list[Defect] = field(default_factory=list)
     kept_categories: list[dict[str, Any]] = field(default_factory=list)
+    turned: int = 0
+    ignored: int = 0
+    _often: dict[tuple[str, str, str], list[Any]] = field(default_factory=dict)
+    _numbers: dict[str, dict[str, int]] = field(default_factory=dict)
+    _free: dict[str, Iterator[int]] = field(default_factory=dict)
+    _merged: dict[int, int] = field(default_factory=dict)
+
+    def read(self, document: dict[str, Any]) -> dict[str, Any]:
+        """Return the sound part of a parsed document (see :func:`read_coco`)."""
+        kept = self.categories(document["categories"])
+        images = self.images(document["images"])
+        annotations = self.annotations(document["annotations"], images, kept)
+        for (where, reason, detail), (count, first) in self._often.items():
+            self._add(where, reason, REPAIRED, f"{count} {detail}, such as {str(first)[:60]}")
+        return {"images": [*images.values()], "annotations": annotations, "categories": self.kept_categories}
+
+    def hints(self) -> list[str]:
+        """Return what may be meant otherwise, a sentence each."""
+        hints = [turned_hint(self.turned)] if self.turned else []
+        if self.ignored:
+            hints.append(
+                f"{self.file}: {self.ignored} objects have ignore 1: read as crowd regions, which are neither "
+                "learned nor counted"
+            )
+        return hints
 
     def _add(self, where: str, reason: str, action: Any, detail: str = "") -> None:
         self.defects.append(Defect(self.file, where, reason, action, detail))
 
+    def _said(self, where: str, reason: str, detail: str, found: Any) -> None:
+        """Note a repair that a file needs often: one defect for all of them."""
+        self._often.setdefault((where, reason, detail), [0, found])[0] += 1
+
+    def _number(self, value: Any, where: str) -> Any:
+        """Return a number that is written as text as a number, and anything else as it is."""
+        if not isinstance(value, str) or (number := _finite(value)) is None:
+            return value
+        self._said(where, TEXT, "read as numbers", repr(value))
+        return number
+
+    def _id(self, value: Any, kind: str, where: str, taken: set[int] | None = None) -> int | None:
+        """Return an id as a whole number: of text the number that it is, or one of its own that is not ``taken``."""
+        if not isinstance(value, str) or not value.strip():
+            return whole(value)
+        number = whole(_finite(value))
+        if number is None:
+            known = self._numbers.setdefault(kind, {})
+            if taken is not None and value not in known:
+                self._free.setdefault(kind, (free for free in itertools.count(1) if free not in taken))
+                known[value] = next(self._free[kind])
+            number = known.get(value)
+        self._said(where, TEXT, "read as numbers", repr(value))
+        return number
+
     def categories(self, rows: list[Any]) -> dict[int, int | None]:
         """Return category id in the file -> id kept, or None if dropped; fill `kept_categories` in order."""
         given: dict[int, str] = {}
+        taken = _whole_ids(rows)
         for index, row in enumerate(rows):
-            number = whole(row.get("id")) if isinstance(row, dict) else None
+            number = self._id(row.get("id"), "category", "categories.id", taken) if isinstance(row, dict) else None
             name = row.get("name") if isinstance(row, dict) else None
             if number is None or not isinstance(name, str) or not name.strip():
                 raise DatasetError(f"{self.file}: categories[{index}]: expected id and name, got {str(row)[:80]}")
             if number in given:
                 raise DatasetError(f"{self.file}: categories[{index}].id: {number} is the id of {given[number]!r} too")
-            name = printable(" ".join(name.split()))
+            name = category_name(name)
+            if self.root is not None and row.get("id") == self.root:
+                continue
             if name in given.values():
                 self._add(f"categories[{index}].name", DUPLICATE, REPAIRED, f"{name}: read as one category")
             given[number] = name
@@ -117,27 +214,37 @@ class _Reader:
     def images(self, rows: list[Any]) -> dict[int, dict[str, Any]]:
         """Return image id -> image record."""
         images: dict[int, dict[str, Any]] = {}
-        taken: dict[str, int] = {}
+        named: dict[str, int] = {}
+        taken = _whole_ids(rows)
         for index, row in enumerate(rows):
             where = f"images[{index}]"
-            number = whole(row.get("id")) if isinstance(row, dict) else None
+            number = self._id(row.get("id"), "image", "images.id", taken) if isinstance(row, dict) else None
             name = row.get("file_name") if isinstance(row, dict) else None
             if number is None or not isinstance(name, str) or not name.strip():
                 self._add(where, MALFORMED, LEFT_OUT, f"no usable id or file_name: {str(row)[:80]}")
-            elif name != printable(name) or "\0" in name:
+                continue
+            if name != printable(name) or "\0" in name:
                 self._add(f"{where}.file_name", MALFORMED, LEFT_OUT, name)
-            elif points_elsewhere(name):
-                self._add(f"{where}.file_name", ELSEWHERE, LEFT_OUT, name)
-            elif number in images:
-                self._add(f"{where}.id", DUPLICATE_ID, LEFT_OUT, f"{number}: {images[number]['file_name']}, {name}")
-            elif name in taken:
-                self._add(f"{where}.file_name", DUPLICATE, LEFT_OUT, f"{name} is image {taken[name]} already")
-            else:
-                taken[name] = number
-                sides = {side: whole(row.get(side)) or 0 for side in ("width", "height")}
-                # A size out of range counts as missing; the picture itself will tell.
-                sizes = {side: value if 0 < value < MAX_SIDE else 0 for side, value in sides.items()}
-                images[number] = {"id": number, "file_name": name} | sizes
+                continue
+            if number in images or number in self._merged:
+                other = images[self._merged.get(number, number)]["file_name"]
+                self._add(f"{where}.id", DUPLICATE_ID, LEFT_OUT, f"{number}: {other}, {name}")
+                continue
+            sides = {side: whole(self._number(row.get(side), f"images.{side}")) or 0 for side in ("width", "height")}
+            # A size out of range counts as missing; the picture itself will tell.
+            sizes = {side: value if 0 < value < MAX_SIDE else 0 for side, value in sides.items()}
+            if name in named:
+                first = images[named[name]]
+                if all(sizes[side] == first[side] or 0 in (sizes[side], first[side]) for side in sizes):
+                    self._merged[number] = named[name]
+                    detail = f"{name} is image {named[name]} already: the objects of both are read"
+                    self._add(f"{where}.file_name", DUPLICATE, REPAIRED, detail)
+                else:
+                    detail = f"{name} is image {named[name]} already, of another size"
+                    self._add(f"{where}.file_name", DUPLICATE, LEFT_OUT, detail)
+                continue
+            named[name] = number
+            images[number] = {"id": number, "file_name": name} | sizes
         return images
 
     def annotations(
@@ -146,13 +253,18 @@ class _Reader:
         """Return the sound annotations, their boxes as they came."""
         kept: list[dict[str, Any]] = []
         seen: dict[int, Any] = {}
+        drawn: dict[tuple[Any, ...], Any] = {}
         renumber: list[tuple[str, dict[str, Any]]] = []
+        taken = _whole_ids(rows)
         for index, row in enumerate(rows):
             where = f"annotations[{index}]"
             if not isinstance(row, dict):
                 self._add(where, MALFORMED, LEFT_OUT, f"expected an object, got {str(row)[:80]}")
                 continue
-            number, image_id, category_id = (whole(row.get(key)) for key in ("id", "image_id", "category_id"))
+            number = self._id(row.get("id"), "annotation", "annotations.id", taken)
+            image_id = self._id(row.get("image_id"), "image", "annotations.image_id")
+            category_id = self._id(row.get("category_id"), "category", "annotations.category_id")
+            listed, image_id = image_id, self._merged.get(image_id, image_id) if image_id is not None else None
             if image_id is None or image_id not in images:
                 self._add(f"{where}.image_id", ORPHAN, LEFT_OUT, f"id {row.get('id')}, image {row.get('image_id')}")
                 continue
@@ -162,24 +274,24 @@ class _Reader:
             if categories[category_id] is None:
                 # COCO's own list knows the category: leaving it out is the experiment's choice, no defect.
                 continue
-            bbox = finite_box(row.get("bbox"))
+            bbox, problem = self._box(row)
             if bbox is None:
-                self._add(f"{where}.bbox", BAD_BOX, LEFT_OUT, f"id {row.get('id')}: {str(row.get('bbox'))[:80]}")
+                detail = f"id {row.get('id')}: {problem or str(row.get('bbox'))[:80]}"
+                self._add(f"{where}.bbox", BAD_BOX, LEFT_OUT, detail)
                 continue
             if number is not None and number in seen and row == seen[number]:
                 self._add(f"{where}.id", DUPLICATE_ID, LEFT_OUT, f"{number}: the same annotation twice")
                 continue
-            crowd = row.get("iscrowd", 0)
-            if crowd not in (0, 1):
-                self._add(f"{where}.iscrowd", MALFORMED, REPAIRED, f"{str(crowd)[:40]} read as 0")
-                crowd = 0
+            if self._merged and drawn.setdefault((image_id, category_id, *bbox), listed) != listed:
+                self._add(where, DUPLICATE, LEFT_OUT, "the same box is there from the other listing of its image")
+                continue
             item = {
                 "id": number,
                 "image_id": image_id,
                 "category_id": categories[category_id],
                 "bbox": bbox,
-                "area": row.get("area"),
-                "iscrowd": int(crowd),
+                "area": self._number(row.get("area"), "annotations.area"),
+                "iscrowd": self._crowd(row, where),
             }
             if row.get("segmentation"):
                 item["segmentation"] = row["segmentation"]
@@ -198,14 +310,49 @@ class _Reader:
             self._add(f"{where}.id", reason, REPAIRED, f"{detail}: numbered {item['id']}")
         return kept
 
+    def _box(self, row: dict[str, Any]) -> tuple[list[float] | None, str]:
+        """Return an annotation's box, upright, or None, and what is wrong with it if it does not speak for itself."""
+        written = row.get("bbox")
+        if not written and (outlined := segmentation_bbox(row.get("segmentation"))) is not None:
+            self._said("annotations.bbox", BAD_BOX, "missing: read as the box around the outline", written)
+            return outlined, ""
+        if isinstance(written, list):
+            written = [self._number(value, "annotations.bbox") for value in written]
+        bbox = finite_box(written)
+        attributes = row.get("attributes")
+        rotation = attributes.get("rotation") if isinstance(attributes, dict) else None
+        if bbox is None or not rotation or row.get("segmentation"):
+            return bbox, ""
+        degrees = self._number(rotation, "annotations.attributes")
+        if type(degrees) not in (int, float) or not math.isfinite(degrees):
+            return None, f"its rotation is {str(rotation)[:40]!r}"
+        self.turned += degrees % 180 != 0
+        return turned_hull(bbox, degrees), ""
+
+    def _crowd(self, row: dict[str, Any], where: str) -> int:
+        """Return whether an annotation is a crowd region, or is to be ignored, as mmdet ignores it in training."""
+        crowd = self._number(row.get("iscrowd", 0), "annotations.iscrowd")
+        if crowd not in (0, 1):
+            self._add(f"{where}.iscrowd", MALFORMED, REPAIRED, f"{str(crowd)[:40]} read as 0")
+            crowd = 0
+        if row.get("ignore") in (1, "1") and not crowd:
+            self.ignored += 1
+            crowd = 1
+        return int(crowd)
+
 
 def fit_to_images(document: dict[str, Any], file: str) -> list[Defect]:
     """Check boxes, areas and masks against the images' sizes, which must be known by now, in place.
 
-    Boxes are cut at the border where they reach more than a pixel over it; broken masks are taken off.
+    Boxes in shares of the side become pixels. Boxes are cut at the border where they reach more than a pixel over it;
+    broken masks are taken off.
+
+    Raises:
+        DatasetError: boxes are corners, it seems, instead of a corner and sides.
     """
     sizes = {image["id"]: (image["width"], image["height"]) for image in document["images"]}
-    defects: list[Defect] = []
+    defects = [*_shares_to_pixels(document["annotations"], sizes, file)]
+    _refuse_corners(document["annotations"], sizes, file)
     kept = []
     for item in document["annotations"]:
         width, height = sizes[item["image_id"]]
@@ -263,7 +410,60 @@ def finite_box(value: Any) -> list[float] | None:
     return [float(number) for number in value] if value[2] > 0 and value[3] > 0 else None
 
 
-def points_elsewhere(name: str) -> bool:
-    """Whether a file name leaves the folder it is looked for in."""
-    parts = name.replace("\\", "/").split("/")
-    return ".." in parts or not parts[0] or ":" in parts[0] or Path(name).is_absolute()
+def _finite(text: str) -> float | None:
+    """Return the finite number that a text is, or None."""
+    value = text_number(text)
+    return None if value is None or not math.isfinite(value) else value
+
+
+def _whole_ids(rows: list[Any]) -> set[int]:
+    """Return the ids that are numbers, where some are text that needs others."""
+    ids = [row.get("id") for row in rows if isinstance(row, dict)]
+    if not any(isinstance(each, str) for each in ids):
+        return set()
+    found = (whole(_finite(each)) if isinstance(each, str) else whole(each) for each in ids)
+    return {number for number in found if number is not None}
+
+
+def _shares_to_pixels(
+    annotations: list[dict[str, Any]], sizes: dict[int, tuple[int, int]], file: str
+) -> Iterator[Defect]:
+    """Turn boxes and outlines in shares of the picture's sides into pixels, in place, and yield one defect for all.
+
+    They are shares where every box of the file would lie in the first pixel.
+    """
+    boxes = [item["bbox"] for item in annotations]
+    inside = all(min(x, y) >= -SLACK and max(x + w, y + h) <= 1 + SLACK for x, y, w, h in boxes)
+    if not boxes or not inside or sum(max(w, h) < 1 for _, _, w, h in boxes) * 2 < len(boxes):
+        return
+    for item in annotations:
+        width, height = sizes[item["image_id"]]
+        item["bbox"] = [
+            round(value * side, DECIMALS) for value, side in zip(item["bbox"], (width, height) * 2, strict=True)
+        ]
+        if type(item["area"]) in (int, float):
+            item["area"] = item["area"] * width * height
+        polygons = item.get("segmentation")
+        if isinstance(polygons, list):
+            item["segmentation"] = [
+                [value * (height if index % 2 else width) for index, value in enumerate(polygon)]
+                if isinstance(polygon, list) and all(type(value) in (int, float) for value in polygon)
+                else polygon
+                for polygon in polygons
+            ]
+    yield Defect(file, "annotations.bbox", SHARES, REPAIRED, f"all {len(boxes)} boxes: read as pixels")
+
+
+def _refuse_corners(annotations: list[dict[str, Any]], sizes: dict[int, tuple[int, int]], file: str) -> None:
+    over = 0
+    for item in annotations:
+        (x, y, w, h), (width, height) = item["bbox"], sizes[item["image_id"]]
+        if not (0 <= x < w <= width + OVERHANG and 0 <= y < h <= height + OVERHANG):
+            return
+        over += x + w > width + OVERHANG or y + h > height + OVERHANG
+    if over >= MIN_CORNERS and over * 10 >= len(annotations):
+        raise DatasetError(
+            f"{file}: annotations.bbox: {over} of {len(annotations)} boxes reach out of their picture as [x, y, width, "
+            "height], and all fit as corners [x1, y1, x2, y2]. COCO's boxes are [x, y, width, height]: write "
+            "[x1, y1, x2 - x1, y2 - y1]"
+        )

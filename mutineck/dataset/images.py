@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 ORIENTATION = 0x0112
 """EXIF tag of a picture's rotation; 5 to 8 exchange width and height."""
 MAX_PIXELS = 178_956_970
@@ -19,7 +19,9 @@ MAX_PIXELS = 178_956_970
 
 MISSING = "missing image"
 UNREADABLE = "unreadable image"
+WRONG_SIZE = "wrong image size"
 TURN_UNSAID = "turned picture, size alike"
+TURNED = "turned picture"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,25 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from mutineck.dataset.images import upright_bbox
+
 VOID = 255
 """Value of VOC's unlabelled border pixels."""
 MIN_OVERLAP = 0.25
 """A mask whose own box overlaps the object's by less belongs to another object."""
+
+
+UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda mask: mask,
+    2: np.fliplr,
+    3: lambda mask: np.rot90(mask, 2),
+    4: np.flipud,
+    5: np.transpose,
+    6: lambda mask: np.rot90(mask, -1),
+    7: lambda mask: np.rot90(np.transpose(mask), 2),
+    8: np.rot90,
+}
+"""EXIF orientation -> how a picture (H, W) is turned or mirrored to be shown."""
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
@@ -68,6 +83,56 @@ def check_segmentation(segmentation: Any, width: int, height: int) -> tuple[Any 
         return segmentation, ""
     broken = f"{len(segmentation) - len(sound)} of {len(segmentation)} polygons without three finite points"
     return sound or None, broken
+
+
+def segmentation_bbox(segmentation: Any) -> list[float] | None:
+    """Return the box ``[x, y, w, h]`` around a COCO segmentation, or None if it has no sound outline or no area."""
+    if isinstance(segmentation, dict):
+        size = segmentation.get("size")
+        if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
+            return None
+        if _rle_problem(segmentation, size[1], size[0]):
+            return None
+        bbox = [float(value) for value in coco_mask.toBbox(_compressed(segmentation))]
+    else:
+        polygons = [each for each in segmentation if _is_polygon(each)] if isinstance(segmentation, list) else []
+        if not polygons:
+            return None
+        across = [float(value) for polygon in polygons for value in polygon[0::2]]
+        down = [float(value) for polygon in polygons for value in polygon[1::2]]
+        bbox = [min(across), min(down), max(across) - min(across), max(down) - min(down)]
+    return bbox if bbox[2] > 0 and bbox[3] > 0 else None
+
+
+def upright_segmentation(segmentation: Any, stored_size: tuple[int, int], orientation: int) -> Any:
+    """Turn a COCO segmentation given in stored pixels into displayed ones, as EXIF orientation turns or mirrors it.
+
+    One that is broken comes back as it is.
+
+    Args:
+        segmentation: polygons, or a run-length code.
+        stored_size: width and height as stored.
+        orientation: EXIF orientation, 1 to 8.
+    """
+    sound, _ = check_segmentation(segmentation, *stored_size)
+    if sound is None:
+        return segmentation
+    if isinstance(sound, dict):
+        mask = coco_mask.decode(_compressed(sound)).astype(bool)
+        return encode_mask(UPRIGHT[orientation](mask))
+    return [
+        [
+            value
+            for x, y in zip(polygon[0::2], polygon[1::2], strict=True)
+            for value in upright_bbox([x, y, 0, 0], stored_size, orientation)[:2]
+        ]
+        for polygon in sound
+    ]
+
+
+def _compressed(code: dict[str, Any]) -> Any:
+    """Return a sound run-length code as pycocotools takes it."""
+    return code if isinstance(code["counts"], str) else coco_mask.frPyObjects(code, *code["size"])
 
 
 def _is_polygon(polygon: Any) -> bool:

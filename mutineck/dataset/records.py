@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 REPAIRED: Literal["repaired"] = "repaired"
@@ -63,6 +65,17 @@ def refuse_defects(defects: Sequence[Defect], shown: int = 20) -> None:
     )
 
 
+def first_defects(defects: Iterable[Defect], shown: int = 5) -> str:
+    """Return the first defects as a sentence for an error, or nothing."""
+    lines = [str(defect) for defect in list(defects)[:shown]]
+    return "First defects: " + "; ".join(lines) if lines else ""
+
+
+def turned_hint(count: int) -> str:
+    """Return what is said of boxes that a tool keeps turned."""
+    return f"{count} boxes are turned (attribute rotation): each is read as the upright box around it"
+
+
 @dataclass(frozen=True, slots=True)
 class CategoryNames:
     """Which category a name in the files stands for.
@@ -75,8 +88,15 @@ class CategoryNames:
     wanted: tuple[str, ...] | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.wanted is not None:
+            object.__setattr__(self, "wanted", tuple(map(category_name, self.wanted)))
+        aliases = {category_name(name): category_name(category) for name, category in self.aliases.items()}
+        object.__setattr__(self, "aliases", aliases)
+
     def resolve(self, name: str) -> tuple[str | None, str]:
         """Return the category of a name, or None and why: '' if dropped on purpose, or the defect."""
+        name = category_name(name)
         category = self.aliases.get(name, name)
         if not category:
             return None, ""
@@ -91,6 +111,77 @@ class CategoryNames:
         return self.wanted if self.wanted is not None else tuple(sorted(set(found)))
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a data set as it lies in a folder.
+
+    Attributes:
+        split: ``train``, ``val`` or ``test`` where the data set says so, else empty: it is to be divided.
+        name: what it is called there, such as ``valid``, ``VOC2007``.
+        annotations: file or folder of its annotations.
+        pictures: folders that its pictures may lie in, the likeliest first, or a list of pictures.
+        deep: whether sub-folders belong to it.
+    """
+
+    split: str
+    name: str
+    annotations: Path
+    pictures: tuple[Path, ...]
+    deep: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a folder was taken for.
+
+    Attributes:
+        format: ``voc``, ``coco`` or ``yolo``.
+        title: what people call it, such as ``Roboflow's COCO export``.
+        parts: its parts: one undivided or several, or at most one for each split.
+        base: the folder itself; it may lie below the data set's root.
+        classes: file that holds the categories, where they are in one of their own.
+        remarks: sentences about what is there and not read, or named and not there.
+    """
+
+    format: Literal["voc", "coco", "yolo"]
+    title: str
+    parts: tuple[Part, ...]
+    base: Path
+    classes: Path | None = None
+    remarks: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        names = ", ".join(part.name for part in self.parts)
+        return f"{self.title} ({names})"
+
+
+SPLITS = ("train", "val", "test")
+SPLIT_WORDS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+"""What the splits are called, in small letters."""
+
+
+def split_of(word: str) -> str:
+    """Return the split that a word names, in any case, or an empty string."""
+    return next((split for split, words in SPLIT_WORDS.items() if word.lower() in words), "")
+
+
+def split_words(*splits: str) -> tuple[str, ...]:
+    """Return what some splits, or all, are called as folders are, small and with a capital."""
+    words = (word for split in splits or SPLITS for word in SPLIT_WORDS[split])
+    return tuple(form for word in words for form in (word, word.capitalize()))
+
+
+def split_folders(base: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the folders that are called as a split is, and which: train, val, test in turn."""
+    if base.is_dir():
+        found = [(path, split_of(path.name)) for path in sorted(base.iterdir()) if path.is_dir()]
+        yield from sorted((each for each in found if each[1]), key=lambda each: SPLITS.index(each[1]))
+
+
 @dataclass(slots=True)
 class Picture:
     """One picture and its objects, whatever format they came in.
@@ -101,6 +192,7 @@ class Picture:
         objects: COCO annotations without ``id``, ``image_id`` and ``category_id``; ``category`` holds the
             name; ``bbox`` is ``[x, y, w, h]``, 0-based, ``x + w`` exclusive.
         extra: further keys for the COCO image record.
+        split: ``train``, ``val`` or ``test`` where the data set is divided, else empty.
     """
 
     file_name: str
@@ -108,6 +200,7 @@ class Picture:
     height: int
     objects: list[dict[str, Any]] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
+    split: str = ""
 
     def categories(self) -> set[str]:
         """Return the names of the categories that occur."""
@@ -115,25 +208,54 @@ class Picture:
 
 
 @dataclass(slots=True)
+class Reading:
+    """A data set as read, whatever its format.
+
+    Attributes:
+        documents: COCO documents by split; under the empty name one that is still to be divided. Names of pictures
+            are relative to the data set's root.
+        defects: in the order of the files.
+        hints: sentences about what may be meant otherwise, each with the setting to type.
+        lists: name of a list that comes with the data -> pictures in it (ImageSets of Pascal VOC).
+        notes: for ``dataset.json``.
+        files: annotation files that were read, for the manifest; none where they are many.
+    """
+
+    documents: dict[str, dict[str, Any]]
+    defects: list[Defect] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
+    lists: dict[str, set[str]] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class Source:
-    """A data set as read: COCO documents by split, and what was wrong with it.
+    """A data set as it leaves the stage: COCO documents by split, and what was wrong with it.
 
     Attributes:
         image_root: folder that ``file_name`` is relative to.
         splits: ``train``, ``val``, ``test`` -> COCO document.
         defects: in the order of the files.
+        hints: see :class:`Reading`.
         notes: how the splits came about, for ``dataset.json``.
     """
 
     image_root: str
     splits: dict[str, dict[str, Any]]
     defects: list[Defect]
+    hints: list[str] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
 
 
 def defect_rows(defects: Iterable[Defect]) -> list[dict[str, str]]:
     """Return defects as JSON-able rows."""
     return [asdict(defect) for defect in defects]
+
+
+def category_name(text: str) -> str:
+    """Return a category's name as it is compared and kept: Unicode's composed form, single spaces, printable."""
+    return printable(" ".join(unicodedata.normalize("NFC", text).split()))
 
 
 def printable(text: str) -> str:

@@ -16,7 +16,9 @@ from mutineck.dataset.boxes import (
     clip_bbox,
     corners_to_bbox,
     order_corners,
+    turned_hull,
 )
+from mutineck.dataset.coco import keep_images
 from mutineck.dataset.records import LEFT_OUT, REPAIRED, CategoryNames, DatasetError, Defect, Picture
 from mutineck.dataset.voc_xml import VocImage, VocObject
 
@@ -35,7 +37,7 @@ def picture_from_voc(
     """Turn a VOC record into COCO annotations on a picture of known size.
 
     ``difficult`` objects become ``iscrowd`` 1: neither missed nor wrong when found, as VOC's own evaluation
-    has it.
+    has it. A turned box becomes the upright one around it.
 
     Args:
         record: the annotation file as read.
@@ -58,7 +60,7 @@ def picture_from_voc(
             if detail:
                 defects.append(Defect(file, f"{where}.name", UNKNOWN_CATEGORY, LEFT_OUT, detail))
             continue
-        bbox, found = usable_bbox(item.corners, width, height, offset)
+        bbox, found = usable_bbox(item.corners, width, height, offset, item.rotation)
         for reason in found:
             action = REPAIRED if bbox is not None else LEFT_OUT
             written = ", ".join(f"{value:g}" for value in item.corners)
@@ -81,7 +83,7 @@ def picture_from_voc(
 
 
 def usable_bbox(
-    corners: Sequence[float], width: int, height: int, offset: int = 1
+    corners: Sequence[float], width: int, height: int, offset: int = 1, rotation: float = 0.0
 ) -> tuple[list[float] | None, list[str]]:
     """Return the COCO box of VOC corners, or None, and the reasons for what was repaired or left out.
 
@@ -94,7 +96,8 @@ def usable_bbox(
     reasons = [SWAPPED] if swapped else []
     if ordered[0] == ordered[2] or ordered[1] == ordered[3]:
         return None, [ZERO_AREA]
-    bbox, reason = clip_bbox(corners_to_bbox(ordered, offset), width, height)
+    upright = corners_to_bbox(ordered, offset)
+    bbox, reason = clip_bbox(turned_hull(upright, rotation) if rotation else upright, width, height)
     if bbox is None:
         return None, [reason or ZERO_AREA]
     return bbox, [*reasons, reason] if reason == PARTLY_OUTSIDE else reasons
@@ -132,6 +135,18 @@ def coco_document(pictures: Sequence[Picture], categories: Sequence[str]) -> dic
         "images": images,
         "annotations": annotations,
         "categories": [{"id": number, "name": name} for name, number in ids.items()],
+    }
+
+
+def documents_of(pictures: list[Picture], categories: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return COCO documents by split of pictures, numbered through; all in one under the empty name if undivided."""
+    document = coco_document(pictures, [*categories])
+    for item in document["annotations"]:
+        del item["index"]
+    splits = [picture.split for picture in pictures]
+    return {
+        split: keep_images(document, lambda image, split=split: splits[image["id"] - 1] == split)
+        for split in dict.fromkeys(splits)
     }
 
 

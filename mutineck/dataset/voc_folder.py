@@ -1,10 +1,11 @@
-"""Folders in Pascal VOC's layout: which pictures they hold, and what is wrong with their files."""
+"""Folders with Pascal VOC's annotations: which pictures they hold, and what is wrong with their files."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,123 +19,242 @@ from mutineck.dataset.images import (
     PICTURE_SUFFIXES,
     TURN_UNSAID,
     UNREADABLE,
+    WRONG_SIZE,
     PictureHealth,
     inspect_picture,
     upright_bbox,
 )
 from mutineck.dataset.masks import MIN_OVERLAP, box_overlap, encode_mask, read_object_masks
-from mutineck.dataset.records import KEPT, LEFT_OUT, REPAIRED, CategoryNames, DatasetError, Defect, Picture
-from mutineck.dataset.voc import picture_from_voc
+from mutineck.dataset.picture_files import PictureFiles, alike, data_files, written_parts
+from mutineck.dataset.records import (
+    KEPT,
+    LEFT_OUT,
+    REPAIRED,
+    CategoryNames,
+    DatasetError,
+    Defect,
+    Layout,
+    Part,
+    Picture,
+    Reading,
+    first_defects,
+    split_folders,
+    split_words,
+    turned_hint,
+)
+from mutineck.dataset.voc import documents_of, picture_from_voc
 from mutineck.dataset.voc_xml import UNREADABLE_XML, VocImage, read_voc_xml
+from mutineck.study.inputs import Outside
 
 ELSEWHERE = "filename points elsewhere"
 OTHER_NAME = "filename of another image"
 DUPLICATE = "duplicate name"
-WRONG_SIZE = "wrong image size"
 NO_ANNOTATION = "image without an annotation"
 NO_MASK = "unusable mask"
 LISTS = ("train", "val", "trainval", "test")
 MASKS = "SegmentationObject"
+ANNOTATION_FOLDERS = ("annotations", "annotation", "xml", "xmls", "labels")
+PICTURE_FOLDERS = ("jpegimages", "images", "imgs", "pictures")
+"""What the two folders are called, in small letters; Pascal VOC's own names come first."""
+LISTED = re.compile(r"(?P<name>.*?)(?:\s+[-+]?\d+)?\s*")
+"""A line of a list: a name, and in lists of one category 1, 0 or -1."""
 
 
-def find_voc_folders(root: Path) -> list[Path]:
-    """Return the folders with Annotations/ and JPEGImages/: the root itself, or VOC2007, VOC2012 ... in it.
+def find_voc(root: Path) -> list[Layout]:
+    """Return what can be read as Pascal VOC's annotations below a root: mostly nothing or one layout.
 
-    Raises:
-        DatasetError: there is none.
+    Annotations/ beside JPEGImages/ (or the like) in the root or in VOC2007/, VOCdevkit/VOC2012/ ...; else train/,
+    valid/, test/ with such folders or with XML beside the pictures, in the root or in its images/; else XML beside the
+    pictures in the root itself.
     """
+    layouts = []
     for base in (root, root / "VOCdevkit"):
-        candidates = [base, *sorted(base.glob("VOC*"))]
-        found = [folder for folder in candidates if _has_layout(folder)]
+        folders = [base, *sorted(base.glob("VOC*"))]
+        found = [part for folder in folders if folder.is_dir() for part in _pair(folder, folder.name)]
         if found:
-            return found
-    raise DatasetError(
-        f"dataset.root: {root} has no Annotations/ beside JPEGImages/, neither itself nor in VOC2007/, "
-        "VOC2012/ or VOCdevkit/. Name such a folder with --set dataset.root=PATH"
-    )
+            layouts.append(Layout("voc", "Pascal VOC's layout", tuple(found), root))
+            break
+    for base in (root, root / "images"):
+        found = [part for folder, split in split_folders(base) for part in _split_parts(folder, split)]
+        if found:
+            layouts.append(Layout("voc", "Pascal VOC's annotations beside the pictures", tuple(found), root))
+    if not layouts and data_files(root, (".xml",), below=False):
+        part = Part("", root.name, root, (root,), deep=False)
+        layouts.append(Layout("voc", "Pascal VOC's annotations beside the pictures", (part,), root))
+    return layouts
 
 
-def _has_layout(folder: Path) -> bool:
-    return (folder / "Annotations").is_dir() and (folder / "JPEGImages").is_dir()
+def _pair(folder: Path, name: str, split: str = "") -> Iterator[Part]:
+    """Yield the part that a folder with annotations beside pictures is, if it is one."""
+    below = {path.name.lower(): path for path in sorted(folder.iterdir(), reverse=True) if path.is_dir()}
+    annotations = next((below[name] for name in ANNOTATION_FOLDERS if name in below and _has_xml(below[name])), None)
+    pictures = next((below[name] for name in PICTURE_FOLDERS if name in below), None)
+    if annotations is None and (folder / "Annotations").is_dir() and (folder / "JPEGImages").is_dir():
+        annotations = folder / "Annotations"  # with Pascal VOC's own names, a folder without annotations is one, too
+    if annotations is not None and pictures is not None:
+        yield Part(split, name, annotations, (pictures,))
 
 
-def read_voc_folders(
-    root: Path, names: CategoryNames, offset: int = 1
-) -> tuple[list[Picture], list[Defect], dict[str, Any]]:
-    """Read every annotated picture below a root, in the order of their names.
+def _split_parts(folder: Path, split: str) -> Iterator[Part]:
+    pair = [*_pair(folder, folder.name, split)]
+    yield from pair
+    if not pair and data_files(folder, (".xml",), below=False):
+        yield Part(split, folder.name, folder, (folder,))
+
+
+def _has_xml(folder: Path) -> bool:
+    return bool(data_files(folder, (".xml",)))
+
+
+def voc_inputs(layout: Layout) -> Iterator[Outside]:
+    """Yield what counts of a folder with VOC's annotations: these, masks and lists whole, of pictures the names."""
+    for part in layout.parts:
+        if part.annotations != part.pictures[0]:
+            yield Outside(str(part.annotations), "content", (".xml",))
+            yield Outside(str(_folder(part) / MASKS), "content", PICTURE_SUFFIXES)
+            yield Outside(str(part.pictures[0]), "names", PICTURE_SUFFIXES)
+            yield from (Outside(str(_list_file(part, name))) for name in LISTS)
+        else:
+            # One folder, one note: the pictures' content counts, too. Below a whole root may lie a study's figures
+            suffixes = (".xml", *PICTURE_SUFFIXES) if part.deep else (".xml",)
+            yield Outside(str(part.annotations), "content", suffixes)
+    if layout.parts[0].split:
+        bases = {part.annotations.parent for part in layout.parts} & {layout.base, layout.base / "images"}
+        yield from (Outside(str(base), "folders", split_words()) for base in bases)
+    elif layout.parts[0].deep:
+        # VOC2012 may come to lie beside VOC2007.
+        yield from (Outside(str(base), "folders", ("VOC",)) for base in (layout.base, layout.base / "VOCdevkit"))
+
+
+def _folder(part: Part) -> Path:
+    return part.annotations.parent if part.annotations != part.pictures[0] else part.annotations
+
+
+def _list_file(part: Part, name: str) -> Path:
+    return _folder(part) / "ImageSets" / "Main" / f"{name}.txt"
+
+
+def read_voc(root: Path, layout: Layout, names: CategoryNames, offset: int = 1) -> Reading:
+    """Read every annotated picture of a layout into one document, or one for each of its splits.
 
     Where ImageSets/Main names pictures, those alone are read: VOC2012 holds others that are annotated for
     people only.
 
     Args:
-        root: folder in VOC layout, or one that holds several.
+        root: the data set's root, which names are given relative to.
+        layout: what :func:`find_voc` has found.
         names: which names are categories.
         offset: see :func:`mutineck.dataset.boxes.corners_to_bbox`.
 
-    Returns:
-        Pictures with ``file_name`` relative to ``root``, defects, and notes: the content's hash, the official
-        lists.
+    Raises:
+        DatasetError: no picture can be used, or no object of a category that is wanted.
     """
     pictures: list[Picture] = []
-    defects: list[Defect] = []
+    reading = Reading({})
     digest = hashlib.sha256()
-    lists: dict[str, set[str]] = {}
     not_listed = 0
-    for folder in find_voc_folders(root):
-        reader = VocFolder(root, folder, names, offset)
+    counts: Counter[str] = Counter()
+    for part in layout.parts:
+        reader = VocFolder(root, part, names, offset)
         stems = reader.stems()
         not_listed += reader.not_listed
-        for stem in tqdm(stems, desc=f"reading {folder.name}", unit="file", disable=None):
+        for stem in tqdm(stems, desc=f"reading {part.name}", unit="file", disable=None):
             picture = reader.read(stem, digest)
             if picture is not None:
                 pictures.append(picture)
                 for split in reader.lists_of(stem):
-                    lists.setdefault(split, set()).add(picture.file_name)
+                    reading.lists.setdefault(split, set()).add(picture.file_name)
         reader.add_unannotated()
-        defects += reader.defects
-    notes = {"sha256": digest.hexdigest(), "not_listed": not_listed, "lists": lists}
-    return pictures, defects, notes
+        reading.defects += reader.defects
+        counts += reader.counts
+    reading.notes = {"sha256": digest.hexdigest(), "not_listed": not_listed}
+    reading.hints = _hints(counts, offset)
+    pictures.sort(key=lambda picture: picture.file_name)
+    reading.documents = documents_of(pictures, _categories(pictures, names, root, reading.defects))
+    return reading
+
+
+def _categories(pictures: list[Picture], names: CategoryNames, root: Path, defects: list[Defect]) -> tuple[str, ...]:
+    if not pictures:
+        raise DatasetError(f"{root}: no usable image in it. {first_defects(defects)}")
+    found = {name for picture in pictures for name in picture.categories()}
+    categories = names.order(found)
+    absent = [name for name in categories if name not in found]
+    if absent or not found:
+        raise DatasetError(
+            f"dataset.categories: no object of {', '.join(absent) or 'any category'} in {root}; "
+            f"it has {', '.join(sorted(found)) or 'none'}. {first_defects(defects)}"
+        )
+    return categories
+
+
+def _hints(counts: Counter[str], offset: int) -> list[str]:
+    hints = []
+    if counts["from zero"] and offset:
+        hints.append(
+            f"{counts['from zero']} of {counts['boxes']} boxes begin at 0, where Pascal VOC's pixels count from 1: "
+            "if the tool counts from 0, --set dataset.voc_offset=0"
+        )
+    if counts["turned"]:
+        hints.append(turned_hint(counts["turned"]))
+    return hints
 
 
 class VocFolder:
-    """One folder in VOC layout; collects defects while it is read.
+    """One part in VOC's layout; collects defects while it is read.
 
     Args:
         root: folder that names are given relative to.
-        folder: the folder with Annotations/ and JPEGImages/.
+        part: its annotations and pictures.
         names: which names are categories.
         offset: 1 or 0, see :func:`mutineck.dataset.boxes.corners_to_bbox`.
+
+    Attributes:
+        counts: boxes, and those of them that are turned, or begin at coordinate 0.
     """
 
-    def __init__(self, root: Path, folder: Path, names: CategoryNames, offset: int) -> None:
-        self.root, self.folder, self.names, self.offset = root, folder, names, offset
+    def __init__(self, root: Path, part: Part, names: CategoryNames, offset: int) -> None:
+        self.root, self.part, self.names, self.offset = root, part, names, offset
+        self.folder = _folder(part)
         self.defects: list[Defect] = []
+        self.counts: Counter[str] = Counter()
         self.not_listed = 0
-        self.annotations = self._files("Annotations", (".xml",))
-        self.pictures = self._files("JPEGImages", PICTURE_SUFFIXES)
-        self.masks = self._files(MASKS, (".png", ".bmp", ".tif", ".tiff")) if (folder / MASKS).is_dir() else {}
+        self.annotations = self._by_stem(part.annotations, ".xml")
+        self.pictures = PictureFiles(part.pictures[0], below=part.deep)
+        self.masks = self._by_stem(self.folder / MASKS, ".png", ".bmp", ".tif", ".tiff")
         self.lists = {name: self._list(name) for name in LISTS}
         self._taken: dict[str, str] = {}
 
-    def _files(self, folder: str, suffixes: Sequence[str]) -> dict[str, str]:
-        """Return stem -> file name, hidden files apart; of two files of one stem the first counts."""
+    def _by_stem(self, folder: Path, *suffixes: str) -> dict[str, str]:
+        """Return path without ending -> path, relative to the folder; of two of one name the first counts."""
         files: dict[str, str] = {}
-        for path in sorted((self.folder / folder).iterdir()):
-            if path.name.startswith(".") or path.suffix.lower() not in suffixes:
-                continue
-            if path.stem in files:
-                detail = f"{files[path.stem]} has the same name"
-                self._add(f"{folder}/{path.name}", "file", DUPLICATE, LEFT_OUT, detail)
+        for name in data_files(folder, suffixes, below=self.part.deep):
+            if _stem(name) in files:
+                detail = f"{files[_stem(name)]} has the same name"
+                self._add(folder / name, "file", DUPLICATE, LEFT_OUT, detail)
             else:
-                files[path.stem] = path.name
+                files[_stem(name)] = name
         return files
 
     def _list(self, name: str) -> set[str]:
-        path = self.folder / "ImageSets" / "Main" / f"{name}.txt"
+        """Return the annotations (paths without ending) that a list names, and of other lines what may be meant."""
+        path = _list_file(self.part, name)
         if not path.is_file():
             return set()
-        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-        return {words[0] for words in map(str.split, lines) if words}
+        known: dict[str, str] = {}
+        ambiguous: set[str] = set()
+        for stem in (*self.annotations, *map(_stem, self.pictures.files)):
+            for key in dict.fromkeys((stem, alike(stem), alike(stem.rpartition("/")[2]))):
+                if known.setdefault(key, stem) != stem:
+                    ambiguous.add(key)
+        for key in ambiguous - set(self.annotations):
+            del known[key]
+        found = set()
+        for line in filter(None, map(str.strip, path.read_text(encoding="utf-8-sig", errors="replace").splitlines())):
+            readings = [*_list_readings(line)]
+            keys = (key for reading in readings for key in (reading, alike(reading)) if key in known)
+            found.add(known[key] if (key := next(keys, None)) is not None else readings[-1])
+        return found
 
     def lists_of(self, stem: str) -> list[str]:
         """Return the official lists that name a picture."""
@@ -144,88 +264,115 @@ class VocFolder:
         """Return the names to read, sorted: those with an annotation, and listed, if there are lists."""
         listed = set().union(*self.lists.values())
         self.not_listed = len(set(self.annotations) - listed) if listed else 0
-        for stem in sorted(listed - set(self.annotations) - set(self.pictures)):
-            detail = "named in ImageSets/Main, not there"
-            self._add(f"Annotations/{stem}.xml", "file", NO_ANNOTATION, LEFT_OUT, detail)
+        for stem in sorted(listed - set(self.annotations)):
+            if not self.pictures.with_stem(stem)[0]:
+                detail = "named in ImageSets/Main, not there"
+                self._add(self.part.annotations / f"{stem}.xml", "file", NO_ANNOTATION, LEFT_OUT, detail)
         return sorted(set(self.annotations) & listed if listed else self.annotations)
 
     def add_unannotated(self) -> None:
         """Make a defect of every (listed) picture that no annotation has named; call it last."""
-        listed = set().union(*self.lists.values()) or set(self.pictures)
-        for stem in sorted(listed & set(self.pictures) - set(self.annotations)):
-            if self.pictures[stem] not in self._taken:
-                self._add(f"JPEGImages/{self.pictures[stem]}", "file", NO_ANNOTATION, LEFT_OUT)
+        listed = set().union(*self.lists.values())
+        for file in self.pictures.unwritable:
+            self._add(self._picture(file), "file", UNREADABLE, LEFT_OUT, "its name is not UTF-8")
+        for file in self.pictures.files:
+            stem = _stem(file)
+            if file in self._taken or (listed and stem not in listed):
+                continue
+            twin = next((each for each in self.pictures.with_stem(stem)[0] if each in self._taken), None)
+            if twin is not None:
+                self._add(self._picture(file), "file", DUPLICATE, LEFT_OUT, f"{twin} has the same name")
+            elif stem not in self.annotations:
+                self._add(self._picture(file), "file", NO_ANNOTATION, LEFT_OUT)
 
     def read(self, stem: str, digest: Any = None) -> Picture | None:
         """Read one annotation and its picture; None, with a defect, if either cannot be used."""
-        file = f"Annotations/{self.annotations[stem]}"
+        file = self.part.annotations / self.annotations[stem]
         try:
-            content = (self.folder / file).read_bytes()
+            content = file.read_bytes()
         except OSError as error:
             self._add(file, "file", UNREADABLE_XML, LEFT_OUT, type(error).__name__)
             return None
         if digest is not None:
-            digest.update(f"{file}\0{len(content)}\0".encode("utf-8", "surrogatepass") + content)
+            name = file.relative_to(self.folder).as_posix()
+            digest.update(f"{name}\0{len(content)}\0".encode("utf-8", "surrogatepass") + content)
         record, found = read_voc_xml(content, self._name(file))
         self.defects += found
         name = self._picture_name(record, stem, file) if record is not None else None
         if record is None or name is None:
             return None
-        health = inspect_picture(self.folder / "JPEGImages" / name)
+        health = inspect_picture(self._picture(name))
         if health.problem:
-            self._add(f"JPEGImages/{name}", "file", UNREADABLE, LEFT_OUT, health.problem)
+            self._add(self._picture(name), "file", UNREADABLE, LEFT_OUT, health.problem)
             return None
         sized = self._at_true_size(record, health, file)
         if sized is None:
             return None
+        self._count(sized)
         picture, found = picture_from_voc(
             sized,
-            self._name(f"JPEGImages/{name}"),
+            self._name(self._picture(name)),
             health.width,
             health.height,
             self.names,
             self.offset,
             file=self._name(file),
         )
+        picture.split = self.part.split
         self.defects += found
         self._add_masks(picture, stem, health)
         return picture
 
-    def _picture_name(self, record: VocImage, stem: str, file: str) -> str | None:
-        """Return the picture's name: the annotation's own stem first, as VOC has it, then its `filename`."""
-        parts = [part for part in re.split(r"[/\\]", record.filename) if part]
-        if ".." in parts:
-            self._add(file, "filename", ELSEWHERE, LEFT_OUT, record.filename)
-            return None
+    def _count(self, record: VocImage) -> None:
+        self.counts["boxes"] += len(record.objects)
+        self.counts["turned"] += sum(item.rotation % 180 != 0 for item in record.objects)
+        self.counts["from zero"] += sum(0 in item.corners[:2] for item in record.objects)
+
+    def _picture_name(self, record: VocImage, stem: str, file: Path) -> str | None:
+        """Return the picture's name: the annotation's own first, as VOC has it, then its `filename`.
+
+        Of several pictures of the annotation's name, `filename` says which.
+        """
+        parts = written_parts(record.filename)
         written = parts[-1] if parts else ""
-        own = self.pictures.get(stem)
-        exact = self.pictures.get(Path(written).stem)
-        name = own or exact
-        if name is None:
-            self._add(file, "filename", MISSING, LEFT_OUT, f"neither {stem}.* nor {written[:100]!r} in JPEGImages/")
+        own, of_name = self.pictures.with_stem(stem)
+        if not own and len(of_name) == 1 and self._alone(stem):
+            own = of_name
+        said = self.pictures.find(record.filename).file
+        if not said and written:
+            of_written = self.pictures.with_stem(_stem(written))[1]
+            said = of_written[0] if len(of_written) == 1 else ""
+        name = said if said in own or not own else own[0]
+        if len(own) > 1 and said not in own:
+            detail = f"{', '.join(own[:3])}: which is meant? filename is {record.filename[:100]!r}"
+            self._add(file, "filename", DUPLICATE, LEFT_OUT, detail)
             return None
-        if len(parts) > 1 or record.filename[:1] in ("/", "\\"):
-            self._add(file, "filename", ELSEWHERE, REPAIRED, f"read as JPEGImages/{name}: {record.filename}")
-        elif own and exact and exact != own:
-            self._add(
-                file,
-                "filename",
-                OTHER_NAME,
-                REPAIRED,
-                f"{written} written, {own} used as the file's own name says",
-            )
-        if name in self._taken:
-            self._add(file, "filename", DUPLICATE, LEFT_OUT, f"{name} is annotated by {self._taken[name]} already")
+        if not name:
+            where = self._name(self.part.pictures[0])
+            detail = f"neither {stem}.* nor {written[:100]!r} in {where}/"
+            self._add(file, "filename", MISSING, LEFT_OUT, detail)
             return None
-        try:
-            name.encode("utf-8")
-        except UnicodeEncodeError:
-            self._add(file, "filename", MISSING, LEFT_OUT, "the picture's name is not UTF-8")
+        whole = "/" + self._name(self._picture(name))
+        if re.search(r"[/\\]", record.filename) and not whole.endswith("/" + record.filename):
+            detail = f"read as {self._name(self._picture(name))}: {record.filename}"
+            self._add(file, "filename", ELSEWHERE, REPAIRED, detail)
+        elif own and said and said != name:
+            detail = f"{written} written, {name} used as the file's own name says"
+            self._add(file, "filename", OTHER_NAME, REPAIRED, detail)
+        owner = _stem(name) if not own and _stem(name) in self.annotations else None
+        if name in self._taken or owner is not None:
+            annotated = self._taken.get(name) or self.annotations[owner or stem]
+            self._add(file, "filename", DUPLICATE, LEFT_OUT, f"{name} is annotated by {annotated} already")
             return None
-        self._taken[name] = file
+        self._taken[name] = self._name(file)
         return name
 
-    def _at_true_size(self, record: VocImage, health: PictureHealth, file: str) -> VocImage | None:
+    def _alone(self, stem: str) -> bool:
+        """Whether no other annotation has the name, in whatever folder."""
+        name = stem.rpartition("/")[2]
+        return sum(each.rpartition("/")[2] == name for each in self.annotations) == 1
+
+    def _at_true_size(self, record: VocImage, health: PictureHealth, file: Path) -> VocImage | None:
         """Return the record at the picture's displayed size, or None where its boxes may refer to another."""
         true, stored = (health.width, health.height), health.stored_size
         written = (record.width, record.height)
@@ -237,21 +384,12 @@ class VocFolder:
         if written == stored:
             self._add(file, "size", WRONG_SIZE, REPAIRED, f"{detail}: boxes turned as the picture's EXIF says")
             return self._upright(record, stored, health.orientation)
-        if 0 not in written and self._is_rescaled(written, true):
-            self._add(file, "size", WRONG_SIZE, LEFT_OUT, f"{detail}: resized after it was annotated?")
-            return None
-        if 0 not in written and any(
-            max(item.corners[0::2]) > true[0] + 1 or max(item.corners[1::2]) > true[1] + 1 for item in record.objects
-        ):
-            self._add(file, "size", WRONG_SIZE, LEFT_OUT, f"{detail}, and boxes that do not fit the file")
-            return None
-        self._add(file, "size", WRONG_SIZE, REPAIRED, detail)
-        return replace(record, width=true[0], height=true[1])
-
-    @staticmethod
-    def _is_rescaled(written: tuple[int, int], true: tuple[int, int]) -> bool:
-        # Same shape up to rounding: the picture was resized, it seems; were its boxes?
-        return abs(written[0] * true[1] - written[1] * true[0]) <= max(*written, *true)
+        if 0 in written:
+            self._add(file, "size", WRONG_SIZE, REPAIRED, detail)
+            return replace(record, width=true[0], height=true[1])
+        # Boxes refer to the size that is written; how they lie on the true one is unknown
+        self._add(file, "size", WRONG_SIZE, LEFT_OUT, detail + changed_since(written, true))
+        return None
 
     def _upright(self, record: VocImage, stored: tuple[int, int], orientation: int) -> VocImage:
         objects = []
@@ -265,8 +403,8 @@ class VocFolder:
     def _add_masks(self, picture: Picture, stem: str, health: PictureHealth) -> None:
         if stem not in self.masks or not picture.objects:
             return
-        file = f"{MASKS}/{self.masks[stem]}"
-        numbers, problem = read_object_masks(self.folder / file, (health.width, health.height))
+        file = self.folder / MASKS / self.masks[stem]
+        numbers, problem = read_object_masks(file, (health.width, health.height))
         if numbers is None:
             self._add(file, "file", NO_MASK, LEFT_OUT, problem)
             return
@@ -280,11 +418,46 @@ class VocFolder:
                 item["segmentation"] = encode_mask(mask)
                 item["area"] = int(mask.sum())
 
-    def _name(self, file: str) -> str:
-        return (self.folder / file).relative_to(self.root).as_posix()
+    def _picture(self, name: str) -> Path:
+        return self.part.pictures[0] / name
 
-    def _add(self, file: str, field: str, reason: str, action: Any, detail: str = "") -> None:
+    def _name(self, file: Path) -> str:
+        return file.relative_to(self.root).as_posix()
+
+    def _add(self, file: Path, field: str, reason: str, action: Any, detail: str = "") -> None:
         self.defects.append(Defect(self._name(file), field, reason, action, detail))
+
+
+def _stem(name: str) -> str:
+    """Return a path without its ending; ``a.b.jpg`` is ``a.b``."""
+    head, dot, tail = name.rpartition(".")
+    return head if dot and "/" not in tail else name
+
+
+def _list_readings(line: str) -> Iterator[str]:
+    """Yield what a line of a list may name: as it is, without the 1 or -1 behind it, in quotes, with an ending or path.
+
+    The last is what a line names that fits nothing.
+    """
+    quoted = re.fullmatch(r'"(.*)"(?:\s+[-+]?\d+)?', line)
+    match = LISTED.fullmatch(line)
+    named = quoted.group(1) if quoted else match.group("name") if match else line
+    for name in dict.fromkeys((line, named)):
+        for path in (name, "/".join(written_parts(name))):
+            has_ending = path.lower().endswith((".xml", *PICTURE_SUFFIXES))
+            plain = _stem(path) if has_ending else path
+            yield plain
+            yield plain.rpartition("/")[2]
+
+
+def changed_since(written: tuple[int, int], true: tuple[int, int]) -> str:
+    """Return what may have become of a picture whose size is not the one that its annotation gives, or nothing."""
+    if written == true[::-1]:
+        return ": turned after it was annotated?"
+    # Same shape up to rounding
+    if abs(written[0] * true[1] - written[1] * true[0]) <= max(*written, *true):
+        return ": resized after it was annotated?"
+    return ""
 
 
 def official_split(lists: dict[str, set[str]], names: Iterable[str]) -> dict[str, int]:

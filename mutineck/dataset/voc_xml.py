@@ -11,18 +11,19 @@ from xml.etree.ElementTree import Element, ParseError, SubElement, indent, tostr
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from mutineck.dataset.boxes import DECIMALS
+from mutineck.dataset.boxes import DECIMALS, text_number
 from mutineck.dataset.records import LEFT_OUT, REPAIRED, Defect
 
 UNREADABLE_XML = "unreadable XML"
 ENCODING = "wrong encoding declared"
 MISSING_NAME = "object without a name"
 MISSING_BOX = "object without a usable box"
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 DECLARATION = re.compile(r"^\s*<\?xml[^>]*?\?>", re.ASCII)
 DECLARED = re.compile(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]{1,40})["']""")
 BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
+ROTATION = "rotation"
+"""Name of the attribute in which CVAT's exports keep by how many degrees a box is turned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class VocObject:
     """One ``<object>``: its name, corners as written (``xmin, ymin, xmax, ymax``) and flags.
 
     ``index`` is its place among all objects of the file, counted from 1: its number in a SegmentationObject
-    mask.
+    mask. ``rotation`` is by how many degrees the box is turned about its centre (CVAT); the corners are those before.
     """
 
     name: str
@@ -40,6 +41,7 @@ class VocObject:
     occluded: bool = False
     pose: str = "Unspecified"
     index: int = 0
+    rotation: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +146,16 @@ def _read_object(element: Element, index: int, file: str, defects: list[Defect])
     corners = []
     for key in CORNERS:
         written = _text(element, f"bndbox/{key}")
-        value = _number(written)
+        value = text_number(written)
         if value is None:
             detail = f"{key} is {written[:40]!r}" if written else f"no <{key}>"
             defects.append(Defect(file, f"{where}.bndbox", MISSING_BOX, LEFT_OUT, detail))
             return None
         corners.append(round(value, DECIMALS) if math.isfinite(value) else value)
+    rotation = _rotation(element)
+    if rotation is None:
+        defects.append(Defect(file, f"{where}.attributes", MISSING_BOX, LEFT_OUT, "its rotation is no number"))
+        return None
     return VocObject(
         name=name,
         corners=(corners[0], corners[1], corners[2], corners[3]),
@@ -158,24 +164,25 @@ def _read_object(element: Element, index: int, file: str, defects: list[Defect])
         occluded=_flag(element, "occluded"),
         pose=_text(element, "pose") or "Unspecified",
         index=index,
+        rotation=rotation,
     )
+
+
+def _rotation(element: Element) -> float | None:
+    """Return by how many degrees CVAT says that the box is turned, or None if that is no number."""
+    for attribute in element.iterfind("attributes/attribute"):
+        if _text(attribute, "name") == ROTATION:
+            value = text_number(_text(attribute, "value"))
+            return None if value is None or not math.isfinite(value) else value
+    return 0.0
 
 
 def _text(element: Element, path: str) -> str:
     return " ".join((element.findtext(path) or "").split())
 
 
-def _number(text: str) -> float | None:
-    if text.lower().lstrip("+-") in ("nan", "inf", "infinity"):
-        return math.nan
-    if not NUMBER.fullmatch(text):
-        return None
-    value = float(text)
-    return value if math.isfinite(value) else math.nan  # 1e999
-
-
 def _whole(element: Element, path: str) -> int:
-    value = _number(_text(element, path))
+    value = text_number(_text(element, path))
     return int(value) if value is not None and math.isfinite(value) and 0 < value < 1 << 31 else 0
 
 
@@ -200,6 +207,10 @@ def write_voc_xml(record: VocImage) -> bytes:
         box = SubElement(element, "bndbox")
         for key, corner in zip(CORNERS, item.corners, strict=True):
             _add(box, key, int(corner) if float(corner).is_integer() else repr(float(corner)))
+        if item.rotation:
+            attribute = SubElement(SubElement(element, "attributes"), "attribute")
+            _add(attribute, "name", ROTATION)
+            _add(attribute, "value", repr(item.rotation))
     indent(root)
     return tostring(root, encoding="utf-8", xml_declaration=True) + b"\n"
 
