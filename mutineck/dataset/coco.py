@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -304,9 +304,10 @@ class CocoReader:
         free = (number for number in itertools.count(1) if number not in seen)
         for where, item in renumber:
             found, item["id"] = item["id"], next(free)
-            taken = found in seen
-            detail = f"{found} is taken" if taken else "no whole number from 1 on"
-            reason = DUPLICATE_ID if taken else UNUSABLE_ID
+            if found == 0:
+                continue  # a tool that counts from 0 does nothing wrong
+            detail = f"{found} is taken" if found in seen else "no whole number from 1 on"
+            reason = DUPLICATE_ID if found in seen else UNUSABLE_ID
             self._add(f"{where}.id", reason, REPAIRED, f"{detail}: numbered {item['id']}")
         return kept
 
@@ -386,12 +387,12 @@ def fit_to_images(document: dict[str, Any], file: str) -> list[Defect]:
     return defects
 
 
-def keep_images(document: dict[str, Any], keep: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """Return the document with the images that ``keep`` accepts, and their annotations."""
-    images = [image for image in document["images"] if keep(image)]
+def keep_images(document: Mapping[str, Any], wanted: Container[Any], key: str = "file_name") -> dict[str, Any]:
+    """Return the document with the images whose ``key`` is among those wanted, and their annotations."""
+    images = [image for image in document["images"] if image[key] in wanted]
     ids = {image["id"] for image in images}
     annotations = [item for item in document["annotations"] if item["image_id"] in ids]
-    return document | {"images": images, "annotations": annotations}
+    return {**document, "images": images, "annotations": annotations}
 
 
 def whole(value: Any) -> int | None:

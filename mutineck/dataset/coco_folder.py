@@ -16,6 +16,7 @@ from mutineck.dataset.images import (
     TURN_UNSAID,
     UNREADABLE,
     WRONG_SIZE,
+    changed_since,
     inspect_picture,
     upright_bbox,
 )
@@ -187,9 +188,9 @@ def read_coco_layout(
             _agree(document, label, next(iter(reading.documents.values())), labels[0])
         if limit is not None and part.split:
             chosen = set(first_by_hash([image["file_name"] for image in document["images"]], limit, seed))
-            document = keep_images(document, lambda image, chosen=chosen: image["file_name"] in chosen)
+            document = keep_images(document, chosen)
         problems = check_pictures(document, part, files, label)
-        document = keep_images(document, lambda image: image["width"] > 0)
+        document = keep_images(document, {image["id"] for image in document["images"] if image["width"]}, "id")
         reading.defects += reader.defects + problems + fit_to_images(document, label)
         reading.hints += reader.hints()
         reading.documents[part.split] = document
@@ -227,6 +228,7 @@ def check_pictures(document: dict[str, Any], part: Part, files: PictureFiles, fi
     defects: list[Defect] = []
     bases, within = _places(part, files.root)
     moved: list[tuple[str, str]] = []
+    unsized: list[str] = []
     taken: dict[str, Any] = {}
     by_image: dict[Any, list[dict[str, Any]]] = {}
     for item in document["annotations"]:
@@ -253,19 +255,24 @@ def check_pictures(document: dict[str, Any], part: Part, files: PictureFiles, fi
             defects.append(Defect(found.file, "file", UNREADABLE, LEFT_OUT, health.problem))
             continue
         true, stored = (health.width, health.height), health.stored_size
-        if written != true:
-            detail = f"image {image['id']}: {written[0]}x{written[1]} written, {true[0]}x{true[1]} in the file"
-            if written == stored:
-                detail += ": boxes turned as the picture's EXIF says"
-                _turn(by_image.get(image["id"], ()), stored, health.orientation)
-            elif 0 not in written:
-                # Boxes and masks refer to the size that is written; how they lie on the true one is unknown
-                defects.append(Defect(file, "images.width", WRONG_SIZE, LEFT_OUT, detail))
-                continue
+        detail = f"image {image['id']}: {written[0]}x{written[1]} written, {true[0]}x{true[1]} in the file"
+        if written == true:
+            if health.turn_unsaid:
+                defects.append(Defect(found.file, "file", TURN_UNSAID, KEPT, health.turn_unsaid))
+        elif written == stored:
+            _turn(by_image.get(image["id"], ()), stored, health.orientation)
+            detail += ": boxes turned as the picture's EXIF says"
             defects.append(Defect(file, "images.width", WRONG_SIZE, REPAIRED, detail))
-        elif health.turn_unsaid:
-            defects.append(Defect(found.file, "file", TURN_UNSAID, KEPT, health.turn_unsaid))
+        elif 0 in written:
+            unsized.append(found.file)
+        else:
+            # Boxes and masks refer to the size that is written; how they lie on the true one is unknown
+            defects.append(Defect(file, "images.width", WRONG_SIZE, LEFT_OUT, detail + changed_since(written, true)))
+            continue
         image["width"], image["height"] = true
+    if unsized:
+        detail = f"no size of {len(unsized)} of {len(document['images'])}, such as {unsized[0]}: read from the pictures"
+        defects.append(Defect(file, "images.width", WRONG_SIZE, REPAIRED, detail))
     if moved:
         name, place = moved[0]
         detail = f"{len(moved)} of {len(document['images'])} found by their last part alone: {place} for {name}"

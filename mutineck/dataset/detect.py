@@ -35,7 +35,7 @@ def find_layout(root: Path, form: Literal["auto", "voc", "coco", "yolo"]) -> Lay
     Raises:
         DatasetError: it is nothing that is known here, or could be several things; the message names them.
     """
-    forms = [*FINDERS] if form == "auto" else [form]
+    forms: list[str] = [*FINDERS] if form == "auto" else [form]
     base = root
     for _ in range(DEEPEST):
         found = [layout for each in forms for layout in FINDERS[each](base)]

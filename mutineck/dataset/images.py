@@ -114,6 +114,16 @@ def _reason(error: Exception, path: Path) -> str:
     return f"{type(error).__name__}: {error}".replace(str(path), path.name)
 
 
+def changed_since(written: tuple[int, int], true: tuple[int, int]) -> str:
+    """Return what may have become of a picture whose size is not the one that its annotation gives, or nothing."""
+    if written == true[::-1]:
+        return ": turned after it was annotated?"
+    # Same shape up to rounding
+    if abs(written[0] * true[1] - written[1] * true[0]) <= max(*written, *true):
+        return ": resized after it was annotated?"
+    return ""
+
+
 def upright_bbox(bbox: list[float], stored_size: tuple[int, int], orientation: int) -> list[float]:
     """Turn a box given in stored pixels into displayed ones, as EXIF orientation turns or mirrors it.
 

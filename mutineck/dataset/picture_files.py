@@ -93,6 +93,7 @@ class PictureFiles:
     """
 
     def __init__(self, root: Path, *, below: bool = True) -> None:
+        self.root = root
         names = data_files(root, PICTURE_SUFFIXES, below=below)
         self.files = [name for name in names if printable(name) == name]
         self.unwritable = [name for name in names if printable(name) != name]

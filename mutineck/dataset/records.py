@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -69,6 +70,21 @@ def first_defects(defects: Iterable[Defect], shown: int = 5) -> str:
     """Return the first defects as a sentence for an error, or nothing."""
     lines = [str(defect) for defect in list(defects)[:shown]]
     return "First defects: " + "; ".join(lines) if lines else ""
+
+
+def lookalikes(categories: Iterable[str]) -> list[str]:
+    """Return a sentence for the categories that differ in case, spaces or marks alone, with the setting to type."""
+    groups: dict[str, list[str]] = {}
+    for name in categories:
+        groups.setdefault(re.sub(r"[\W_]+", "", name.casefold()) or name, []).append(name)
+    alike = [names for names in groups.values() if len(names) > 1]
+    if not alike:
+        return []
+    aliases = ", ".join(f"{name}: {names[0]}" for names in alike for name in names[1:])
+    return [
+        f"categories that differ in case or marks alone: {'; '.join(', '.join(names) for names in alike)}. "
+        f"Where they are one, --set 'dataset.aliases={{{aliases}}}'"
+    ]
 
 
 def turned_hint(count: int) -> str:

@@ -5,25 +5,30 @@ from __future__ import annotations
 import filecmp
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mutineck.dataset.coco_folder import SPLITS, find_single_file, read_coco_folder
-from mutineck.dataset.fingerprints import coco_inputs, voc_inputs
+from mutineck.dataset.coco import keep_images
+from mutineck.dataset.detect import find_layout, layout_inputs, read_layout
 from mutineck.dataset.records import (
+    SPLITS,
     CategoryNames,
     DatasetError,
     Defect,
+    Layout,
+    Reading,
     Source,
     defect_rows,
+    first_defects,
+    lookalikes,
     refuse_defects,
 )
+from mutineck.dataset.repeats import find_repeats, photograph, same_content
 from mutineck.dataset.shapes import write_shapes
 from mutineck.dataset.split import first_by_hash, stratified_split
-from mutineck.dataset.voc import coco_document
-from mutineck.dataset.voc_folder import official_split, read_voc_folders
+from mutineck.dataset.voc_folder import official_split
 from mutineck.system.files import write_json
 
 if TYPE_CHECKING:
@@ -90,29 +95,33 @@ def convert(study: Study) -> DatasetSummary:
     """
     spec = study.experiment.dataset
     names = CategoryNames(spec.categories, spec.aliases)
-    reads: list[Path] = []
-    if spec.format == "coco":
-        named = _named_root(study)
-        study.note(*coco_inputs(named))
-        root = named.resolve()
-        documents, defects, reads = read_coco_folder(root, names, spec.limit, spec.seed, spec.split)
-        notes: dict[str, Any] = {"split": "as published"}
-        if documents["test"] is documents["val"]:
-            notes["split"] += ", test is val"
-            print(f"dataset: {TEST_IS_VAL}; what is reported on test was chosen on it")
-        elif spec.split is not None and find_single_file(root):
-            notes = {"split": list(spec.split), "seed": spec.seed}
-        source = Source(str(root), documents, defects, notes)
-    elif spec.format == "shapes":
-        source = _voc_source(_generate(study), "dataset/source", spec, names)
+    if spec.format == "shapes":
+        root, image_root = _generate(study), "dataset/source"
+        layout = find_layout(root, "voc")
     else:
-        named = _named_root(study)
-        study.note(*voc_inputs(named))
-        root = named.resolve()
-        source = _voc_source(root, str(root), spec, names)
+        root = _named_root(study)
+        image_root = str(root.resolve())
+        layout = find_layout(root, spec.format)
+        study.note(*layout_inputs(layout))
+    reading = read_layout(root, layout, names, offset=spec.voc_offset, limit=spec.limit, seed=spec.seed)
+    source = _source(reading, root, image_root, spec)
+    if spec.format != "shapes":
+        source.hints = [_read_as(layout, reading), *layout.remarks, *source.hints]
+    source.notes |= {"format": layout.format, "layout": layout.title}
+    for hint in source.hints:
+        print(f"dataset: {hint}")
     if spec.strict:
         refuse_defects(source.defects)
-    return _write(study, source, reads)
+    return _write(study, source, reading.files)
+
+
+def _read_as(layout: Layout, reading: Reading) -> str:
+    """Return in a sentence what the folder was taken for, and how many pictures of each split it gave."""
+    names = {part.split: part.name for part in layout.parts}
+    counts = {split: len(document["images"]) for split, document in reading.documents.items()}
+    if len(counts) == 1:
+        return f"read as {layout.title}: {sum(counts.values())} pictures"
+    return f"read as {layout.title}: {', '.join(f'{names[split]} {count}' for split, count in counts.items())}"
 
 
 def repeats_val(study: Study) -> bool:
@@ -131,20 +140,23 @@ def _named_root(study: Study) -> Path:
 
     spec = study.experiment.dataset
     named = Path(spec.root or f"data/{spec.format}").expanduser()
+    published = spec.format in ("voc", "coco")
     # Notebooks opened in notebooks/ mean the same folder as commands typed in the repository's root.
     candidates = [named] if named.is_absolute() else [Path.cwd() / named, repository() / named]
     root = next((path for path in candidates if path.is_dir()), candidates[-1])
     if spec.download:
+        if not published:
+            raise DatasetError(
+                f"dataset.download: there is nothing to fetch for dataset.format={spec.format}: voc or coco"
+            )
         from mutineck.system.download import download_dataset
 
         return download_dataset(spec.format, root)
     if root.is_dir():
         return root
     what = f"{named} is no folder" if spec.root else "no folder is named"
-    raise DatasetError(
-        f"dataset.root: {what}. Name one with --set dataset.root=PATH, or get the published data with "
-        f"`mutineck download {spec.format} --to PATH`"
-    )
+    get = f", or get the published data with `mutineck download {spec.format} --to PATH`" if published else ""
+    raise DatasetError(f"dataset.root: {what}. Name one with --set dataset.root=PATH{get}")
 
 
 def _generate(study: Study) -> Path:
@@ -164,57 +176,91 @@ def _generate(study: Study) -> Path:
     return folder
 
 
-def _voc_source(root: Path, image_root: str, spec: Any, names: CategoryNames) -> Source:
-    pictures, defects, notes = read_voc_folders(root, names, spec.voc_offset)
-    if not pictures:
-        raise DatasetError(f"{root}: no usable image in it. {_first(defects)}")
-    found = {name for picture in pictures for name in picture.categories()}
-    categories = names.order(found)
-    absent = [name for name in categories if name not in found]
-    if absent or not found:
-        raise DatasetError(
-            f"dataset.categories: no object of {', '.join(absent) or 'any category'} in {root}; "
-            f"it has {', '.join(sorted(found)) or 'none'}. {_first(defects)}"
-        )
-    lists = notes.pop("lists")
-    labels = {picture.file_name: picture.categories() for picture in pictures}
-    if spec.split is None:
-        parts = official_split(lists, labels)
+def _source(reading: Reading, root: Path, image_root: str, spec: Any) -> Source:
+    """Divide what is not divided yet, and say which pictures are there twice."""
+    names = [image["file_name"] for document in reading.documents.values() for image in document["images"]]
+    copies = same_content(root, names)
+    together = {name: photograph(copies.get(name, name)) for name in names}
+    documents, notes = _splits(reading, root, spec, together)
+    if spec.limit is not None:
+        limited = {id(each): _limited(each, spec.limit, spec.seed) for each in documents.values()}
+        documents = {split: limited[id(each)] for split, each in documents.items()}
+    defects, hints = find_repeats(documents, copies)
+    if documents["test"] is documents["val"]:
+        hints.append(f"{TEST_IS_VAL}; what is reported on test was chosen on it")
+    categories = [category["name"] for category in documents["train"]["categories"]]
+    hints += reading.hints + lookalikes(categories)
+    return Source(image_root, documents, reading.defects + defects, hints, reading.notes | notes)
+
+
+def _splits(
+    reading: Reading, root: Path, spec: Any, together: Mapping[str, str]
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Return documents of train, val and test, and how they came about.
+
+    Published splits stay as they are; where test is missing, it is val. All else is divided by `dataset.split`.
+    """
+    found = reading.documents
+    if found.keys() >= {"train", "val"}:
+        documents = {split: found.get(split, found["val"]) for split in SPLITS}
+        return documents, {"split": "as published" + ", test is val" * ("test" not in found)}
+    if len(found) > 1 and "train" not in found:
+        raise DatasetError(f"{root}: pictures of {' and '.join(found)}, and none to train with")
+    (_, document), *rest = found.items()
+    shares = spec.split
+    if shares is None:
+        if rest or not reading.lists:
+            raise DatasetError(
+                f"dataset.split: null keeps published splits, and {root} has "
+                f"{' and '.join(filter(None, found)) or 'none'}: divide anew, --set dataset.split=[8,1,1]"
+            )
+        file_names = [image["file_name"] for image in document["images"]]
+        parts = official_split(reading.lists, file_names)
+        notes: dict[str, Any] = {"split": "ImageSets/Main"}
     else:
-        parts = stratified_split(labels, spec.split, spec.seed)
-    document = coco_document(sorted(pictures, key=lambda picture: picture.file_name), categories)
-    for item in document["annotations"]:
-        del item["index"]
+        if rest:
+            # A published test split stays; val is taken from train in the proportion that the shares have
+            shares = (shares[0], shares[1], 0)
+        labels = _labels(document)
+        if not labels:
+            raise DatasetError(f"{root}: no usable image in it. {first_defects(reading.defects)}")
+        parts = stratified_split(labels, shares, spec.seed, {each: together[each] for each in labels})
+        notes = {"split": list(shares)}
     documents = {}
     for index, split in enumerate(SPLITS):
-        chosen = {name for name, part in parts.items() if part == index}
-        if spec.limit is not None:
-            chosen = set(first_by_hash(chosen, spec.limit, spec.seed))
-        documents[split] = _part(document, chosen)
-    notes |= {"split": list(spec.split) if spec.split is not None else "ImageSets/Main", "seed": spec.seed}
-    return Source(image_root, documents, defects, notes)
+        chosen = {file_name for file_name, part in parts.items() if part == index}
+        documents[split] = keep_images(document, chosen)
+    return documents | dict(rest), notes | {"seed": spec.seed}
 
 
-def _part(document: Mapping[str, Any], file_names: set[str]) -> dict[str, Any]:
-    from mutineck.dataset.coco import keep_images
+def _labels(document: Mapping[str, Any]) -> dict[str, set[str]]:
+    """Return the categories that occur in each picture."""
+    categories = {row["id"]: row["name"] for row in document["categories"]}
+    files = {image["id"]: image["file_name"] for image in document["images"]}
+    labels: dict[str, set[str]] = {file_name: set() for file_name in files.values()}
+    for item in document["annotations"]:
+        labels[files[item["image_id"]]].add(categories[item["category_id"]])
+    return labels
 
-    return keep_images(dict(document), lambda image: image["file_name"] in file_names)
 
-
-def _first(defects: Iterable[Defect], shown: int = 5) -> str:
-    lines = [str(defect) for defect in list(defects)[:shown]]
-    return "First defects: " + "; ".join(lines) if lines else ""
+def _limited(document: dict[str, Any], limit: int, seed: int) -> dict[str, Any]:
+    chosen = set(first_by_hash([image["file_name"] for image in document["images"]], limit, seed))
+    return keep_images(document, chosen)
 
 
 def _write(study: Study, source: Source, reads: list[Path]) -> DatasetSummary:
-    spec = study.experiment.dataset
     folder = study.path("dataset")
     splits = {split: _count(document) for split, document in source.splits.items()}
     for split, counts in splits.items():
         if not counts["images"] or not counts["boxes"]:
+            marked = (
+                f" (all {counts['crowd']} objects are difficult, in VOC, or iscrowd or ignore, in COCO, and those are "
+                "neither learned nor counted: take the mark off in the files)"
+            )
             raise DatasetError(
-                f"{source.image_root}: the {split} split has {counts['images']} usable images and "
-                f"{counts['boxes']} boxes; nothing can be trained or measured on it. {_first(source.defects)}"
+                f"{source.image_root}: the {split} split has {counts['images']} usable images and {counts['boxes']} "
+                f"boxes{marked if counts['crowd'] else ''}; nothing can be trained or measured on it. "
+                f"{first_defects(source.defects)}".rstrip()
             )
     writes = [write_json(folder / f"{split}.json", source.splits[split], indent=None) for split in SPLITS]
     writes.append(write_json(folder / "defects.json", defect_rows(source.defects)))
@@ -225,7 +271,7 @@ def _write(study: Study, source: Source, reads: list[Path]) -> DatasetSummary:
         "image_root": source.image_root,
         "masks": "all" if all(masks) else "some" if any(masks) else "none",
         "splits": splits,
-        "source": {"format": spec.format, "defects": len(source.defects)} | source.notes,
+        "source": {"defects": len(source.defects)} | source.notes,
     }
     writes.append(write_json(folder / "dataset.json", description))
     return DatasetSummary(categories, splits, source.defects, reads, writes)

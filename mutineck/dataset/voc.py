@@ -143,11 +143,10 @@ def documents_of(pictures: list[Picture], categories: Iterable[str]) -> dict[str
     document = coco_document(pictures, [*categories])
     for item in document["annotations"]:
         del item["index"]
-    splits = [picture.split for picture in pictures]
-    return {
-        split: keep_images(document, lambda image, split=split: splits[image["id"] - 1] == split)
-        for split in dict.fromkeys(splits)
-    }
+    ids: dict[str, set[int]] = {}
+    for number, picture in enumerate(pictures, start=1):
+        ids.setdefault(picture.split, set()).add(number)
+    return {split: keep_images(document, numbers, "id") for split, numbers in ids.items()}
 
 
 def coco_to_voc(document: dict[str, Any], offset: int = 1) -> list[VocImage]:

@@ -21,6 +21,7 @@ from mutineck.dataset.images import (
     UNREADABLE,
     WRONG_SIZE,
     PictureHealth,
+    changed_since,
     inspect_picture,
     upright_bbox,
 )
@@ -77,11 +78,16 @@ def find_voc(root: Path) -> list[Layout]:
     for base in (root, root / "images"):
         found = [part for folder, split in split_folders(base) for part in _split_parts(folder, split)]
         if found:
-            layouts.append(Layout("voc", "Pascal VOC's annotations beside the pictures", tuple(found), root))
+            layouts.append(Layout("voc", _beside(found[0]), tuple(found), root))
     if not layouts and data_files(root, (".xml",), below=False):
         part = Part("", root.name, root, (root,), deep=False)
-        layouts.append(Layout("voc", "Pascal VOC's annotations beside the pictures", (part,), root))
+        layouts.append(Layout("voc", _beside(part), (part,), root))
     return layouts
+
+
+def _beside(part: Part) -> str:
+    names = data_files(part.annotations, (".xml",))
+    return "Roboflow's VOC export" if ".rf." in names[0] else "Pascal VOC's annotations beside the pictures"
 
 
 def _pair(folder: Path, name: str, split: str = "") -> Iterator[Part]:
@@ -137,6 +143,19 @@ def _list_file(part: Part, name: str) -> Path:
 def read_voc(root: Path, layout: Layout, names: CategoryNames, offset: int = 1) -> Reading:
     """Read every annotated picture of a layout into one document, or one for each of its splits.
 
+    See :func:`read_pictures` for the arguments.
+
+    Raises:
+        DatasetError: no picture can be used, or no object of a category that is wanted.
+    """
+    pictures, reading = read_pictures(root, layout, names, offset)
+    reading.documents = documents_of(pictures, _categories(pictures, names, root, reading.defects))
+    return reading
+
+
+def read_pictures(root: Path, layout: Layout, names: CategoryNames, offset: int = 1) -> tuple[list[Picture], Reading]:
+    """Return every annotated picture of a layout, by name, and what else was found.
+
     Where ImageSets/Main names pictures, those alone are read: VOC2012 holds others that are annotated for
     people only.
 
@@ -145,9 +164,6 @@ def read_voc(root: Path, layout: Layout, names: CategoryNames, offset: int = 1) 
         layout: what :func:`find_voc` has found.
         names: which names are categories.
         offset: see :func:`mutineck.dataset.boxes.corners_to_bbox`.
-
-    Raises:
-        DatasetError: no picture can be used, or no object of a category that is wanted.
     """
     pictures: list[Picture] = []
     reading = Reading({})
@@ -169,9 +185,7 @@ def read_voc(root: Path, layout: Layout, names: CategoryNames, offset: int = 1) 
         counts += reader.counts
     reading.notes = {"sha256": digest.hexdigest(), "not_listed": not_listed}
     reading.hints = _hints(counts, offset)
-    pictures.sort(key=lambda picture: picture.file_name)
-    reading.documents = documents_of(pictures, _categories(pictures, names, root, reading.defects))
-    return reading
+    return sorted(pictures, key=lambda picture: picture.file_name), reading
 
 
 def _categories(pictures: list[Picture], names: CategoryNames, root: Path, defects: list[Defect]) -> tuple[str, ...]:
@@ -252,8 +266,8 @@ class VocFolder:
         found = set()
         for line in filter(None, map(str.strip, path.read_text(encoding="utf-8-sig", errors="replace").splitlines())):
             readings = [*_list_readings(line)]
-            keys = (key for reading in readings for key in (reading, alike(reading)) if key in known)
-            found.add(known[key] if (key := next(keys, None)) is not None else readings[-1])
+            stems = (known[key] for reading in readings for key in (reading, alike(reading)) if key in known)
+            found.add(next(stems, readings[-1]))
         return found
 
     def lists_of(self, stem: str) -> list[str]:
@@ -294,8 +308,8 @@ class VocFolder:
             self._add(file, "file", UNREADABLE_XML, LEFT_OUT, type(error).__name__)
             return None
         if digest is not None:
-            name = file.relative_to(self.folder).as_posix()
-            digest.update(f"{name}\0{len(content)}\0".encode("utf-8", "surrogatepass") + content)
+            label = file.relative_to(self.folder).as_posix()
+            digest.update(f"{label}\0{len(content)}\0".encode("utf-8", "surrogatepass") + content)
         record, found = read_voc_xml(content, self._name(file))
         self.defects += found
         name = self._picture_name(record, stem, file) if record is not None else None
@@ -448,16 +462,6 @@ def _list_readings(line: str) -> Iterator[str]:
             plain = _stem(path) if has_ending else path
             yield plain
             yield plain.rpartition("/")[2]
-
-
-def changed_since(written: tuple[int, int], true: tuple[int, int]) -> str:
-    """Return what may have become of a picture whose size is not the one that its annotation gives, or nothing."""
-    if written == true[::-1]:
-        return ": turned after it was annotated?"
-    # Same shape up to rounding
-    if abs(written[0] * true[1] - written[1] * true[0]) <= max(*written, *true):
-        return ": resized after it was annotated?"
-    return ""
 
 
 def official_split(lists: dict[str, set[str]], names: Iterable[str]) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,10 +98,12 @@ def _described(root: Path, file: Path) -> Layout:
         DatasetError: pictures of its training, or of all it names, are not there.
     """
     content = _yaml(file)
-    parts, absent = [], []
+    parts: list[Part] = []
+    absent: list[str] = []
     for split in SPLITS:
-        written = next((content[word] for word in SPLIT_WORDS[split] if content.get(word)), [])
-        places = {str(each): _place(root, str(each), str(content.get("path") or "")) for each in _listed(written)}
+        written: Any = next((content[word] for word in SPLIT_WORDS[split] if content.get(word)), [])
+        each_of = written if isinstance(written, list) else [written]
+        places = {str(each): _place(root, str(each), str(content.get("path") or "")) for each in each_of}
         missing = [each for each, place in places.items() if place is None]
         if missing and (split == "train" or not parts):
             raise DatasetError(
@@ -113,10 +116,6 @@ def _described(root: Path, file: Path) -> Layout:
             parts.append(Part(split, _called(root, found[0], split), file, found))
     title = "Roboflow's YOLO export" if "roboflow" in content else f"YOLO's layout by {file.name}"
     return Layout("yolo", title, tuple(parts), root, file, tuple(absent))
-
-
-def _listed(written: Any) -> list[Any]:
-    return written if isinstance(written, list) else [written]
 
 
 def _called(root: Path, place: Path, split: str) -> str:
@@ -276,21 +275,21 @@ def read_classes(layout: Layout) -> tuple[dict[int, str], int]:
         names = content["names"]
         rows = enumerate(names) if isinstance(names, list) else names.items()
         shape = content.get("kpt_shape")
-        keypoints = int(shape[0]) * int(shape[1]) if _is_shape(shape) else 0
+        keypoints = math.prod(map(int, shape)) if isinstance(shape, list) and all(map(_is_whole, shape)) else 0
     else:
         lines = file.read_text(encoding="utf-8-sig", errors="replace").strip("\r\n").splitlines()
         rows, keypoints = enumerate(lines), 0
     classes: dict[int, str] = {}
     for number, name in rows:
         written = category_name(str(name))
-        if not str(number).isdecimal() or not written:
+        if not _is_whole(str(number)) or not written:
             raise DatasetError(f"{file}: names: expected numbers from 0 on and names, got {str((number, name))[:80]}")
         classes[int(number)] = written
     return classes, keypoints
 
 
-def _is_shape(shape: Any) -> bool:
-    return isinstance(shape, list) and len(shape) == 2 and all(str(each).isdecimal() for each in shape)
+def _is_whole(written: Any) -> bool:
+    return isinstance(written, str) and written.isdecimal()
 
 
 def _categories(classes: dict[int, str], names: CategoryNames, layout: Layout) -> tuple[str, ...]:

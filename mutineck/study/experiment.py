@@ -51,14 +51,15 @@ class ShapesSpec(Record):
 class DatasetSpec(Record):
     """Where the pictures and boxes come from, and how they are divided."""
 
-    format: Literal["shapes", "voc", "coco"]
-    """Generated scenes, or a folder in Pascal VOC's or COCO's layout."""
+    format: Literal["shapes", "auto", "voc", "coco", "yolo"]
+    """Generated scenes, or a folder of pictures with annotations of Pascal VOC, COCO or YOLO, also as labelling tools
+    export them; `auto` finds out which, and refuses what could be two."""
     root: str | None = None
     """Folder of the data set, relative to the working directory or the repository; `data/voc` or `data/coco` if null.
     Not read for `shapes`."""
     split: tuple[float, float, float] | None = (8, 1, 1)
-    """Shares of train, val and test; null keeps the data set's own lists. `coco` keeps its own files of each split,
-    and divides one file of all pictures."""
+    """Shares of train, val and test. Folders or files of each split are kept as they are; what comes undivided is
+    divided, and of VOC's lists null alone keeps those."""
     seed: int = 0
     """Chooses the generated scenes, the division into splits, and the images that `limit` keeps."""
     strict: bool = False

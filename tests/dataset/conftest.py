@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,7 +24,9 @@ class VocRoot:
             (root / name).mkdir(parents=True)
 
     def picture(self, name: str, size: tuple[int, int] = (40, 30), **save: object) -> Path:
-        pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        pixels = np.random.default_rng(zlib.crc32(name.encode())).integers(
+            0, 256, (size[1], size[0], 3), dtype=np.uint8
+        )
         path = self.root / "JPEGImages" / name
         Image.fromarray(pixels).save(path, **save)
         return path

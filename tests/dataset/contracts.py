@@ -9,7 +9,7 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from mutineck.dataset.coco import LARGEST_ID, OVERHANG, fit_to_images, read_coco
+from mutineck.dataset.coco import DUPLICATE, LARGEST_ID, OVERHANG, fit_to_images, read_coco
 from mutineck.dataset.records import LEFT_OUT, CategoryNames, DatasetError, Defect, defect_rows
 from mutineck.dataset.voc import coco_document, coco_to_voc, picture_from_voc
 from mutineck.dataset.voc_xml import read_voc_xml, write_voc_xml
@@ -71,7 +71,11 @@ def check_coco(content: bytes | str) -> None:
     _check_defects(defects)
     source = json.loads(content)
     for key in ("images", "annotations"):
-        lost = {d.field.partition("]")[0] for d in defects if d.field.startswith(key) and d.action == LEFT_OUT}
+        lost = {
+            d.field.partition("]")[0]
+            for d in defects
+            if d.field.startswith(f"{key}[") and (d.action == LEFT_OUT or d.reason == DUPLICATE)
+        }
         assert len(document[key]) + len(lost) == len(source[key]), f"{key}: a row is lost or counted twice"
     for image in document["images"]:
         # As the folder's reader does, where the picture has told its size.

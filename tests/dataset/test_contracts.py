@@ -13,10 +13,10 @@ from hypothesis import given, note, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mutineck.dataset.coco_folder import read_coco_folder
+from mutineck.dataset.detect import find_layout, read_layout
 from mutineck.dataset.images import inspect_picture
 from mutineck.dataset.records import CategoryNames, DatasetError
-from mutineck.dataset.voc_folder import read_voc_folders
+from mutineck.dataset.voc_folder import find_voc, read_pictures
 from tests.dataset.contracts import check_coco, check_voc
 from tests.dataset.wild import Choices, coco_file, voc_file
 
@@ -83,9 +83,11 @@ def test_generated_annotations_in_a_folder(voc_root, record_property):
 
     def check(content: bytes) -> None:
         file.write_bytes(content)
-        pictures, defects, _ = read_voc_folders(voc_root.root, CategoryNames())
+        (layout,) = find_voc(voc_root.root)
+        pictures, reading = read_pictures(voc_root.root, layout, CategoryNames())
         assert [picture.file_name for picture in pictures] in ([], ["JPEGImages/a.jpg"], ["JPEGImages/b.jpg"])
-        assert pictures or any(defect.file == "Annotations/0.xml" and defect.action == "left out" for defect in defects)
+        left_out = {defect.file for defect in reading.defects if defect.action == "left out"}
+        assert pictures or "Annotations/0.xml" in left_out
 
     generated(voc_file, check, record_property, files=300)
 
@@ -102,13 +104,13 @@ def test_generated_documents_in_a_folder(tmp_path, record_property):
     def check(content: bytes) -> None:
         (tmp_path / "annotations" / "train.json").write_bytes(content)
         try:
-            documents, defects, _ = read_coco_folder(tmp_path, CategoryNames(("bird",)))
+            reading = read_layout(tmp_path, find_layout(tmp_path, "coco"), CategoryNames(("bird",)))
         except DatasetError as error:
             assert "annotations/train.json" in str(error)
             return
-        names = {image["file_name"] for image in documents["train"]["images"]}
+        names = {image["file_name"] for image in reading.documents["train"]["images"]}
         assert names <= {"train/0.jpg", "train/1.jpg", "train/x/c.jpg"}
-        assert all(defect.file.startswith(("annotations/", "train/")) for defect in defects)
+        assert all(defect.file.startswith(("annotations/", "train/")) for defect in reading.defects)
 
     generated(coco_file, check, record_property, files=300)
 

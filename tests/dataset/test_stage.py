@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -248,7 +249,7 @@ def test_one_coco_file_of_all_pictures_is_divided_as_voc_is(tmp_path, file, fold
 def test_one_coco_file_is_no_published_split(tmp_path):
     merge_coco(tmp_path / "coco", "annotations/all.json", "images")
     study = make_study(tmp_path / "out", format="coco", root=str(tmp_path / "coco"), split=None)
-    with pytest.raises(DatasetError, match=r"instances_train2017\.json"):
+    with pytest.raises(DatasetError, match=r"null keeps published splits, and .* has none: divide anew, --set"):
         convert(study)
 
 
@@ -287,11 +288,37 @@ def test_coco_pictures_that_are_missing_broken_or_of_another_size(tmp_path):
     assert summary.splits["train"]["images"] == 3 and summary.splits["train"]["crowd"] == 0
 
 
-def test_coco_without_its_validation_split_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("splits", "images"),
+    [
+        pytest.param(("train",), [4, 1, 1], id="train alone is divided"),
+        pytest.param(("val",), [4, 1, 1], id="so is val alone"),
+        pytest.param(("train", "test"), [5, 1, 6], id="test stays, val is taken from train"),
+        pytest.param(("train", "val"), [6, 6, 6], id="test is val"),
+    ],
+)
+def test_splits_that_are_missing(splits, images, tmp_path):
+    root = tmp_path / "coco"
+    make_coco(root)
+    for split, old in zip(splits, ("train", "val"), strict=False):
+        (root / "annotations" / f"instances_{old}2017.json").rename(root / f"{split}.json")
+        (root / f"{old}2017").rename(root / f"pictures of {split}")
+    for left in ("annotations", "val2017"):
+        shutil.rmtree(root / left, ignore_errors=True)
+    for path in root.glob("pictures of *"):
+        path.rename(root / path.name.rpartition(" ")[2])
+    study = make_study(tmp_path / "out", format="auto", root=str(root), split=(4, 1, 1))
+    summary = convert(study)
+    assert [summary.splits[split]["images"] for split in ("train", "val", "test")] == images
+
+
+def test_pictures_without_any_to_train_with_are_refused(tmp_path):
     make_coco(tmp_path / "coco")
-    (tmp_path / "coco" / "annotations" / "instances_val2017.json").unlink()
+    for name in ("annotations/instances_train2017.json", "train2017"):
+        path = tmp_path / "coco" / name
+        path.rename(path.with_name(path.name.replace("train", "test")))
     study = make_study(tmp_path / "out", format="coco", root=str(tmp_path / "coco"))
-    with pytest.raises(DatasetError, match=r"instances_val2017\.json"):
+    with pytest.raises(DatasetError, match="pictures of val and test, and none to train with"):
         convert(study)
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mutineck.dataset.boxes import NOT_FINITE, OUTSIDE, PARTLY_OUTSIDE, SWAPPED, ZERO_AREA
-from mutineck.dataset.records import CategoryNames, DatasetError
+from mutineck.dataset.records import CategoryNames, DatasetError, category_name
 from mutineck.dataset.voc import UNKNOWN_CATEGORY, coco_to_voc, picture_from_voc, usable_bbox, voc_to_coco
 from mutineck.dataset.voc_xml import (
     ENCODING,
@@ -220,7 +220,7 @@ def test_an_orphan_annotation_cannot_become_voc():
         coco_to_voc(document)
 
 
-NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=8)
+NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=8).map(category_name)
 
 
 @st.composite

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mutineck.dataset.images import MISSING, ORIENTATION, TURN_UNSAID, UNREADABLE
+from mutineck.dataset.images import MISSING, ORIENTATION, TURN_UNSAID, UNREADABLE, WRONG_SIZE
 from mutineck.dataset.masks import encode_mask
 from mutineck.dataset.records import CategoryNames, DatasetError
 from mutineck.dataset.voc_folder import (
@@ -13,17 +13,17 @@ from mutineck.dataset.voc_folder import (
     NO_ANNOTATION,
     NO_MASK,
     OTHER_NAME,
-    WRONG_SIZE,
-    find_voc_folders,
+    find_voc,
     official_split,
-    read_voc_folders,
+    read_pictures,
 )
 from mutineck.dataset.voc_xml import UNREADABLE_XML
 
 
 def read(voc_root, **options):
-    pictures, defects, notes = read_voc_folders(voc_root.root, CategoryNames(), **options)
-    return {picture.file_name: picture for picture in pictures}, defects, notes
+    (layout,) = find_voc(voc_root.root)
+    pictures, reading = read_pictures(voc_root.root, layout, CategoryNames(), **options)
+    return {picture.file_name: picture for picture in pictures}, reading.defects, reading
 
 
 def reasons(defects):
@@ -56,23 +56,23 @@ def test_a_picture_named_by_its_annotation_only(voc_root):
 
 
 @pytest.mark.parametrize(
-    ("filename", "action", "kept"),
+    ("filename", "said"),
     [
-        pytest.param("../../secret.jpg", "left out", 0, id="parent"),
-        pytest.param("..\\..\\a.jpg", "left out", 0, id="parent, backslashes"),
-        pytest.param("x/../a.jpg", "left out", 0, id="parent in the middle"),
-        pytest.param("/home/me/a.jpg", "repaired", 1, id="absolute, the own name is there"),
-        pytest.param("C:\\pictures\\a.jpg", "repaired", 1, id="drive"),
-        pytest.param("JPEGImages/a.jpg", "repaired", 1, id="with its folder"),
+        pytest.param("../../secret.jpg", True, id="parent"),
+        pytest.param("..\\..\\a.jpg", True, id="parent, backslashes"),
+        pytest.param("x/../a.jpg", True, id="parent in the middle"),
+        pytest.param("/home/me/a.jpg", True, id="absolute, the own name is there"),
+        pytest.param("C:\\pictures\\a.jpg", True, id="drive"),
+        pytest.param("JPEGImages/a.jpg", False, id="with its folder"),
     ],
 )
-def test_file_names_never_lead_out_of_the_folder(voc_root, filename, action, kept):
+def test_file_names_never_lead_out_of_the_folder(voc_root, filename, said):
     (voc_root.root.parent / "secret.jpg").write_bytes(b"")
     voc_root.picture("a.jpg")
     voc_root.annotation("a", filename=filename)
     pictures, defects, _ = read(voc_root)
-    assert reasons(defects) == [("Annotations/a.xml", ELSEWHERE, action)]
-    assert list(pictures) == ["JPEGImages/a.jpg"] * kept
+    assert reasons(defects) == [("Annotations/a.xml", ELSEWHERE, "repaired")] * said
+    assert list(pictures) == ["JPEGImages/a.jpg"]
 
 
 def test_a_file_name_of_another_picture_is_not_followed(voc_root):
@@ -92,12 +92,10 @@ def test_missing_unreadable_and_unannotated(voc_root):
     voc_root.annotation("cut")
     voc_root.picture("bad_xml.jpg")
     (voc_root.root / "Annotations" / "bad_xml.xml").write_text("<annotation>")
-    (voc_root.root / "Annotations" / "folder.xml").mkdir()
     pictures, defects, _ = read(voc_root)
     assert list(pictures) == ["JPEGImages/a.jpg"]
     assert sorted(reasons(defects)) == [
         ("Annotations/bad_xml.xml", UNREADABLE_XML, "left out"),
-        ("Annotations/folder.xml", UNREADABLE_XML, "left out"),
         ("Annotations/no_picture.xml", MISSING, "left out"),
         ("JPEGImages/cut.jpg", UNREADABLE, "left out"),
         ("JPEGImages/no_annotation.jpg", NO_ANNOTATION, "left out"),
@@ -136,7 +134,8 @@ def test_a_turned_picture_whose_size_does_not_tell_is_kept_and_listed(voc_root, 
     ("written", "boxes", "action", "kept"),
     [
         pytest.param((0, 0), [("cat", (1, 1, 10, 10))], "repaired", 1, id="zero"),
-        pytest.param((50, 31), [("cat", (1, 1, 10, 10))], "repaired", 1, id="wrong, boxes fit"),
+        pytest.param((50, 31), [("cat", (1, 1, 10, 10))], "left out", 0, id="wrong, boxes fit"),
+        pytest.param((30, 40), [("cat", (1, 1, 10, 10))], "left out", 0, id="turned without a word, boxes fit"),
         pytest.param((50, 90), [("cat", (1, 1, 10, 80))], "left out", 0, id="wrong, boxes do not fit"),
         pytest.param((80, 60), [("cat", (1, 1, 10, 10))], "left out", 0, id="resized after annotation"),
     ],
@@ -204,9 +203,10 @@ def test_masks_of_other_objects_are_not_taken(voc_root):
 def test_several_years_are_read_as_one_set(make_voc_root, tmp_path):
     for year in ("VOC2007", "VOC2012"):
         make_voc_root(f"VOCdevkit/{year}").add("000001")
-    assert [folder.name for folder in find_voc_folders(tmp_path)] == ["VOC2007", "VOC2012"]
-    pictures, defects, _ = read_voc_folders(tmp_path, CategoryNames())
-    assert not defects
+    (layout,) = find_voc(tmp_path)
+    assert [part.name for part in layout.parts] == ["VOC2007", "VOC2012"]
+    pictures, reading = read_pictures(tmp_path, layout, CategoryNames())
+    assert not reading.defects
     assert [picture.file_name for picture in pictures] == [
         "VOCdevkit/VOC2007/JPEGImages/000001.jpg",
         "VOCdevkit/VOC2012/JPEGImages/000001.jpg",
@@ -220,12 +220,12 @@ def test_lists_say_what_is_read(voc_root):
     lists.mkdir(parents=True)
     (lists / "train.txt").write_text("a\nb  1\n\n")
     (lists / "test.txt").write_text("c\ngone\n")
-    pictures, defects, notes = read(voc_root)
+    pictures, defects, reading = read(voc_root)
     assert [name[-5:-4] for name in pictures] == ["a", "b", "c"]
     assert reasons(defects) == [("Annotations/gone.xml", NO_ANNOTATION, "left out")]
-    assert notes["not_listed"] == 1
+    assert reading.notes["not_listed"] == 1
     with pytest.raises(DatasetError, match=r"val\.txt"):
-        official_split(notes["lists"], pictures)
+        official_split(reading.lists, pictures)
 
 
 def test_an_official_split_is_followed():
@@ -235,14 +235,9 @@ def test_an_official_split_is_followed():
         official_split(lists | {"test": {"a"}}, "abcd")
 
 
-def test_a_folder_in_another_layout_is_refused(tmp_path):
-    with pytest.raises(DatasetError, match="Annotations/ beside JPEGImages/"):
-        find_voc_folders(tmp_path)
-
-
 def test_the_hash_tells_two_sets_apart(voc_root):
     voc_root.add("a")
-    first = read(voc_root)[2]["sha256"]
-    assert read(voc_root)[2]["sha256"] == first
+    first = read(voc_root)[2].notes["sha256"]
+    assert read(voc_root)[2].notes["sha256"] == first
     voc_root.annotation("a", [("cat", (1, 1, 10, 11))])
-    assert read(voc_root)[2]["sha256"] != first
+    assert read(voc_root)[2].notes["sha256"] != first

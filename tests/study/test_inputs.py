@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mutineck.dataset import convert
-from mutineck.dataset.fingerprints import coco_inputs
+from mutineck.dataset.detect import find_layout, layout_inputs
 from mutineck.detection.configs import own_config_files
 from mutineck.running.status import State, inspect, table
 from mutineck.study.experiment import Experiment, load_experiment
@@ -176,7 +176,7 @@ def test_one_file_of_all_pictures_and_the_pictures_beside_it_count(tmp_path: Pat
     make_coco(tmp_path / "coco")
     shutil.copytree(tmp_path / "coco" / "train2017", tmp_path / "data")
     shutil.copy(tmp_path / "coco" / "annotations" / "instances_train2017.json", tmp_path / "data" / "all.json")
-    inputs = [*map(outside, coco_inputs(tmp_path / "data"))]
+    inputs = [*map(outside, layout_inputs(find_layout(tmp_path / "data", "coco")))]
     manifest = {INPUTS: {each.path: each.note() for each in inputs}}
     write(tmp_path / "data" / "outputs" / "figure.png", "")
     assert changed_inputs(manifest) == ([], [])
