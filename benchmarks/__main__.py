@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.table import Row, as_json, machine, markdown
-from mutineck.study.experiment import unknown
 from mutineck.study.stage import revision
+from mutineck.system.errors import unknown
 from mutineck.system.files import read_json, write_json
 
 BENCHMARKS = ("losses", "teacher", "step", "cache", "features", "clusters", "memory", "start", "processes")

@@ -44,7 +44,7 @@ def train_watched() -> list[Memory]:
     from mutineck.detection.evaluation import device_of
     from mutineck.detection.training import train
     from mutineck.distillation.stage import HOOKS as OURS
-    from mutineck.distillation.stage import distiller_config
+    from mutineck.distillation.stage import MODULES, distiller_config
     from mutineck.teachers.stage import dataset_categories, detector_training
 
     found: list[Memory] = []
@@ -63,7 +63,9 @@ def train_watched() -> list[Memory]:
         schedule = schedule.model_copy(update={"epochs": -(-STEPS // steps)})
         hooks = [*OURS, {"type": "ResidentMemoryHook"}]
         categories = dataset_categories(study)
-        config = detector_training(study, distiller_config(study), categories, schedule, seed=0, hooks=hooks)
+        config = detector_training(
+            study, distiller_config(study), categories, schedule, seed=0, hooks=hooks, modules=MODULES
+        )
         train(config, device=device_of(study.experiment.resources.device))
     return found
 

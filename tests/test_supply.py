@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mutineck.study.experiment import ExperimentError, load_experiment
+from mutineck.study.experiment import load_experiment
 from mutineck.study.experiment_file import repository
+from mutineck.system.errors import ExperimentError
 
 PARTS = ("mutineck", "scripts", "benchmarks")
 SOURCES = [path for part in PARTS for path in sorted((repository() / part).rglob("*.py"))]

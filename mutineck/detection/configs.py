@@ -12,7 +12,8 @@ from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
-from mutineck.study.experiment import DetectorSpec, ExperimentError, InputSpec, ResourcesSpec, ScheduleSpec, unknown
+from mutineck.detection.specs import DetectorSpec, InputSpec, ScheduleSpec
+from mutineck.system.errors import ExperimentError, unknown
 from mutineck.system.files import write_text
 
 # Where mmdet keeps each family's published network; sizes are changed from there.
@@ -31,12 +32,8 @@ PAD_DIVISOR = 32
 SMALL_PROPOSALS = 200
 SMALL_ROI_SAMPLES = 64
 SMALL_ROI_SAMPLING = 2
-IMPORTS = (
-    "mutineck.detection.repeatable",
-    "mutineck.detection.hooks",
-    "mutineck.teachers.merge",
-    "mutineck.distillation.distiller",
-)
+IMPORTS = ("mutineck.detection.repeatable", "mutineck.detection.hooks")
+"""Modules that register with mmdet what every training uses."""
 TEST_KEYS = ("filename", "ori_filename", "ori_shape", "img_shape", "pad_shape", "scale_factor", "flip", "img_norm_cfg")
 
 
@@ -351,32 +348,34 @@ def training_config(
     train: dict[str, Any],
     val: dict[str, Any],
     schedule: ScheduleSpec,
-    resources: ResourcesSpec,
     seed: int,
     work_dir: Path,
+    workers: int = 0,
+    modules: Sequence[str] = (),
     evaluate_every: int = 1,
     hooks: Sequence[dict[str, Any]] = (),
 ) -> Any:
     """Return a whole mmdet config: what `tools/train.py` of a stock mmdet runs as well, in one process.
 
     It holds the global batch whatever number of processes shares it (`mutineck.detection.training.train`).
+    `modules` are imported first: those that register the parts of `model` and the `hooks`.
     """
     from mmcv import Config
 
     clip = {"max_norm": schedule.clip, "norm_type": 2} if schedule.clip else None
     steps = sorted({max(1, round(share * schedule.epochs)) for share in schedule.steps if share < 1})
-    workers = {"workers_per_gpu": resources.workers}
+    loading = {"workers_per_gpu": workers}
     return Config(
         {
-            "custom_imports": {"imports": list(IMPORTS), "allow_failed_imports": False},
+            "custom_imports": {"imports": [*IMPORTS, *modules], "allow_failed_imports": False},
             "model": model,
             "data": {
                 "samples_per_gpu": schedule.batch,
-                **workers,
+                **loading,
                 "train": train,
                 "val": val,
                 "test": val,
-                "val_dataloader": {"samples_per_gpu": schedule.batch, **workers},
+                "val_dataloader": {"samples_per_gpu": schedule.batch, **loading},
             },
             "optimizer": optimizer_config(schedule),
             "optimizer_config": {"type": "FiniteOptimizerHook", "grad_clip": clip},

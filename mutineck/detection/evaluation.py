@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mutineck.detection.compat import prepare
 from mutineck.detection.configs import pipelines
-from mutineck.study.experiment import InputSpec
+from mutineck.detection.specs import InputSpec
 from mutineck.study.stage import Study
 from mutineck.system.files import read_json
 

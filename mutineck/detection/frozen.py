@@ -16,7 +16,7 @@ from mutineck.detection.cpu.extractors import looking
 from mutineck.detection.cpu.winograd import with_winograd
 from mutineck.detection.layouts import some
 from mutineck.detection.loading import LoadReport, load_strictly, read_checkpoint
-from mutineck.study.experiment import ExperimentError, unknown
+from mutineck.system.errors import ExperimentError, unknown
 
 TWO_STAGE_PROPOSALS = 300
 ONE_STAGE_PROPOSALS = 1000

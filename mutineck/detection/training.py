@@ -18,7 +18,7 @@ from mutineck.detection.compat import prepare, quiet
 from mutineck.detection.configs import write_config
 from mutineck.detection.hooks import CURVES, LATEST
 from mutineck.detection.loading import write_checkpoint
-from mutineck.study.experiment import ExperimentError
+from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json, write_json
 from mutineck.system.seeding import seed_everything
 
@@ -131,7 +131,7 @@ def _rank() -> int:
 
 def _discard_foreign_state(work_dir: Path, identity: Mapping[str, Any]) -> None:
     """Empty a training's folder unless the state in it belongs to this very training; say so if there is one."""
-    from mutineck.study.jobs import differences
+    from mutineck.system.records import differences
 
     note = work_dir / IDENTITY
     known = read_json(note) if note.exists() else {}

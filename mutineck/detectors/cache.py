@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from mutineck.detection.configs import input_size, pipelines, variants
-from mutineck.study.experiment import Experiment, ExperimentError, TeacherSpec
+from mutineck.study.experiment import Experiment, TeacherSpec
 from mutineck.study.stage import Study
+from mutineck.system.errors import ExperimentError
 from mutineck.system.files import atomic_path, read_json
 
 FOLDER = "cache"

@@ -10,8 +10,8 @@ from mutineck.detection.configs import read_config
 from mutineck.detection.distributed import processes
 from mutineck.detection.frozen import Normalisation, common_names, detector_categories, load_detector
 from mutineck.detectors.folders import load_model, normalisation_of
-from mutineck.study.experiment import ExperimentError, unknown
 from mutineck.study.stage import Study
+from mutineck.system.errors import ExperimentError, unknown
 from mutineck.teachers.stage import dataset_categories, measure_split
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import mmcv
 
 from mutineck.detection.evaluation import picture_folder
-from mutineck.study.experiment import INTERMEDIATE, ExperimentError, SeesSpec
+from mutineck.study.experiment import INTERMEDIATE, SeesSpec
 from mutineck.study.stage import Study
+from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json, write_json
 
 SEEN = "train.json"

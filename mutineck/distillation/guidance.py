@@ -20,7 +20,8 @@ from mutineck.distillation.losses.centroid import CentroidWeights
 from mutineck.distillation.losses.confidence import ca_mkd_weights
 from mutineck.distillation.losses.fgd import FGDWeights
 from mutineck.study.arms import ArmSpec
-from mutineck.study.experiment import DistillationSpec, ExperimentError
+from mutineck.study.experiment import DistillationSpec
+from mutineck.system.errors import ExperimentError
 from mutineck.teachers.merge import MergedTeachers
 from mutineck.teachers.regions import Regions, RegionSettings, Targets, build_regions, match_batch
 

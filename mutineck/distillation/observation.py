@@ -13,8 +13,9 @@ from mutineck.detection.evaluation import device_of, evaluation_loader
 from mutineck.detectors.folders import load_frozen
 from mutineck.distillation.losses.attention import attend, strength_of
 from mutineck.distillation.stage import arm_and_seed
-from mutineck.study.experiment import INTERMEDIATE, ExperimentError
+from mutineck.study.experiment import INTERMEDIATE
 from mutineck.study.stage import Study
+from mutineck.system.errors import ExperimentError
 from mutineck.system.files import atomic_path
 from mutineck.teachers.regions import RegionSettings, build_regions, match_batch
 

@@ -20,6 +20,8 @@ from mutineck.teachers.intermediate import START
 from mutineck.teachers.stage import dataset_categories, detector_training, measure_detector
 
 STUDENT = "student.pth"
+MODULES = ("mutineck.distillation.distiller",)
+"""What registers the distiller and its hook with mmdet, and with them the intermediate teacher."""
 HOOKS = ({"type": "DistillationHook", "priority": "VERY_HIGH"},)
 
 
@@ -138,7 +140,9 @@ def train_student(study: Study) -> tuple[Any, Any]:
         schedule = schedule.model_copy(update={"epochs": arm.epochs})
     masks = has_masks(model_dict["student"])
     categories = dataset_categories(study)
-    config = detector_training(study, model_dict, categories, schedule, seed=seed, masks=masks, hooks=HOOKS)
+    config = detector_training(
+        study, model_dict, categories, schedule, seed=seed, masks=masks, hooks=HOOKS, modules=MODULES
+    )
     identity = {key: (sha256_config if path.suffix == ".py" else sha256_file)(path) for key, path in files.items()}
     device = device_of(experiment.resources.device)
     return train(config, device=device, identity=identity, root=study.root), config

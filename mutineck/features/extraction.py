@@ -19,8 +19,9 @@ from mutineck.detection.evaluation import Batch, SplitDataset, device_of, evalua
 from mutineck.detection.roi import instance_features
 from mutineck.detectors.folders import load_frozen, sha256_config
 from mutineck.features.shards import INDEX, Shard, find_shards, write_shard
-from mutineck.study.experiment import INTERMEDIATE, ExperimentError, FeaturesSpec, unknown
+from mutineck.study.experiment import INTERMEDIATE, FeaturesSpec
 from mutineck.study.stage import Study
+from mutineck.system.errors import ExperimentError, unknown
 from mutineck.system.files import read_json, sha256_file, sha256_json, write_json
 
 SPLIT = "train"

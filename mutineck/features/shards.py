@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mutineck.study.experiment import unknown
+from mutineck.system.errors import unknown
 from mutineck.system.files import atomic_path, read_json
 
 INDEX = "index.json"

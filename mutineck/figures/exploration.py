@@ -22,8 +22,8 @@ from mutineck.figures.split import Split, prediction_file
 from mutineck.figures.students import title_of
 from mutineck.figures.style import TWO_COLUMNS, StudyFigure, category_colours, distinct_colours, hide_axes, new_figure
 from mutineck.figures.teaching import BACKGROUND, BOUNDARY, CENTRE, draw_proposals, region_picture, visible
-from mutineck.study.experiment import ExperimentError, unknown
 from mutineck.study.stage import Study
+from mutineck.system.errors import ExperimentError, unknown
 from mutineck.system.files import read_json
 
 SPLITS = ("test", "val", "train")

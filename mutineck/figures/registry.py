@@ -9,8 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mutineck.study.experiment import ExperimentError, unknown
 from mutineck.study.stage import Study
+from mutineck.system.errors import ExperimentError, unknown
 
 if TYPE_CHECKING:
     from mutineck.figures.style import Drawing

@@ -20,11 +20,12 @@ from mutineck.running.profiles import LOCAL, Profile, find_profile
 from mutineck.running.progress import SETTINGS, ProgressHandler
 from mutineck.running.workflow import running_of, thread_environment, visible_gpus
 from mutineck.study.checks import refusal
-from mutineck.study.experiment import STAGES, Experiment, ExperimentError, unknown
+from mutineck.study.experiment import STAGES, Experiment
 from mutineck.study.experiment_file import repository
 from mutineck.study.inputs import changed_inputs
 from mutineck.study.jobs import Job, changed_settings, error_of, jobs, needs
 from mutineck.study.stage import EXPERIMENT_FILE, damage, read_manifest
+from mutineck.system.errors import ExperimentError, unknown
 from mutineck.system.files import read_json, write_json, write_text
 from mutineck.system.processes import STOPPING, end_with_parent, exclusive, on_signals
 from mutineck.system.remedies import remedy

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import yaml
 
-from mutineck.study.experiment import ExperimentError, unknown
 from mutineck.study.experiment_file import repository
+from mutineck.system.errors import ExperimentError, unknown
 from mutineck.system.processes import end_with_parent
 from mutineck.system.remedies import remedy
 

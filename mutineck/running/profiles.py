@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from mutineck.study.experiment_file import ExperimentError, repository, unknown
+from mutineck.study.experiment_file import repository
+from mutineck.system.errors import ExperimentError, unknown
 
 PROFILES = "profiles"
 """The repository's own; Snakemake looks for a workflow's profiles in this folder, too."""

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from mutineck.running.notebooks import NotebookError, execute, running_copy
-from mutineck.study.experiment import STAGES, Experiment, ExperimentError, load_experiment, slug
+from mutineck.study.experiment import STAGES, Experiment, load_experiment, slug
 from mutineck.study.experiment_file import repository
 from mutineck.study.jobs import NOTEBOOK, Job, error_of, log_of, needs
 from mutineck.study.stage import EXPERIMENT_FILE, THREAD_VARIABLES
+from mutineck.system.errors import ExperimentError
 from mutineck.system.processes import end_with_parent
 from mutineck.system.remedies import remedy
 

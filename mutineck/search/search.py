@@ -33,9 +33,10 @@ from mutineck.running.engine import write_experiment
 from mutineck.running.status import inspect
 from mutineck.running.workflow import own_gpu, thread_environment, visible_gpus
 from mutineck.search.space import ParameterSpec, SearchSpec, Value
-from mutineck.study.experiment import EvaluationSpec, Experiment, ExperimentError, load_experiment
+from mutineck.study.experiment import EvaluationSpec, Experiment, load_experiment
 from mutineck.study.jobs import Job, changed_settings
 from mutineck.study.stage import EXPERIMENT_FILE, Study, read_manifest, run_command, settings_words
+from mutineck.system.errors import ExperimentError
 from mutineck.system.files import atomic_path, read_json, sha256_json, write_json
 from mutineck.system.processes import end_children, end_with_parent, exclusive
 from mutineck.system.seeding import derive_seed

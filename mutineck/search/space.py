@@ -10,9 +10,11 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from mutineck.study.experiment import Experiment, ExperimentError, Record, explain_errors, slug
-from mutineck.study.experiment_file import get_field, repository, set_field, unknown
+from mutineck.study.experiment import Experiment, explain_errors, slug
+from mutineck.study.experiment_file import get_field, repository, set_field
 from mutineck.study.jobs import Job, needs
+from mutineck.system.errors import ExperimentError, unknown
+from mutineck.system.records import Record
 
 Value = bool | int | float | str | None
 

@@ -9,32 +9,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from mutineck.detection.specs import SECOND_STAGED, DetectorSpec, InputSpec, ScheduleSpec
 from mutineck.study.arms import ArmSpec, resolve_arm
-from mutineck.study.experiment_file import (
-    STUDIES,
-    ExperimentError,
-    apply_override,
-    find_file,
-    read_fields,
-    study_files,
-    unknown,
-)
+from mutineck.study.experiment_file import STUDIES, apply_override, find_file, read_fields, study_files
+from mutineck.system.errors import ExperimentError, unknown
+from mutineck.system.records import Record
 
-FAMILIES = ("faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "fcos", "atss", "gfl")
-SECOND_STAGED = ("faster_rcnn", "mask_rcnn")
-"""Families with one plain second stage."""
 STAGES = ("dataset", "teachers", "features", "clusters", "distillation", "ablations", "figures")
 INTERMEDIATE = "intermediate"
 ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+-]*")
-
-
-class Record(BaseModel):
-    """Base of all records: immutable, and an unknown key is an error.
-
-    What stands below a field is its description: `docs/settings.md` is written from it.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ShapesSpec(Record):
@@ -66,7 +49,7 @@ class DatasetSpec(Record):
     """Refuse a data set with any defect, instead of repairing or leaving out."""
     categories: tuple[str, ...] | None = None
     """Categories to keep, in this order; if null all that occur, sorted (`coco`: all of its file, in its order)."""
-    aliases: dict[str, str] = {}
+    aliases: dict[str, str] = Field({})
     """Name in the files -> category; an empty category drops the name on purpose."""
     voc_offset: int = Field(1, ge=0, le=1)
     """First pixel's coordinate in VOC XML: 1 in Pascal VOC, 0 in many hand-made sets."""
@@ -76,79 +59,6 @@ class DatasetSpec(Record):
     """Keep only so many images of each split (a quick look)."""
     shapes: ShapesSpec = ShapesSpec()
     """What to generate, where `format` is `shapes`."""
-
-
-class DetectorSpec(Record):
-    """A detector: a family at a chosen size, or a config that mmdet carries."""
-
-    family: Literal["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "fcos", "atss", "gfl"]
-    """Kind of detector; with `config`, the kind that the config builds."""
-    depth: Literal[18, 34, 50, 101] = 18
-    """Layers of the ResNet."""
-    base_channels: int = Field(64, ge=8)
-    """Channels of the ResNet's first stage; 64 is the published network."""
-    neck_channels: int = Field(256, ge=16)
-    """Channels of the neck's (FPN's) maps, which are what is distilled."""
-    head_channels: int | None = Field(None, ge=16)
-    """Width of a two-stage box head's fully connected layers; the family's own (1024) if null."""
-    anchor_scale: float = Field(8, gt=0)
-    """Side of the RPN's smallest anchor in units of its stride; other families' anchors and FCOS's ranges are scaled
-    by the same factor (8 is the published size, for pictures of 1333x800)."""
-    config: str | None = None
-    """A config below mmdet's `configs/`, e.g. `faster_rcnn/faster_rcnn_r50_fpn_1x_coco.py`; sizes are then its own
-    and the fields above, but for `family`, are not read."""
-    pretrained: str | None = None
-    """Backbone weights, e.g. `torchvision://resnet50`; null starts from random weights, no stage frozen."""
-
-    def head_channels_for(self, published: int) -> int:
-        """Return the width of a one-stage tower or mask head: as published at full width, else the neck's."""
-        return published if self.neck_channels >= published else self.neck_channels
-
-
-class ScheduleSpec(Record):
-    """How a detector is trained."""
-
-    epochs: int = Field(12, ge=1)
-    """Passes over the training pictures."""
-    batch: int = Field(8, ge=1)
-    """Images a step, over all processes."""
-    learning_rate: float = Field(0.02, gt=0)
-    """For `base_batch` images a step; scaled linearly to `batch`."""
-    base_batch: int | None = Field(None, ge=1)
-    """Batch that `learning_rate` was chosen for; `batch` itself if null."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """Published detectors use SGD; AdamW learns more in the few hundred steps of a small study from random weights."""
-    momentum: float = Field(0.9, ge=0, lt=1)
-    """Of SGD."""
-    weight_decay: float = Field(1e-4, ge=0)
-    """Of either optimiser."""
-    clip: float | None = 35.0
-    """Bound of the gradient's L2 norm; none if null."""
-    warmup: int = Field(100, ge=0)
-    """Iterations of linear warm-up."""
-    steps: tuple[float, ...] = (0.667, 0.917)
-    """Learning rate divided by ten after these shares of the epochs (8 and 11 of 12)."""
-
-    @property
-    def scaled_learning_rate(self) -> float:
-        """Learning rate for `batch` images a step."""
-        return self.learning_rate * self.batch / (self.base_batch or self.batch)
-
-
-class InputSpec(Record):
-    """What the network sees."""
-
-    scale: tuple[int, int] = (256, 192)
-    """Width and height that an image is fitted into, aspect kept."""
-    flip: float = Field(0.5, ge=0, le=1)
-    """Probability that a training picture is mirrored, left to right."""
-    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    """What is subtracted from each channel of a picture of 0 to 255. A teacher that was trained with another
-    normalisation has its input brought over."""
-    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
-    """What each channel is then divided by."""
-    to_rgb: bool = True
-    """Order of the channels: RGB, else BGR; `mean` and `std` are in it."""
 
 
 class SeesSpec(Record):
@@ -187,7 +97,7 @@ class TeacherSpec(Record):
     categories: tuple[str, ...] | None = None
     """The teacher's own categories, in its label order. If null, those of the data set for a `detector`, and those that
     its config names for any other."""
-    aliases: dict[str, str] = {}
+    aliases: dict[str, str] = Field({})
     """Teacher's category -> the student's."""
     schedule: ScheduleSpec | None = None
     """How `detector` is trained; by the defaults of a schedule if null."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import difflib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from mutineck.system.errors import ExperimentError, unknown
 
 BASE = "base"
 """Key that names the file an experiment builds on, relative to its own folder."""
@@ -16,18 +16,6 @@ STUDIES = "studies"
 """Key of a series: a file that holds no experiment but names several, which are run one after another."""
 REPLACED = ("arms",)
 """Mappings that are replaced like lists: arms are a list in all but spelling, and those of other teachers must go."""
-
-
-class ExperimentError(ValueError):
-    """An experiment that cannot be run; the message names file, field and remedy."""
-
-
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Return the message for a name that is not there, with near matches."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-    return f"unknown {kind} {name!r}{hint} (known: {', '.join(known) or 'none'})"
 
 
 def repository() -> Path:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from mutineck.study.experiment import INTERMEDIATE, STAGES, Experiment, ExperimentError, slug, unknown
+from mutineck.study.experiment import INTERMEDIATE, STAGES, Experiment, slug
 from mutineck.study.stage import MANIFEST
+from mutineck.system.errors import ExperimentError, unknown
+from mutineck.system.records import differences
 
 NOTEBOOK = "notebook.ipynb"
 
@@ -120,21 +122,6 @@ def settings_text(experiment: Experiment, job: Job) -> str:
 def changed_settings(experiment: Experiment, job: Job, manifest: Mapping[str, Any]) -> list[str]:
     """Return which settings a finished job was run with that are others now, as `path: before -> now`."""
     return list(differences(manifest["settings"], json.loads(settings_text(experiment, job))))
-
-
-def differences(before: Any, now: Any, path: str = "") -> Iterator[str]:
-    """Yield each field whose value differs, as `path: before -> now`."""
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        for key in sorted({*before, *now}):
-            where = f"{path}.{key}" if path else key
-            if key not in before:
-                yield f"{where}: nothing -> {json.dumps(now[key])}"
-            elif key not in now:
-                yield f"{where}: {json.dumps(before[key])} -> nothing"
-            else:
-                yield from differences(before[key], now[key], where)
-    elif before != now:
-        yield f"{path}: {json.dumps(before)} -> {json.dumps(now)}"
 
 
 def log_of(job: Job) -> str:

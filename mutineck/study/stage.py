@@ -16,9 +16,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mutineck.study.experiment import INTERMEDIATE, STAGES, Experiment, ExperimentError, load_experiment, slug, unknown
+from mutineck.study.experiment import INTERMEDIATE, STAGES, Experiment, load_experiment, slug
 from mutineck.study.experiment_file import find_file, repository
 from mutineck.study.inputs import INPUTS, Outside, outside
+from mutineck.system.errors import ExperimentError, unknown
 from mutineck.system.files import read_json, sha256_json, sha256_path, write_json
 from mutineck.system.processes import hold
 

@@ -12,8 +12,9 @@ from mutineck.detection.loading import inherit_weights, write_checkpoint
 from mutineck.detection.training import finish_training, save_detector, train
 from mutineck.detectors.cache import cache_settings
 from mutineck.detectors.folders import input_normalisation, load_frozen, sha256_config
-from mutineck.study.experiment import INTERMEDIATE, ExperimentError
+from mutineck.study.experiment import INTERMEDIATE
 from mutineck.study.stage import Study
+from mutineck.system.errors import ExperimentError
 from mutineck.system.files import sha256_file, write_json
 from mutineck.system.seeding import derive_seed, seeded
 from mutineck.teachers.alignment import RidgeRegression
@@ -26,7 +27,7 @@ ALIGNMENT = "alignment.json"
 CELLS_A_LEVEL = 200_000
 ALIGNMENT_BATCH = 8
 """Pictures a step of the alignment: fixed, since sums depend on it in their last digits, and padding does."""
-IMPORTS = ("mutineck.teachers.merge",)
+MODULES = ("mutineck.teachers.merge",)
 UNTRAINED = {
     "joint": "its start; it learns in each student's run",
     "prior": "the even mean of aligned maps; only where a student is taught does the proposals' quality mix them",
@@ -71,7 +72,7 @@ def prepare_intermediate(study: Study) -> list[dict[str, Any]]:
         # The cache is of the training and not of the teacher, whose config outlives it.
         backbone = {**model_dict["backbone"], "cache": cache_settings(study)}
         trained_dict = {**model_dict, "backbone": backbone, "start": str((study.folder / START).resolve())}
-        config = detector_training(study, trained_dict, categories, spec.schedule, seed=spec.seed)
+        config = detector_training(study, trained_dict, categories, spec.schedule, seed=spec.seed, modules=MODULES)
         device = device_of(study.experiment.resources.device)
         model = train(config, device=device, identity=_identity(study), root=study.root)
     save_detector(
@@ -80,7 +81,7 @@ def prepare_intermediate(study: Study) -> list[dict[str, Any]]:
         model_dict,
         categories=categories,
         normalisation=input_normalisation(study),
-        imports=IMPORTS,
+        imports=MODULES,
     )
     rows = measure_detector(study, model, categories, labels={"name": INTERMEDIATE})
     if spec.mode == "staged":

@@ -22,11 +22,13 @@ from mutineck.detection.distributed import ALONE, Processes
 from mutineck.detection.evaluation import category_ids, device_of, evaluation_loader, measure, picture_folder, predict
 from mutineck.detection.frozen import Normalisation, build_model, common_names, detector_categories, renormaliser
 from mutineck.detection.loading import LoadReport, load_strictly
+from mutineck.detection.specs import DetectorSpec, ScheduleSpec
 from mutineck.detection.training import finish_training, save_detector, train
 from mutineck.detectors.folders import input_normalisation, normalisation_of
 from mutineck.detectors.outputs import training_annotations
-from mutineck.study.experiment import DetectorSpec, ExperimentError, ScheduleSpec, TeacherSpec, unknown
+from mutineck.study.experiment import TeacherSpec
 from mutineck.study.stage import Study
+from mutineck.system.errors import ExperimentError, unknown
 from mutineck.system.files import read_json, sha256_file, write_json
 from mutineck.teachers.checks import check_teacher
 from mutineck.teachers.zoo import fetch_weights, find_in_zoo
@@ -144,11 +146,13 @@ def detector_training(
     seed: int,
     masks: bool = False,
     hooks: Sequence[Mapping[str, Any]] = (),
+    modules: Sequence[str] = (),
     annotations: Path | None = None,
 ) -> Any:
     """Return the training config of a detector in `study.folder`, and write it there for `tools/train.py`.
 
-    It learns from the training split, or from other `annotations` on its pictures.
+    It learns from the training split, or from other `annotations` on its pictures; `modules` register what `model` and
+    `hooks` name.
     """
     if masks and (given := read_json(study.need("dataset", "dataset.json"))["masks"]) != "all":
         raise ExperimentError(
@@ -160,7 +164,8 @@ def detector_training(
         train=split_config(study, "train", categories, masks=masks, test=False, seed=seed, annotations=annotations),
         val=split_config(study, "val", categories, masks=masks, test=True),
         schedule=schedule,
-        resources=study.experiment.resources,
+        workers=study.experiment.resources.workers,
+        modules=modules,
         seed=seed,
         work_dir=study.folder.resolve() / "training",
         evaluate_every=max(1, schedule.epochs // 4),

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from mutineck.detection.configs import mmdet_folder
-from mutineck.study.experiment import ExperimentError, unknown
+from mutineck.system.errors import ExperimentError, unknown
 
 
 @dataclass(frozen=True)

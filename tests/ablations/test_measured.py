@@ -20,8 +20,8 @@ from mutineck.clusters.embedding import project
 from mutineck.detection.complexity import multiply_adds, parameters
 from mutineck.detectors.folders import load_model
 from mutineck.distillation.observation import look
-from mutineck.study.experiment import ExperimentError
 from mutineck.study.stage import Study
+from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json
 from tests.ablations.tiny import write_manifest
 from tests.detection.tiny import derive

@@ -18,8 +18,9 @@ from mutineck.detection.configs import (
     write_config,
 )
 from mutineck.detection.frozen import build_model
+from mutineck.detection.specs import FAMILIES, DetectorSpec, InputSpec, ScheduleSpec
 from mutineck.detection.training import _take_share
-from mutineck.study.experiment import FAMILIES, DetectorSpec, ExperimentError, InputSpec, ResourcesSpec, ScheduleSpec
+from mutineck.system.errors import ExperimentError
 from tests.detection.tiny import detector
 
 
@@ -82,7 +83,6 @@ def config_of(**changes: Any) -> Any:
         train={},
         val={},
         schedule=ScheduleSpec(**schedule),
-        resources=ResourcesSpec(),
         seed=3,
         work_dir=Path("/nowhere/training"),
         **changes,

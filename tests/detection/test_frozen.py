@@ -22,9 +22,10 @@ from mutineck.detection.frozen import (
     map_labels,
     renormaliser,
 )
+from mutineck.detection.specs import FAMILIES
 from mutineck.detectors.folders import load_frozen, load_model
-from mutineck.study.experiment import FAMILIES, ExperimentError
 from mutineck.study.stage import Study
+from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json
 from mutineck.system.seeding import seeded
 from tests.detection.tiny import experiment_of, first_batch, random_detector

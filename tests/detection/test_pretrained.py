@@ -15,7 +15,7 @@ from mutineck.detection.configs import model_config
 from mutineck.detection.frozen import build_model
 from mutineck.detection.loading import CheckpointError
 from mutineck.detection.pretrained import published_file
-from mutineck.study.experiment import DetectorSpec
+from mutineck.detection.specs import DetectorSpec
 from mutineck.system.download import DownloadError
 from tests.detection.test_loading import Payload
 from tests.detection.tiny import detector

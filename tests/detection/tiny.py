@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from benchmarks.study import speak
-from mutineck.study.experiment import FAMILIES, DetectorSpec, Experiment
+from mutineck.detection.specs import FAMILIES, DetectorSpec
+from mutineck.study.experiment import Experiment
 from mutineck.study.stage import Study
 from mutineck.system.files import read_json, write_json
 

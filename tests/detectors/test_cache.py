@@ -12,8 +12,9 @@ import torch
 
 from mutineck.detection.configs import pipelines
 from mutineck.detectors.cache import GIB, TensorCache, cache_settings, checksum, digest, expected_bytes
-from mutineck.study.experiment import ExperimentError, load_experiment
+from mutineck.study.experiment import load_experiment
 from mutineck.study.stage import Study
+from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json
 from tests.detection.tiny import SIZE, derive
 

@@ -16,9 +16,9 @@ from mutineck.detection.loading import write_checkpoint
 from mutineck.detectors.evaluate import evaluate
 from mutineck.detectors.folders import load_model
 from mutineck.running.engine import write_experiment
-from mutineck.study.experiment import ExperimentError
 from mutineck.study.experiment_file import repository
 from mutineck.study.stage import Study
+from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json
 from mutineck.teachers.stage import dataset_categories, measure_split
 from tests.detection.tiny import random_detector

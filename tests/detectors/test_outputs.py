@@ -11,8 +11,9 @@ import pytest
 
 from mutineck.detection.configs import read_config
 from mutineck.detectors.outputs import brightness, seen_part, training_annotations
-from mutineck.study.experiment import Experiment, ExperimentError
+from mutineck.study.experiment import Experiment
 from mutineck.study.stage import Study
+from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json, write_json
 from mutineck.teachers import prepare
 from mutineck.teachers.stage import TRAINING_CONFIG

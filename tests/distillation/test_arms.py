@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mutineck.distillation.guidance import confidence_shares
 from mutineck.distillation.guide import Guide, GuideSettings, weighted_masks
-from mutineck.study.experiment import ExperimentError
 from mutineck.study.stage import Study
+from mutineck.system.errors import ExperimentError
 from mutineck.teachers.regions import Targets
 from tests.detection.tiny import derive, detector, first_batch
 from tests.distillation.tiny import ARMS, build, link_intermediate, plant_centroids, step, teachers_of

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mutineck.study.experiment import FAMILIES, ExperimentError
+from mutineck.detection.specs import FAMILIES
 from mutineck.study.stage import Study
+from mutineck.system.errors import ExperimentError
 from mutineck.teachers.intermediate import prepare_intermediate
 from tests.detection.tiny import derive
 from tests.distillation.tiny import build, plant_centroids, step

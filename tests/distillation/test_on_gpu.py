@@ -16,12 +16,13 @@ from mutineck.detection.compat import prepare
 from mutineck.detection.evaluation import category_ids, evaluation_loader, predict
 from mutineck.detection.frozen import FrozenDetector
 from mutineck.detection.loading import inherit_weights
+from mutineck.detection.specs import FAMILIES
 from mutineck.detectors.cache import TensorCache
 from mutineck.detectors.folders import load_model
 from mutineck.distillation import distil
 from mutineck.features.extraction import extract
 from mutineck.features.shards import load_features
-from mutineck.study.experiment import FAMILIES, INTERMEDIATE
+from mutineck.study.experiment import INTERMEDIATE
 from mutineck.study.experiment_file import repository
 from mutineck.study.stage import Study
 from mutineck.system.files import read_json

@@ -391,6 +391,7 @@ def written(tiny: Study, ready: Study, tmp_path: Path) -> Path:
         study.experiment.student.schedule,
         seed=0,
         hooks=(*stage.HOOKS, hook),
+        modules=stage.MODULES,
     )
     path = study.folder / "training_config.py"
     path.write_text(

@@ -51,9 +51,9 @@ def main(folder: Path) -> None:
     prepare()
     from mmcv.utils import import_modules_from_strings
 
-    from mutineck.detection.configs import IMPORTS
+    from mutineck.distillation.stage import MODULES
 
-    import_modules_from_strings(list(IMPORTS))
+    import_modules_from_strings(list(MODULES))
     config, data = (torch.load(folder / name, weights_only=False) for name in ("config.pt", "data.pt"))
     found = gradients(config, data, rank=dist.get_rank(), processes=dist.get_world_size())
     if dist.get_rank() == 0:

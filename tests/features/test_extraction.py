@@ -11,8 +11,9 @@ from torch import nn
 from mutineck.detection.distributed import Processes
 from mutineck.features.extraction import extract_teacher, key_of, teachers_of
 from mutineck.features.shards import load_features
-from mutineck.study.experiment import ExperimentError, FeaturesSpec, load_experiment
+from mutineck.study.experiment import FeaturesSpec, load_experiment
 from mutineck.study.stage import Study
+from mutineck.system.errors import ExperimentError
 from mutineck.system.files import write_bytes, write_json
 
 IMAGES = 11

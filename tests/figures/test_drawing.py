@@ -11,8 +11,8 @@ import pytest
 from mutineck.figures import curves, draw, draw_all, names, per_category
 from mutineck.figures.registry import FIGURES, SECTIONS, load
 from mutineck.figures.style import read_index, save_figure
-from mutineck.study.experiment import ExperimentError
 from mutineck.study.stage import Study
+from mutineck.system.errors import ExperimentError
 from mutineck.system.files import write_json
 from tests.figures.tiny import make_experiment
 

@@ -14,8 +14,8 @@ from mutineck.figures import explain, explore
 from mutineck.figures.exploration import choose
 from mutineck.figures.registry import load
 from mutineck.figures.responses import draw_responses
-from mutineck.study.experiment import ExperimentError
 from mutineck.study.stage import Study
+from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json, write_json
 from tests.figures.tiny import CATEGORIES, invented_look
 

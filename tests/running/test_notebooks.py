@@ -10,9 +10,10 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from mutineck.running.notebooks import NotebookError, Progress, declared_parameters, execute, main
 from mutineck.running.workflow import notebook_of
-from mutineck.study.experiment import STAGES, ExperimentError
+from mutineck.study.experiment import STAGES
 from mutineck.study.experiment_file import repository
 from mutineck.study.stage import PARAMETERS
+from mutineck.system.errors import ExperimentError
 
 NOTEBOOKS = sorted((repository() / "notebooks").glob("*.ipynb"))
 LONGEST_CELL = 12

@@ -19,11 +19,13 @@ import yaml
 from mutineck.running import engine, status
 from mutineck.running.workflow import own_gpu, parameters, visible_gpus
 from mutineck.study.checks import Check
-from mutineck.study.experiment import ExperimentError, load_experiment
-from mutineck.study.jobs import Job, differences, error_of, items, jobs, needs, settings_text
+from mutineck.study.experiment import load_experiment
+from mutineck.study.jobs import Job, error_of, items, jobs, needs, settings_text
 from mutineck.study.stage import MANIFEST, PARAMETERS, Study
+from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json, write_json
 from mutineck.system.processes import BusyError, exclusive
+from mutineck.system.records import differences
 from tests.stand_ins import EXPERIMENT, write_notebooks
 
 HOSTILE = "it's $(touch hacked)"

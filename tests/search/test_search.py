@@ -18,9 +18,10 @@ from mutineck.running.engine import write_experiment
 from mutineck.search import search
 from mutineck.search.search import Search, best_settings, open_base
 from mutineck.search.space import SearchSpec, load_space
-from mutineck.study.experiment import Experiment, ExperimentError, load_experiment
+from mutineck.study.experiment import Experiment, load_experiment
 from mutineck.study.jobs import NOTEBOOK
 from mutineck.study.stage import Study
+from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json, write_text
 from tests.detection.tiny import experiment_of
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mutineck.study.experiment import Experiment, Record, _record_in, load_experiment
+from mutineck.study.experiment import Experiment, _record_in, load_experiment
 from mutineck.study.jobs import jobs, settings_text
+from mutineck.system.records import Record
 
 DETECTOR = {"family": "faster_rcnn"}
 EXPERIMENT = {

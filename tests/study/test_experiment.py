@@ -5,16 +5,9 @@ import copy
 import pytest
 import yaml
 
-from mutineck.study.experiment import (
-    INTERMEDIATE,
-    STAGES,
-    ExperimentError,
-    apply_override,
-    load_experiment,
-    slug,
-    unknown,
-)
+from mutineck.study.experiment import INTERMEDIATE, STAGES, apply_override, load_experiment, slug
 from mutineck.study.experiment_file import repository, study_files
+from mutineck.system.errors import ExperimentError, unknown
 
 DETECTOR = {"family": "faster_rcnn"}
 EXPERIMENT = {

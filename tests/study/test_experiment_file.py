@@ -5,8 +5,9 @@ import yaml
 
 from mutineck import cli
 from mutineck.running import engine
-from mutineck.study.experiment import ExperimentError, load_experiment, load_series
+from mutineck.study.experiment import load_experiment, load_series
 from mutineck.study.experiment_file import find_file, merge, read_fields, repository, study_files
+from mutineck.system.errors import ExperimentError
 
 DETECTOR = {"family": "faster_rcnn", "depth": 34}
 PLAIN = {

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import pytest
 
 from mutineck.running.engine import write_experiment
-from mutineck.study.experiment import ExperimentError, load_experiment
+from mutineck.study.experiment import load_experiment
 from mutineck.study.experiment_file import repository
 from mutineck.study.stage import MANIFEST, PARAMETERS, Study, begin, read_manifest
 from mutineck.system import processes
+from mutineck.system.errors import ExperimentError
 from mutineck.system.files import sha256_file, sha256_path
 
 

@@ -12,8 +12,8 @@ from mutineck.detection.compat import prepare
 from mutineck.detection.configs import pipelines
 from mutineck.detection.loading import CheckpointError
 from mutineck.detectors.folders import load_model
-from mutineck.study.experiment import ExperimentError
 from mutineck.study.stage import Study
+from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json
 from mutineck.teachers.stage import prepare_teacher
 from tests.detection.test_loading import Payload

@@ -182,7 +182,7 @@ def test_one_teacher_with_its_own_heads_is_that_teacher_exactly(tiny: Study, tmp
 def test_an_anchors_heads_are_refused_where_it_lacks_a_category(tiny: Study, tmp_path: Path) -> None:
     from mutineck.detection.training import save_detector
     from mutineck.detectors.folders import input_normalisation
-    from mutineck.study.experiment import ExperimentError
+    from mutineck.system.errors import ExperimentError
     from tests.detection.tiny import random_detector
 
     study = derive(tiny, tmp_path / "s", "faster_rcnn", intermediate={"head": "anchor"})
