@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
+import pandas as pd
+import seaborn
 
 from mutineck.ablations.intervals import mean_interval
 from mutineck.ablations.results import TEACHER, collect, missing, part_known, scores
 from mutineck.figures.style import DASHES, TWO_COLUMNS, Drawing, arm_colours, in_words, new_figure
 from mutineck.study.stage import Study
+
+
+def _interval(values: pd.Series) -> tuple[float, float]:
+    found = mean_interval(values.to_numpy(dtype=float))
+    return found.low, found.high
 
 
 def arms(study: Study) -> Drawing:
@@ -26,29 +32,19 @@ def arms(study: Study) -> Drawing:
     means = {}
     several = False
     for position, name in enumerate(names):
-        values = rows.loc[rows["arm"] == name, "percent"].dropna().to_numpy(dtype=float)
-        if not len(values):
+        interval = mean_interval(rows.loc[rows["arm"] == name, "percent"].dropna().to_numpy(dtype=float))
+        if not interval.n:
             continue
-        interval = mean_interval(values)
         means[name] = interval.mean
         several |= interval.n > 1
-        axis.barh(position, interval.mean, color=colours[name], height=0.62, alpha=0.85)
-        if interval.n > 1:
-            half = interval.high - interval.mean
-            axis.errorbar(interval.mean, position, xerr=half, color="black", linewidth=0.8, capsize=2.5, zorder=3)
-            offsets = np.linspace(-0.16, 0.16, interval.n)
-            axis.plot(
-                values,
-                position + offsets,
-                "o",
-                color="white",
-                markeredgecolor="black",
-                markersize=3,
-                markeredgewidth=0.6,
-                zorder=4,
-            )
         # In a column beside the axis, where no bar and no teacher's line runs through the number.
         axis.text(1.01, position, f"{interval.mean:.1f}", transform=axis.get_yaxis_transform(), va="center", fontsize=7)
+    shown = rows[rows["arm"].isin(names)].dropna(subset=["percent"])
+    places = {"data": shown, "x": "percent", "y": "arm", "order": names, "ax": axis, "legend": False}
+    seaborn.barplot(**places, hue="arm", palette=colours, width=0.62, alpha=0.85, saturation=1, errorbar=_interval,
+                    capsize=0.2, err_kws={"color": "black", "linewidth": 0.8, "zorder": 3})  # fmt: skip
+    if several:
+        seaborn.stripplot(**places, jitter=False, color="white", edgecolor="black", size=3, linewidth=0.6, zorder=4)
     teachers = rows[rows["arm"].str.startswith(TEACHER)].dropna(subset=["percent"])
     for position, (arm, value) in enumerate(zip(teachers["arm"], teachers["percent"], strict=True)):
         name = f"{arm.removeprefix(TEACHER)} {value:.1f}{part_known(frame, arm, split)}"
@@ -60,10 +56,10 @@ def arms(study: Study) -> Drawing:
             label=name,
             zorder=2,
         )
-    axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.set_xlim(0, 1.1 * max([1.0, *rows["percent"].dropna()]))
     axis.tick_params(axis="y", length=0)
+    axis.set_ylabel("")
     axis.set_xlabel(f"mAP on the {split} split, %")
     if len(teachers):
         legend = figure.legend(loc="outside upper center", ncols=5, title="teachers", handlelength=3)

@@ -9,12 +9,11 @@ import cv2
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 
 from mutineck.clusters.clustering import teaching_teacher
 from mutineck.clusters.embedding import ALL
+from mutineck.figures.heat_map import colour_bar, heat_map, numbers
 from mutineck.figures.split import Split
 from mutineck.figures.style import (
     MARKERS,
@@ -94,7 +93,6 @@ def cosines(study: Study) -> Drawing:
     figure = new_figure(TWO_COLUMNS, 2 * (side + 0.4) + 0.06 * max(map(len, categories)))
     axes = figure.subplots(2, len(teachers), squeeze=False)
     means: dict[tuple[str, str], float] = {}
-    shade = ScalarMappable(Normalize(-1, 1), "PuOr_r")
     for row, space in enumerate(SPACES):
         for column, name in enumerate(teachers):
             part = table[(table["teacher"] == name) & (table["space"] == space)]
@@ -102,32 +100,25 @@ def cosines(study: Study) -> Drawing:
             apart = matrix[~np.eye(k, dtype=bool)]
             means[name, space] = float(np.nanmean(apart)) if np.isfinite(apart).any() else math.nan
             axis = axes[row, column]
-            axis.imshow(matrix, cmap=shade.cmap, norm=shade.norm)
+            size = max(3.5, min(7, 60 * side / k))
+            shown = pd.DataFrame(matrix, categories if column == 0 else [""] * k, categories if row else [""] * k)
+            cells = heat_map(
+                axis,
+                shown,
+                colours="PuOr_r",
+                limits=(-1, 1),
+                text=numbers(shown, ".2f") if k <= 6 else None,
+                text_size=min(6.0, 72 * side / k / 3),  # five characters fit into a cell
+                label_size=size,
+                square=True,
+            )
+            axis.tick_params(axis="x", rotation=90)
             axis.set_facecolor("#D9D9D9")
             between = f"between: {means[name, space]:+.2f}"
             axis.set_title(between if row else f"{name}\n{between}")
             if column == 0:
                 axis.set_ylabel(SPACES[space], color="black")
-            size = max(3.5, min(7, 60 * side / k))
-            axis.set_xticks(range(k), categories if row else [], rotation=90, fontsize=size)
-            axis.set_yticks(range(k), [] if column else categories, fontsize=size)
-            axis.tick_params(length=0)
-            if k <= 6:
-                ink_size = min(6.0, 72 * side / k / 3)  # five characters fit into a cell
-                for (y, x), value in np.ndenumerate(matrix):
-                    ink = "white" if abs(value) > 0.6 else "black"
-                    axis.text(
-                        x,
-                        y,
-                        "–" if math.isnan(value) else f"{value:.2f}",
-                        ha="center",
-                        va="center",
-                        fontsize=ink_size,
-                        color=ink,
-                    )
-    bar = figure.colorbar(shade, ax=axes, shrink=0.6, aspect=30, pad=0.01)
-    bar.set_label("mean cosine")
-    bar.outline.set_visible(False)
+    colour_bar(cells, axes, "mean cosine", shrink=0.6, aspect=30)
     story = in_words([f"{name} from {means[name, 'raw']:+.2f} to {means[name, 'centred']:+.2f}" for name in teachers])
     return Drawing(
         figure,

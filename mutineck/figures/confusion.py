@@ -7,9 +7,10 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.image import AxesImage
+from matplotlib.cm import ScalarMappable
 
 from mutineck.figures.detections import threshold
+from mutineck.figures.heat_map import colour_bar, heat_map
 from mutineck.figures.matching import ImageMatch, match_split
 from mutineck.figures.split import Split, prediction_file, protagonists
 from mutineck.figures.style import TWO_COLUMNS, Drawing, new_figure
@@ -46,13 +47,11 @@ def confusion(study: Study) -> Drawing:
     figure = new_figure(TWO_COLUMNS, 3.7)
     axes = figure.subplots(1, 2, sharey=True)
     for axis, (label, counts) in zip(axes, tables.items(), strict=True):
-        image = _draw(axis, counts, kept, names)
+        cells = _draw(axis, counts, kept, names)
         axis.set_title(label)
         axis.set_xlabel("detected as")
     axes[0].set_ylabel("target")
-    bar = figure.colorbar(image, ax=list(axes), pad=0.01, aspect=30, fraction=0.03)
-    bar.set_label("share of a category's targets, %")
-    bar.outline.set_visible(False)
+    colour_bar(cells, axes, "share of a category's targets, %", aspect=30, fraction=0.03)
     worst = "; ".join(f"{label}: {_worst(counts, names)}" for label, counts in tables.items())
     rest = len(names) - len(drawn)
     left_out = f" {rest} categories that are rarer or absent are in the data only." if rest else ""
@@ -86,27 +85,30 @@ def confusion_counts(matches: Iterable[ImageMatch], categories: int) -> np.ndarr
     return counts
 
 
-def _draw(axis: Axes, counts: np.ndarray, kept: list[int], names: list[str]) -> AxesImage:
+def _draw(axis: Axes, counts: np.ndarray, kept: list[int], names: list[str]) -> ScalarMappable:
     share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     share[-1] = np.nan  # where no target is there is nothing to be a share of: plain counts, no colour
     share, counts = share[np.ix_(kept, kept)], counts[np.ix_(kept, kept)]
     last = len(kept) - 1
-    image = axis.imshow(share, cmap="Blues", vmin=0, vmax=100)
     numbered = last <= NUMBERED
-    for (row, column), count in np.ndenumerate(counts):
-        if count and (numbered or row == last):
-            text = f"{count}" if row == last else f"{share[row, column]:.0f}"
-            colour = "white" if share[row, column] > 55 else "black"
-            axis.text(column, row, text, ha="center", va="center", fontsize=6 if numbered else 3.5, color=colour)
-    font = 7 if last <= 10 else 5
-    axis.set_xticks(range(last + 1), [*(names[k] for k in kept[:-1]), "missed"], rotation=90, fontsize=font)
-    axis.set_yticks(range(last + 1), [*(names[k] for k in kept[:-1]), "nothing (count)"], fontsize=font)
-    axis.tick_params(length=0)
-    for spine in axis.spines.values():
-        spine.set_visible(False)
-    axis.axhline(last - 0.5, color="#888888", linewidth=0.6)
-    axis.axvline(last - 0.5, color="#888888", linewidth=0.6)
-    return image
+    text = np.where(counts > 0, np.round(np.nan_to_num(share)).astype(int).astype(str), "").astype(object)
+    text[:-1] = text[:-1] if numbered else ""
+    text[-1] = [str(count) if count else "" for count in counts[-1]]
+    labels = [names[k] for k in kept[:-1]]
+    cells = heat_map(
+        axis,
+        pd.DataFrame(share, [*labels, "nothing (count)"], [*labels, "missed"]),
+        colours="Blues",
+        limits=(0, 100),
+        text=text,
+        text_size=6 if numbered else 3.5,
+        label_size=7 if last <= 10 else 5,
+        square=True,
+    )
+    axis.tick_params(axis="x", rotation=90)
+    axis.axhline(last, color="#888888", linewidth=0.6)
+    axis.axvline(last, color="#888888", linewidth=0.6)
+    return cells
 
 
 def _worst(counts: np.ndarray, names: list[str]) -> str:

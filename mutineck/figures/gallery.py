@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib.patheffects
 import numpy as np
 import pandas as pd
+import seaborn
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -78,7 +79,7 @@ def categories(study: Study) -> Drawing:
     left.tick_params(axis="y", length=0)
     left.margins(y=0.01)
     left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
-    right.hist(sides, bins=30, color=shades["train"])
+    seaborn.histplot(x=sides, bins=30, color=shades["train"], alpha=1, linewidth=0, ax=right)
     right.set_xlabel("√(width × height) of training boxes, pixels")
     right.set_ylabel("boxes")
     total = int(data["boxes"].sum())

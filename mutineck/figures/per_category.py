@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from mutineck.ablations.results import TEACHER, collect
+from mutineck.figures.heat_map import colour_bar, heat_map, numbers
 from mutineck.figures.split import Split
 from mutineck.figures.style import TWO_COLUMNS, Drawing, StudyFigure, in_words, new_figure
 from mutineck.study.experiment import INTERMEDIATE
@@ -125,7 +126,7 @@ def _heat_map(
         x, y = (i, best) if few else (best, i)
         axis.add_patch(
             Rectangle(
-                (x - 0.47, y - 0.45),
+                (x + 0.03, y + 0.05),
                 0.94,
                 0.9,
                 fill=False,
@@ -159,38 +160,28 @@ def paint_cells(
         signed: write a sign before every number.
         digits: behind the point, where there is room.
     """
-    values = table.to_numpy(dtype=float) if few else table.to_numpy(dtype=float).T
-    rows, columns = values.shape
-    image = axis.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto")
-    roomy = columns <= 14
-    for (row, column), value in np.ndenumerate(values):
-        form = f"+.{digits}f" if signed else f".{digits}f" if roomy or digits > 1 else ".0f"
-        text = "–" if np.isnan(value) else format(value, form)
-        red, green, blue, _ = image.cmap(image.norm(value)) if not np.isnan(value) else (1.0, 1.0, 1.0, 1.0)
-        dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
-        axis.text(
-            column,
-            row,
-            text,
-            ha="center",
-            va="center",
-            fontsize=7 if few and roomy else 5.5,
-            color="white" if dark else "black",
-        )
-    along, down = (table.columns, table.index) if few else (table.index, table.columns)
-    axis.set_xticks(range(columns), along)
-    if few and (columns > 10 or max(map(len, along)) * columns > 80):
+    drawn = table if few else table.T
+    roomy = drawn.shape[1] <= 14
+    form = f"{'+' if signed else ''}.{digits}f" if signed or roomy or digits > 1 else ".0f"
+    cells = heat_map(
+        axis,
+        drawn,
+        colours=colours,
+        limits=limits,
+        text=numbers(drawn, form),
+        text_size=7 if few and roomy else 5.5,
+        label_size=7 if few else 5.5,
+    )
+    along = list(map(str, drawn.columns))
+    if few and (len(along) > 10 or max(map(len, along)) * len(along) > 80):
         for tick in axis.get_xticklabels():
             tick.set(rotation=40, ha="right", rotation_mode="anchor")
-    axis.set_yticks(range(rows), down, fontsize=7 if few else 5.5)
+    else:
+        axis.tick_params(axis="x", rotation=0)
     if not few:
         axis.xaxis.tick_top()
-    axis.tick_params(length=0)
-    for spine in axis.spines.values():
-        spine.set_visible(False)
-    bar = axis.figure.colorbar(image, ax=axis, pad=0.01, aspect=12 if few else 40, fraction=0.05)
-    bar.set_label(label)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+        axis.tick_params(length=0)
+    colour_bar(cells, axis, label, aspect=12 if few else 40, fraction=0.05)
 
 
 def _absent(table: pd.DataFrame, drawn: pd.DataFrame) -> str:
