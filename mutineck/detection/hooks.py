@@ -11,15 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmcv.runner import HOOKS, Hook, LoggerHook, OptimizerHook, master_only
+from mmcv.runner import HOOKS, EvalHook, Hook, LoggerHook, OptimizerHook, master_only
 from tqdm import tqdm
 
 from mutineck.detection.layouts import some
 from mutineck.detection.loading import non_finite
-from mutineck.system.files import atomic_path
+from mutineck.system.files import atomic_path, write_json
 
 CURVES = "curves.csv"
 LATEST = "latest.pth"
+STATES = "states.json"
 CURVE_FIELDS = ("iteration", "epoch", "term", "value")
 LITTLE = 1.0
 """Seconds in which a state is written after every epoch, whatever its share."""
@@ -157,6 +158,48 @@ class ResumableCheckpointHook(Hook):
         ended = time.monotonic()
         if ended - started > LITTLE:
             self._not_before = ended + (ended - started) / CHECKPOINT_SHARE
+
+
+@HOOKS.register_module()
+class BestStateHook(Hook):
+    """Ends a training with the weights that had the highest bbox_mAP on val, those of its start among them.
+
+    The start is evaluated, too; of equal states the first counts. The best weights and all values lie in the training's
+    state, `latest.pth`: what is resumed ends as what was not stopped. Afterwards `states.json` has the values, the
+    start's first, and which was kept. Needs an evaluation after every epoch, and comes after it and before the state.
+    """
+
+    def before_run(self, runner: Any) -> None:
+        """Evaluate the start, unless this run goes on with another's state."""
+        if runner.epoch == 0:
+            evaluating = next(hook for hook in runner.hooks if isinstance(hook, EvalHook))
+            evaluating.after_train_epoch(runner)
+            self.after_train_epoch(runner)
+            runner.log_buffer.clear()
+
+    @master_only
+    def after_train_epoch(self, runner: Any) -> None:
+        """Keep these weights if none before had a value as high; no detection at all counts as 0."""
+        messages = runner.meta.setdefault("hook_msgs", {})
+        # A record of its own each time: a state that is being written holds the one before.
+        values = [*messages.get("best", {}).get("values", ()), float(runner.log_buffer.output.get("bbox_mAP", 0.0))]
+        if values[-1] > max(values[:-1], default=-math.inf):
+            weights = {name: value.detach().cpu().clone() for name, value in _plain(runner.model).state_dict().items()}
+            messages["best"] = {"values": values, "kept": len(values) - 1, "weights": weights}
+        else:
+            messages["best"] = {**messages["best"], "values": values}
+
+    @master_only
+    def after_run(self, runner: Any) -> None:
+        """Take the best weights back, and write `states.json`."""
+        best = runner.meta["hook_msgs"]["best"]
+        _plain(runner.model).load_state_dict(best["weights"])
+        write_json(Path(runner.work_dir) / STATES, {"bbox_mAP": best["values"], "kept": best["kept"]})
+
+
+def _plain(model: Any) -> Any:
+    """Return a model without what lets it run on several devices."""
+    return getattr(model, "module", model)
 
 
 @HOOKS.register_module()

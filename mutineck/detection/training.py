@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import json
 import os
@@ -16,7 +17,7 @@ import torch
 
 from mutineck.detection.compat import prepare, quiet
 from mutineck.detection.configs import write_config
-from mutineck.detection.hooks import CURVES, LATEST
+from mutineck.detection.hooks import CURVES, LATEST, STATES
 from mutineck.detection.loading import write_checkpoint
 from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json, write_json
@@ -147,9 +148,14 @@ def _discard_foreign_state(work_dir: Path, identity: Mapping[str, Any]) -> None:
 
 
 def finish_training(config: Any, folder: Path) -> None:
-    """Keep a training's curves in `folder` and remove what only resuming needs, once its result is stored."""
+    """Keep a training's curves, and which state is kept, in `folder`; remove what only resuming needs.
+
+    To be called once its result is stored.
+    """
     work_dir = Path(config.work_dir)
     os.replace(work_dir / CURVES, folder / CURVES)
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(work_dir / STATES, folder / STATES)
     shutil.rmtree(work_dir)
 
 

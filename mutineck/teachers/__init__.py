@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mutineck.study.checks import CHECK
@@ -20,7 +21,8 @@ CHECK_FILE = f"{CHECK}.json"
 
 def prepare(study: Study) -> list[dict[str, Any]]:
     """Make the teacher `study.item` ready (`intermediate` too) and return its metrics, one row a number."""
-    (study.folder / CHECK_FILE).unlink(missing_ok=True)
+    for path in _told(study).values():
+        path.unlink(missing_ok=True)
     if study.item == INTERMEDIATE:
         from mutineck.teachers.intermediate import prepare_intermediate
 
@@ -31,7 +33,9 @@ def prepare(study: Study) -> list[dict[str, Any]]:
 
 
 def results(study: Study, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what the manifest of the teacher `study.item` tells: mAP by split, what it was shown, its check.
+    """Return what the manifest of the teacher `study.item` tells.
+
+    That is its mAP by split, what it was shown if not all, how it compares, and which of its states was kept.
 
     Args:
         study: at the teacher, which is ready.
@@ -40,8 +44,15 @@ def results(study: Study, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     from mutineck.detectors.outputs import seen_part
 
     found = {str(row["split"]): row["value"] for row in rows if row["metric"] == "bbox_mAP"}
-    path = study.folder / CHECK_FILE
-    return found | seen_part(study) | ({CHECK: read_json(path)} if path.is_file() else {})
+    told = {name: read_json(path) for name, path in _told(study).items() if path.is_file()}
+    return found | seen_part(study) | told
+
+
+def _told(study: Study) -> dict[str, Path]:
+    """Return files of a teacher's folder that its manifest repeats; some teachers have them."""
+    from mutineck.detection.hooks import STATES
+
+    return {CHECK: study.folder / CHECK_FILE, "states": study.folder / STATES}
 
 
 def compare(study: Study, split: str = "val") -> pd.DataFrame:

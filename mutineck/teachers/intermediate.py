@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from mutineck.detection.evaluation import device_of, evaluation_loader
 from mutineck.detection.frozen import FrozenDetector, build_model
+from mutineck.detection.hooks import STATES
 from mutineck.detection.loading import inherit_weights, write_checkpoint
 from mutineck.detection.training import finish_training, save_detector, train
 from mutineck.detectors.cache import cache_settings
@@ -15,7 +18,7 @@ from mutineck.detectors.folders import input_normalisation, load_frozen, sha256_
 from mutineck.study.experiment import INTERMEDIATE
 from mutineck.study.stage import Study
 from mutineck.system.errors import ExperimentError
-from mutineck.system.files import sha256_file, write_json
+from mutineck.system.files import read_json, sha256_file, write_json
 from mutineck.system.seeding import derive_seed, seeded
 from mutineck.teachers.alignment import RidgeRegression
 from mutineck.teachers.checks import check_intermediate
@@ -27,6 +30,8 @@ ALIGNMENT = "alignment.json"
 CELLS_A_LEVEL = 200_000
 ALIGNMENT_BATCH = 8
 """Pictures a step of the alignment: fixed, since sums depend on it in their last digits, and padding does."""
+HOOKS = ({"type": "BestStateHook", "priority": 80},)
+"""After the evaluation, and before the training's state is written."""
 MODULES = ("mutineck.teachers.merge",)
 UNTRAINED = {
     "joint": "its start; it learns in each student's run",
@@ -72,9 +77,19 @@ def prepare_intermediate(study: Study) -> list[dict[str, Any]]:
         # The cache is of the training and not of the teacher, whose config outlives it.
         backbone = {**model_dict["backbone"], "cache": cache_settings(study)}
         trained_dict = {**model_dict, "backbone": backbone, "start": str((study.folder / START).resolve())}
-        config = detector_training(study, trained_dict, categories, spec.schedule, seed=spec.seed, modules=MODULES)
+        config = detector_training(
+            study,
+            trained_dict,
+            categories,
+            spec.schedule,
+            seed=spec.seed,
+            hooks=HOOKS,
+            modules=MODULES,
+            evaluate_every=1,
+        )
         device = device_of(study.experiment.resources.device)
         model = train(config, device=device, identity=_identity(study), root=study.root)
+        _say_which(read_json(Path(config.work_dir) / STATES))
     save_detector(
         study.folder,
         model,
@@ -93,13 +108,22 @@ def prepare_intermediate(study: Study) -> list[dict[str, Any]]:
     return rows
 
 
+def _say_which(states: Mapping[str, Any]) -> None:
+    """Print what each state of the training reached on val, and which of them the teacher is."""
+    reached = ", ".join(f"{value:.3f}" for value in states["bbox_mAP"])
+    kept = f"those after epoch {states['kept']}" if states["kept"] else "those of the start"
+    print(f"bbox_mAP on val at the start and after each epoch: {reached}; the weights kept are {kept}")
+
+
 def _is_identity(study: Study) -> bool:
     """One teacher with its own frozen head: the merged map is its map, and there is nothing to train."""
     return len(study.experiment.teachers) == 1 and study.experiment.intermediate.head == "anchor"
 
 
 def _identity(study: Study) -> dict[str, str]:
-    found = {"train": sha256_file(study.need("dataset", "train.json")), "start": sha256_file(study.folder / START)}
+    # Of the validation split, since its best state is kept.
+    found = {split: sha256_file(study.need("dataset", f"{split}.json")) for split in ("train", "val")}
+    found["start"] = sha256_file(study.folder / START)
     for teacher in study.experiment.teachers:
         found[f"teacher {teacher.name}"] = sha256_file(study.need("teachers", teacher.name, "checkpoint.pth"))
         found[f"config of {teacher.name}"] = sha256_config(study.need("teachers", teacher.name, "config.py"))

@@ -148,11 +148,12 @@ def detector_training(
     hooks: Sequence[Mapping[str, Any]] = (),
     modules: Sequence[str] = (),
     annotations: Path | None = None,
+    evaluate_every: int | None = None,
 ) -> Any:
     """Return the training config of a detector in `study.folder`, and write it there for `tools/train.py`.
 
     It learns from the training split, or from other `annotations` on its pictures; `modules` register what `model` and
-    `hooks` name.
+    `hooks` name. It is evaluated after every so many epochs, a quarter of them if none are named.
     """
     if masks and (given := read_json(study.need("dataset", "dataset.json"))["masks"]) != "all":
         raise ExperimentError(
@@ -168,7 +169,7 @@ def detector_training(
         modules=modules,
         seed=seed,
         work_dir=study.folder.resolve() / "training",
-        evaluate_every=max(1, schedule.epochs // 4),
+        evaluate_every=evaluate_every or max(1, schedule.epochs // 4),
         hooks=[dict(hook) for hook in hooks],
     )
     write_config(study.folder / TRAINING_CONFIG, config)

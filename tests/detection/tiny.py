@@ -90,6 +90,7 @@ def write_teachers(study: Study, families: Sequence[str] = FAMILIES) -> None:
         save_detector(folder, model, config, categories=categories, normalisation=input_normalisation(study))
         row = {"name": family, "split": "val", "metric": "bbox_mAP", "category": "", "value": 0.0}
         write_json(folder / "metrics.json", [row])
+        write_json(folder / "predictions_val.json", [])
 
 
 def first_batch(study: Study, images: int = 2, split: str = "train") -> dict[str, Any]:

@@ -8,12 +8,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from mutineck.study.experiment import Experiment
 from mutineck.study.stage import Study
 from mutineck.system.files import read_json, write_json
-from mutineck.teachers import prepare
-from tests.detection.tiny import detector, experiment_of
+from mutineck.teachers import intermediate, prepare
+from tests.detection.tiny import SCHEDULE, derive, detector, experiment_of
 
 COLOURS = {"blue": (220, 60, 40), "red": (40, 50, 220)}
 FLOOR = 0.3
@@ -77,6 +78,9 @@ def test_specialists_with_disjoint_labels_merge_into_one_that_knows_both(tmp_pat
         assert set(alone[name]) == {name}, "a specialist is measured on what it knows"
         assert alone[name][name] >= FLOOR, f"the specialist of {name} has learnt nothing"
         assert merged[name] >= FLOOR, f"what the specialist of {name} knows got lost"
+    states = read_json(study.path("teachers", "intermediate", "states.json"))
+    assert len(states["bbox_mAP"]) == 6, "the start and five epochs"
+    assert states["bbox_mAP"][states["kept"]] == max(states["bbox_mAP"])
     alignment = read_json(study.path("teachers", "intermediate", "alignment.json"))
     assert {row["teacher"] for row in alignment} == {"of_red"} and {row["stride"] for row in alignment} == {
         4,
@@ -86,3 +90,36 @@ def test_specialists_with_disjoint_labels_merge_into_one_that_knows_both(tmp_pat
         64,
     }
     assert all(0 < row["explained"] < 1 for row in alignment)
+
+
+@pytest.mark.slow
+def test_the_best_state_is_the_teacher_also_of_a_training_that_was_stopped(
+    tiny: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mmdet.core.evaluation.eval_hooks import EvalHook
+
+    import tests.detection.stopping  # registers the hook
+
+    reached: dict[int, dict[str, torch.Tensor]] = {}
+
+    def evaluate(_: Any, runner: Any, __: Any) -> None:
+        epoch = runner.epoch + (runner.mode == "train")
+        reached[epoch] = {name: value.clone() for name, value in runner.model.module.state_dict().items()}
+        runner.log_buffer.output["bbox_mAP"] = (0.1, 0.3, 0.2, 0.1)[epoch]
+        runner.log_buffer.ready = True
+
+    monkeypatch.setattr(EvalHook, "evaluate", evaluate)
+    (tmp_path / "armed").write_text("2 1 raise")
+    stopping = {"type": "StoppingHook", "armed": str(tmp_path / "armed"), "steps": str(tmp_path / "steps")}
+    monkeypatch.setattr(intermediate, "HOOKS", (*intermediate.HOOKS, stopping))
+    schedule = {**SCHEDULE, "epochs": 3}
+    spec = {"alignment_images": 4, "schedule": schedule}
+    study = derive(tiny, tmp_path / "s", arms=["mutineck"], intermediate=spec).at("teachers", "intermediate")
+    with pytest.raises(tests.detection.stopping.Stopped):
+        prepare(study)
+    prepare(study)
+    assert read_json(study.folder / "states.json") == {"bbox_mAP": [0.1, 0.3, 0.2, 0.1], "kept": 1}
+    kept = torch.load(study.folder / "checkpoint.pth", weights_only=True)["state_dict"]
+    assert kept.keys() == reached[1].keys()
+    assert all(torch.equal(value, reached[1][name]) for name, value in kept.items())
+    assert any(not torch.equal(value, reached[3][name]) for name, value in kept.items())
