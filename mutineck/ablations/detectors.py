@@ -52,16 +52,10 @@ def detectors(study: Study) -> Detectors:
     """
     frame = collect(study)
     found = set(frame["arm"].astype(str))
-    taught = shown_arm(frame, watched_split(study))
+    taught = shown_arm(frame)
     return Detectors(
         tuple(teacher.name for teacher in study.experiment.teachers),
         INTERMEDIATE if study.experiment.needs_intermediate else None,
         first_seed(study, "student") if "student" in found else None,
         first_seed(study, taught) if taught else None,
     )
-
-
-def watched_split(study: Study) -> str:
-    """Return the split on which choices are made: `val`, or the reported one where val is not measured."""
-    evaluation = study.experiment.evaluation
-    return "val" if "val" in evaluation.splits else evaluation.report

@@ -9,9 +9,10 @@ import pandas as pd
 import torch
 
 from mutineck.ablations.batches import MOST_PICTURES, some_pictures
-from mutineck.ablations.detectors import OMEGA, watched_split
+from mutineck.ablations.detectors import OMEGA
 from mutineck.detection.evaluation import device_of
 from mutineck.detectors.folders import load_frozen
+from mutineck.study.experiment import CHOOSING
 from mutineck.study.stage import Study
 from mutineck.system.files import atomic_path, read_json
 from mutineck.teachers.regions import RegionSettings, match_batch
@@ -33,13 +34,12 @@ def measure_omega(study: Study, *, pictures: int = MOST_PICTURES) -> pd.DataFram
     Raises:
         FileNotFoundError: a teacher or the data set is missing; the message names the command.
     """
-    split = watched_split(study)
     device = device_of(study.experiment.resources.device)
     categories = read_json(study.need("dataset", "dataset.json"))["categories"]
     teachers = [load_frozen(study, teacher.name) for teacher in study.experiment.teachers]
     settings = RegionSettings(**study.experiment.distillation.regions.model_dump())
     rows: list[dict[str, Any]] = []
-    for batch in some_pictures(study, split, pictures):
+    for batch in some_pictures(study, CHOOSING, pictures):
         image = batch.image.to(device)
         found = [teacher.maps_and_proposals(image, batch.metas)[1] for teacher in teachers]
         keep = [~crowd for crowd in batch.crowd]

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mutineck.ablations.detectors import RESPONSES, detectors, watched_split
+from mutineck.ablations.detectors import RESPONSES, detectors
 from mutineck.distillation.observation import look
+from mutineck.study.experiment import CHOOSING
 from mutineck.study.stage import Study
 from mutineck.system.files import atomic_path
 
@@ -30,7 +31,7 @@ def measure_responses(study: Study, *, image: int | None = None) -> Path:
         shown.teachers,
         merged=shown.intermediate is not None,
         students=shown.students,
-        split=watched_split(study),
+        split=CHOOSING,
         image=image,
     )
     path = study.path("ablations", RESPONSES)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from mutineck.study.experiment import slug
+from mutineck.study.experiment import CHOOSING, slug
 from mutineck.study.jobs import Job, changed_settings
 from mutineck.study.stage import Study, read_manifest
 from mutineck.system.files import read_json
@@ -125,13 +125,13 @@ def _known(frame: pd.DataFrame, split: str) -> tuple[dict[str, int], int]:
     return rows.groupby("arm")["category"].nunique().to_dict(), rows["category"].nunique()
 
 
-def shown_arm(frame: pd.DataFrame, split: str) -> str | None:
+def shown_arm(frame: pd.DataFrame) -> str | None:
     """Return the taught arm that pictures of before and after show, or None if no taught arm has results.
 
     The method itself where the study has it, fixed beforehand and not chosen by its result; otherwise the arm with
-    the highest mean mAP over seeds on a split.
+    the highest mean mAP over seeds on the validation split.
     """
-    rows = scores(frame, split)
+    rows = scores(frame, CHOOSING)
     rows = rows[~rows["arm"].str.startswith(TEACHER) & (rows["arm"] != "student")]
     means = rows.groupby("arm", sort=False)["value"].mean().dropna()
     if METHOD in means.index:
@@ -139,9 +139,9 @@ def shown_arm(frame: pd.DataFrame, split: str) -> str | None:
     return None if means.empty else str(means.idxmax())
 
 
-def best_teacher(frame: pd.DataFrame, split: str) -> str | None:
-    """Return the strongest teacher (or `intermediate`) over all categories of a split, or None if none has results."""
-    strengths = teacher_strengths(frame, split)
+def best_teacher(frame: pd.DataFrame) -> str | None:
+    """Return the strongest teacher (or `intermediate`) over all of val's categories, or None if none has results."""
+    strengths = teacher_strengths(frame, CHOOSING)
     return None if strengths.empty else str(strengths.idxmax())
 
 

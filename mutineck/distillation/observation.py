@@ -13,7 +13,7 @@ from mutineck.detection.evaluation import device_of, evaluation_loader
 from mutineck.detectors.folders import load_frozen
 from mutineck.distillation.losses.attention import attend, strength_of
 from mutineck.distillation.stage import arm_and_seed
-from mutineck.study.experiment import INTERMEDIATE
+from mutineck.study.experiment import CHOOSING, INTERMEDIATE
 from mutineck.study.stage import Study
 from mutineck.system.errors import ExperimentError
 from mutineck.system.files import atomic_path
@@ -22,7 +22,7 @@ from mutineck.teachers.regions import RegionSettings, build_regions, match_batch
 OBSERVATION = "teaching.npz"
 
 
-def observe(study: Study, *, split: str = "val", image: int | None = None) -> dict[str, np.ndarray]:
+def observe(study: Study, *, split: str = CHOOSING, image: int | None = None) -> dict[str, np.ndarray]:
     """Look at one picture as the arm's teachers do.
 
     Args:
@@ -50,7 +50,7 @@ def look(
     *,
     merged: bool,
     students: Sequence[str] = (),
-    split: str = "val",
+    split: str = CHOOSING,
     image: int | None = None,
 ) -> dict[str, np.ndarray]:
     """Look at one picture through several teachers, the intermediate one, and students.

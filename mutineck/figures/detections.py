@@ -15,6 +15,7 @@ from mutineck.figures.gallery import LONGEST, cased, draw_box, show_pixels
 from mutineck.figures.matching import ImageMatch, best_threshold, match_split
 from mutineck.figures.split import Split, prediction_file, protagonists
 from mutineck.figures.style import FALSE, MATCHED, MISSED, TWO_COLUMNS, Drawing, hide_axes, new_figure
+from mutineck.study.experiment import CHOOSING
 from mutineck.study.stage import Study
 
 ROWS = 6
@@ -93,13 +94,9 @@ def chosen_rows(count: int, rows: int = ROWS) -> list[int]:
 
 
 def threshold(study: Study, detector: str) -> float:
-    """Return the score at which a detector's F1 is highest on the validation split (or the reported one
-    without it).
-    """
-    evaluation = study.experiment.evaluation
-    name = "val" if "val" in evaluation.splits else evaluation.report
-    split = Split(study, name)
-    return best_threshold(match_split(split, split.predictions(prediction_file(study, detector, name))))
+    """Return the score at which a detector's F1 is highest on the validation split."""
+    split = Split(study, CHOOSING)
+    return best_threshold(match_split(split, split.predictions(prediction_file(study, detector, CHOOSING))))
 
 
 def draw_match(axis: Axes, found: ImageMatch, factor: float = 1.0) -> None:

@@ -7,13 +7,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from mutineck.ablations.detectors import OMEGA, watched_split
+from mutineck.ablations.detectors import OMEGA
 from mutineck.ablations.results import TEACHER, collect, teacher_strengths
 from mutineck.figures.gallery import draw_box, show_pixels
 from mutineck.figures.per_category import FEW, by_category, paint_cells
 from mutineck.figures.split import Split
 from mutineck.figures.style import TWO_COLUMNS, Drawing, distinct_colours, hide_axes, in_words, new_figure
-from mutineck.study.experiment import INTERMEDIATE
+from mutineck.study.experiment import CHOOSING, INTERMEDIATE
 from mutineck.study.stage import Study
 
 SHOWN = 10
@@ -34,16 +34,15 @@ def read_omega(study: Study) -> pd.DataFrame:
 
 def who_teaches(study: Study) -> Drawing:
     """Draw each teacher's mean omega by category over its AP there, the intermediate teacher's AP below."""
-    split = watched_split(study)
     omega = read_omega(study)
     seen = omega.groupby("annotation_id")["quality"].transform("max") > 0
     # Where nobody has a proposal, omega is uniform by definition and says nothing.
     mean = omega[seen].groupby(["teacher", "category"])["omega"].mean().unstack("category")
     teachers = [teacher.name for teacher in study.experiment.teachers]
-    precision = by_category(study, split)
+    precision = by_category(study, CHOOSING)
     precision = precision[precision.index.str.startswith(TEACHER)]
     precision.index = precision.index.str.removeprefix(TEACHER)
-    order = [name for name in Split(study, split).categories if name in set(omega["category"])]
+    order = [name for name in Split(study, CHOOSING).categories if name in set(omega["category"])]
     mean = mean.reindex(index=teachers, columns=order)
     known = [*teachers, *([INTERMEDIATE] if INTERMEDIATE in precision.index else [])]
     precision = 100 * precision.reindex(index=known, columns=order)
@@ -57,9 +56,9 @@ def who_teaches(study: Study) -> Drawing:
     # White is an equal share.
     equal = 1 / len(teachers)
     reach = float(np.nanmax(np.abs(mean.to_numpy() - equal), initial=0.05))
-    paint_cells(above, mean, "PuOr_r", (equal - reach, equal + reach), f"omega ({split})", digits=2, few=few)
+    paint_cells(above, mean, "PuOr_r", (equal - reach, equal + reach), f"omega ({CHOOSING})", digits=2, few=few)
     best = float(np.nanmax(precision.to_numpy(), initial=1.0))
-    paint_cells(below, precision, "viridis", (0.0, best), f"AP ({split}), %", few=few)
+    paint_cells(below, precision, "viridis", (0.0, best), f"AP ({CHOOSING}), %", few=few)
     long = pd.concat([_long(mean, "omega"), _long(precision / 100, "AP")])
     leads = mean.fillna(-1).to_numpy().argmax(axis=0)
     present = mean.notna().any().to_numpy()
@@ -71,9 +70,9 @@ def who_teaches(study: Study) -> Drawing:
         figure,
         long,
         "Who teaches what",
-        f"Mean weight omega of each teacher over the {split} split's targets by category (a target's weights sum to 1; "
-        "white is an equal share), and each teacher's average precision, with the intermediate teacher's where there "
-        f"is one. {story}{blank} The weight follows the single target, so a teacher that is weaker over a category "
+        f"Mean weight omega of each teacher over the {CHOOSING} split's targets by category (a target's weights sum to "
+        "1; white is an equal share), and each teacher's average precision, with the intermediate teacher's where "
+        f"there is one. {story}{blank} The weight follows the single target, so a teacher weaker over a category "
         "still speaks in it.",
         f"Heat maps by {len(order)} categories: mean omega of {in_words(teachers)}; AP of {in_words(known)}. {story}",
     )
@@ -85,9 +84,8 @@ def weaker_wins(study: Study) -> Drawing:
     Raises:
         FileNotFoundError: the weights are not there, or there is a single teacher.
     """
-    split_name = watched_split(study)
     omega = read_omega(study)
-    strengths = teacher_strengths(collect(study), split_name)
+    strengths = teacher_strengths(collect(study), CHOOSING)
     teachers = [teacher.name for teacher in study.experiment.teachers]
     if len(teachers) < 2:
         raise FileNotFoundError(f"{study.experiment.name} has a single teacher: none is the weaker one")
@@ -102,7 +100,7 @@ def weaker_wins(study: Study) -> Drawing:
     first = omega.drop_duplicates("annotation_id").set_index("annotation_id")[["image_id", "category"]]
     wins = wins.join(first)[wins["margin"] > LEAST].sort_values("margin", ascending=False, kind="stable").reset_index()
     shown = _varied(wins)
-    split = Split(study, split_name)
+    split = Split(study, CHOOSING)
     columns = 5
     rows = max(1, -(-len(shown) // columns))
     figure = new_figure(TWO_COLUMNS, rows * 1.72 + 0.35)
@@ -134,7 +132,7 @@ def weaker_wins(study: Study) -> Drawing:
         figure,
         wins[["annotation_id", "image_id", "category", "weaker", "quality_weaker", "quality_strongest", "margin"]],
         "Where the weaker teacher is the better one",
-        f"On {share} of the {split_name} split a teacher other than {strongest}, the strongest by AP over all "
+        f"On {share} of the {CHOOSING} split a teacher other than {strongest}, the strongest by AP over all "
         "categories, has the better proposal. Shown are those with the largest difference, at most two of a category, "
         "with each teacher's best proposal; below, its quality (score^0.2 IoU^0.8; 0 where it has no proposal).",
         f"{len(shown)} cut-out targets with the proposals of {in_words(teachers)}: on {share} {strongest}, the "

@@ -187,7 +187,7 @@ def _results(study: Study) -> dict[str, Any] | None:
 
 def _headline(frame: pd.DataFrame, split: str) -> str:
     rows = scores(frame, split)
-    arm = shown_arm(frame, "val" if (frame["split"] == "val").any() else split)
+    arm = shown_arm(frame)
     alone = mean_interval(rows.loc[rows["arm"] == "student", "value"].to_numpy(dtype=float))
     if arm is None or alone.n == 0:
         return "Not enough is finished yet to compare a taught student with the student alone."

@@ -152,15 +152,13 @@ class Protagonist:
 def protagonists(study: Study) -> tuple[Protagonist, Protagonist, Protagonist]:
     """Return student alone, taught arm (`shown_arm`) and best teacher.
 
-    Choices are made on the validation split (on the reported one if that was not measured), so that they do not
-    look at what is shown.
+    Choices are made on the validation split, so that they do not look at what is shown.
 
     Raises:
         FileNotFoundError: student alone, a taught arm or a teacher has no results yet.
     """
     frame = collect(study)
-    split = "val" if (frame["split"] == "val").any() else study.experiment.evaluation.report
-    arm, teacher = shown_arm(frame, split), best_teacher(frame, split)
+    arm, teacher = shown_arm(frame), best_teacher(frame)
     if arm is None or teacher is None:
         raise FileNotFoundError(
             f"{study.root}: no results of {'a taught arm' if arm is None else 'a teacher'}. "

@@ -33,7 +33,7 @@ from mutineck.running.engine import write_experiment
 from mutineck.running.status import inspect
 from mutineck.running.workflow import own_gpu, thread_environment, visible_gpus
 from mutineck.search.space import ParameterSpec, SearchSpec, Value
-from mutineck.study.experiment import EvaluationSpec, Experiment, load_experiment
+from mutineck.study.experiment import CHOOSING, EvaluationSpec, Experiment, load_experiment
 from mutineck.study.jobs import Job, changed_settings
 from mutineck.study.stage import EXPERIMENT_FILE, Study, read_manifest, run_command, settings_words
 from mutineck.system.errors import ExperimentError
@@ -238,7 +238,7 @@ class Search:
         for part in SHARED:
             with contextlib.suppress(FileExistsError):
                 (root / part).symlink_to(base.root / part, target_is_directory=True)
-        on_val = EvaluationSpec(splits=("val",), report="val", batch=experiment.evaluation.batch)
+        on_val = EvaluationSpec(splits=(CHOOSING,), report=CHOOSING, batch=experiment.evaluation.batch)
         write_experiment(experiment.model_copy(update={"evaluation": on_val}), root)
         return root
 
@@ -273,14 +273,14 @@ def train_student(root: str, item: str) -> dict[str, Any]:
             own_gpu(gpus, share=study.experiment.resources.jobs_per_gpu),
         ):
             rows = distil(study)
-            (reached,) = [row["value"] for row in rows if row["metric"] == "bbox_mAP" and row["split"] == "val"]
+            (reached,) = [row["value"] for row in rows if row["metric"] == "bbox_mAP" and row["split"] == CHOOSING]
             written = [study.folder / name for name in ("student.pth", "metrics.json", "curves.csv")]
-            manifest = study.finish(reads=sources(study), writes=written, results={"val": reached})
+            manifest = study.finish(reads=sources(study), writes=written, results={CHOOSING: reached})
             # The process lives on, and others take its place on the GPU.
             gc.collect()
             torch.cuda.empty_cache()
     shares = loss_shares(study)["last tenth"]
-    return {"mAP": manifest["results"]["val"], "shares": shares.to_dict(), "seconds": manifest["seconds"]}
+    return {"mAP": manifest["results"][CHOOSING], "shares": shares.to_dict(), "seconds": manifest["seconds"]}
 
 
 def best_settings(table: pd.DataFrame, base: Base, space: SearchSpec) -> list[str]:

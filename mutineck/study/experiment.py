@@ -17,6 +17,9 @@ from mutineck.system.records import Record
 
 STAGES = ("dataset", "teachers", "features", "clusters", "distillation", "ablations", "figures")
 INTERMEDIATE = "intermediate"
+CHOOSING: Literal["val"] = "val"
+"""The split that every choice is made on: which arm and teacher to show, thresholds, floors, searches. It is always
+measured, whatever `evaluation.splits` says, so nothing is chosen by what is reported."""
 ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+-]*")
 
 
@@ -270,9 +273,14 @@ class EvaluationSpec(Record):
     batch: int = Field(8, ge=1)
     """Images a step when a detector is measured."""
 
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Every split that is measured, the one that choices are made on first."""
+        return tuple(dict.fromkeys((CHOOSING, *self.splits)))
+
     @model_validator(mode="after")
     def _report_is_measured(self) -> EvaluationSpec:
-        if self.report not in ("val", *self.splits):
+        if self.report not in self.measured:
             raise ValueError(
                 f"report: {self.report} is not among splits: {list(self.splits)}, so tables would be empty. "
                 f"Add {self.report} to `evaluation.splits`, or say `evaluation.report: val`"
@@ -439,7 +447,7 @@ class Experiment(Record):
         whole = self.model_dump(mode="json", by_alias=True)
         if stage == "dataset":
             return {"dataset": _without(whole["dataset"], "strict", "download")}
-        measured = {"input": whole["input"], "splits": sorted({"val", *self.evaluation.splits})}
+        measured = {"input": whole["input"], "splits": sorted(self.evaluation.measured)}
         teachers = {teacher["name"]: _without(teacher, "floor") for teacher in whole["teachers"]}
         # What trains nothing sees no picture mirrored.
         unmirrored = _without(whole["input"], "flip")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mutineck.study.checks import CHECK
-from mutineck.study.experiment import INTERMEDIATE
+from mutineck.study.experiment import CHOOSING, INTERMEDIATE
 from mutineck.system.files import read_json
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _told(study: Study) -> dict[str, Path]:
     return {CHECK: study.folder / CHECK_FILE, "states": study.folder / STATES}
 
 
-def compare(study: Study, split: str = "val") -> pd.DataFrame:
+def compare(study: Study, split: str = CHOOSING) -> pd.DataFrame:
     """Return AP by category (rows, `all` first) of every teacher so far (columns), empty where one lacks a category."""
     import pandas as pd
 

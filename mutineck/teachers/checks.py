@@ -9,12 +9,10 @@ import numpy as np
 
 from mutineck.detection.resampling import draw, interval, mean_ap, resampled_ap
 from mutineck.study.checks import Check, TooWeak, least, refusal_of
-from mutineck.study.experiment import INTERMEDIATE
+from mutineck.study.experiment import CHOOSING, INTERMEDIATE
 from mutineck.study.stage import Study
 from mutineck.system.files import read_json, write_json
 from mutineck.teachers import CHECK_FILE
-
-SPLIT = "val"
 
 
 def check_teacher(study: Study, rows: Sequence[Mapping[str, Any]]) -> Check | None:
@@ -30,10 +28,10 @@ def check_teacher(study: Study, rows: Sequence[Mapping[str, Any]]) -> Check | No
     Raises:
         TooWeak: it is weak, and `checks.on_weak` is `stop`.
     """
-    known = [row["category"] for row in rows if row["metric"] == "AP" and row["split"] == SPLIT]
+    known = [row["category"] for row in rows if row["metric"] == "AP" and row["split"] == CHOOSING]
     if not known:
         return None
-    counts = draw(len(read_json(study.need("dataset", f"{SPLIT}.json"))["images"]))
+    counts = draw(len(read_json(study.need("dataset", f"{CHOOSING}.json"))["images"]))
     return _settled(study, "", _resampled(study, str(study.item), known, counts), 0.0)
 
 
@@ -46,14 +44,14 @@ def check_intermediate(study: Study) -> Check:
         TooWeak: it is weaker by more than the gate and the pictures allow, and `checks.on_weak` is `stop`.
     """
     categories = read_json(study.need("dataset", "dataset.json"))["categories"]
-    counts = draw(len(read_json(study.need("dataset", f"{SPLIT}.json"))["images"]))
+    counts = draw(len(read_json(study.need("dataset", f"{CHOOSING}.json"))["images"]))
     teachers = [teacher.name for teacher in study.experiment.teachers]
     best = max(teachers, key=lambda name: ap_on_all_categories(study, name))
     values = (_resampled(study, name, categories, counts) for name in (INTERMEDIATE, best))
     return _settled(study, best, *values)
 
 
-def ap_on_all_categories(study: Study, teacher: str, split: str = SPLIT) -> float:
+def ap_on_all_categories(study: Study, teacher: str, split: str = CHOOSING) -> float:
     """Return a teacher's mean AP over the study's categories, 0 for each that it lacks."""
     rows = read_json(study.need("teachers", teacher, "metrics.json"))
     values = [r["value"] for r in rows if r["split"] == split and r["metric"] == "AP"]
@@ -63,8 +61,8 @@ def ap_on_all_categories(study: Study, teacher: str, split: str = SPLIT) -> floa
 
 
 def _resampled(study: Study, teacher: str, categories: Sequence[str], counts: np.ndarray) -> np.ndarray:
-    predictions = read_json(study.need("teachers", teacher, f"predictions_{SPLIT}.json"))
-    return mean_ap(resampled_ap(study.need("dataset", f"{SPLIT}.json"), predictions, categories, counts))
+    predictions = read_json(study.need("teachers", teacher, f"predictions_{CHOOSING}.json"))
+    return mean_ap(resampled_ap(study.need("dataset", f"{CHOOSING}.json"), predictions, categories, counts))
 
 
 def _settled(study: Study, against: str, reached: np.ndarray, reference: np.ndarray | float) -> Check:
@@ -80,12 +78,12 @@ def _settled(study: Study, against: str, reached: np.ndarray, reference: np.ndar
         TooWeak: as `check_teacher`.
     """
     found = interval(reached - reference)
-    pictures = len(read_json(study.need("dataset", f"{SPLIT}.json"))["images"])
+    pictures = len(read_json(study.need("dataset", f"{CHOOSING}.json"))["images"])
     value, difference, low, high = (round(float(number), 5) for number in (reached[0], *found))
     check = Check(value, against, difference, low, high, pictures, len(reached) - 1)
     write_json(study.folder / CHECK_FILE, check._asdict())
     name, bound = str(study.item), least(study.experiment, str(study.item))
-    text = f"bbox_mAP {check.reached:.3f} on {SPLIT}"
+    text = f"bbox_mAP {check.reached:.3f} on {CHOOSING}"
     sign = "+" if against else ""
     if against:
         best = check.reached - check.difference

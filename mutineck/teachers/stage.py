@@ -239,7 +239,7 @@ def measure_detector(
         Tidy rows: `labels`, `split`, `metric`, `category`, `value`.
     """
     rows: list[dict[str, Any]] = []
-    for split in dict.fromkeys(("val", *study.experiment.evaluation.splits)):
+    for split in study.experiment.evaluation.measured:
         predictions, found = measure_split(
             study, model, categories, split=split, aliases=aliases, normalisation=normalisation
         )

@@ -69,16 +69,21 @@ def test_rows_are_tidy_and_ordered(study: Study) -> None:
     assert frame.loc[frame["category"] == "never seen", "value"].isna().all()
 
 
-def test_best_are_found(study: Study) -> None:
+def test_what_is_shown_is_chosen_on_val(study: Study) -> None:
+    """On test the order is the other way round: a choice that looked there would be an outcome."""
     frame = collect(study)
-    assert (shown_arm(frame, "test"), best_teacher(frame, "test")) == ("fgd:mean", "faster")
-    assert (shown_arm(frame, "val"), best_teacher(frame, "val")) == (None, None)
+    assert (shown_arm(frame), best_teacher(frame)) == (None, None), "test alone has been measured"
+    on_val = frame.assign(split="val")
+    on_val.loc[on_val["arm"] == "teacher:retina", "value"] = 0.9
+    pkd = frame[frame["arm"] == "fgd:mean"].assign(arm="pkd:mean", value=0.9)
+    whole = pd.concat([frame, on_val, pkd, pkd.assign(split="val", value=0.1)])
+    assert (shown_arm(whole), best_teacher(whole)) == ("fgd:mean", "retina")
 
 
 def test_the_method_is_shown_whatever_its_result(study: Study) -> None:
-    frame = collect(study)
+    frame = collect(study).assign(split="val")
     worse = frame[frame["arm"] == "fgd:mean"].assign(arm="mutineck", value=0.01)
-    assert shown_arm(pd.concat([frame, worse]), "test") == "mutineck"
+    assert shown_arm(pd.concat([frame, worse])) == "mutineck"
 
 
 def test_a_teacher_of_some_categories_says_so(study: Study) -> None:
@@ -99,7 +104,7 @@ def test_teachers_of_different_categories_are_weighed_over_all(study: Study) -> 
         study.path("teachers", "faster", "metrics.json"), [row(0.5), row(0.6, "AP", "disc"), row(0.4, "AP", "ring")]
     )
     frame = collect(study)
-    assert best_teacher(frame, "test") == "faster"
+    assert best_teacher(frame.assign(split="val")) == "faster"
     assert teacher_strengths(frame, "test").to_dict() == pytest.approx({"faster": 0.5, "retina": 0.35})
     shown = readable(summarise(frame, study.experiment, "test"))["arm"].tolist()
     assert shown[:2] == ["faster (teacher)", "retina (teacher, 1 of 2 categories)"]

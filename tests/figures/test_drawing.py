@@ -107,3 +107,20 @@ def test_the_detection_loss_holds_no_term_of_distillation() -> None:
     terms = ("loss_cls", "loss_bbox", "loss_kd_attention", "share/loss_cls")
     data = pd.DataFrame([{"arm": arm, "term": term} for arm in ("fgd:mean", "mutineck") for term in terms])
     assert curves._common_terms(data) == ["loss_cls", "loss_bbox"]
+
+
+def test_thresholds_are_chosen_on_val_where_test_alone_is_listed(finished: Study) -> None:
+    """`evaluation.splits: [test]` adds to what is measured; val is measured in any case, and chooses."""
+    from mutineck.figures.detections import threshold
+    from mutineck.figures.matching import best_threshold, match_split
+    from mutineck.figures.split import Split, prediction_file
+
+    spec = finished.experiment.evaluation.model_copy(update={"splits": ("test",)})
+    listed = finished.experiment.model_copy(update={"evaluation": spec})
+    assert listed.evaluation.measured == ("val", "test")
+    best = {}
+    for name in ("val", "test"):
+        split = Split(finished, name)
+        best[name] = best_threshold(match_split(split, split.predictions(prediction_file(finished, "faster", name))))
+    assert best["val"] != best["test"]
+    assert threshold(Study(listed, finished.root, "figures"), "faster") == best["val"]
