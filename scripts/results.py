@@ -40,6 +40,7 @@ from mutineck.study.experiment_file import study_files
 from mutineck.study.jobs import jobs
 from mutineck.study.stage import read_manifest, revision
 from mutineck.system.files import read_json, write_json, write_text
+from mutineck.system.tables import read_table
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "experiments" / "results"
@@ -91,7 +92,7 @@ def _job(manifest: dict[str, Any]) -> str:
 
 def omega(root: Path) -> dict[str, dict[str, float]]:
     """Return the teachers' mean weights for the targets of each category, of a study that has several teachers."""
-    rows = pd.read_csv(root / "ablations" / OMEGA, dtype={"category": "string", "teacher": "string"})
+    rows = read_table(root / "ablations" / OMEGA)
     if rows["teacher"].nunique() < 2:
         return {}
     means = rows.pivot_table(index="category", columns="teacher", values="omega", sort=False).round(3)
@@ -126,12 +127,7 @@ def machine(device: str) -> str:
 def read_kept(path: Path) -> StudyResults:
     """Read a kept study by the path of its JSON."""
     about = read_json(path)
-    frame = pd.read_csv(
-        path.with_suffix(".csv"),
-        dtype={"seed": "Int64", "category": "string", "arm": "string"},
-        keep_default_na=False,
-        na_values={"seed": [""], "value": [""]},
-    )
+    frame = read_table(path.with_suffix(".csv")).astype({"seed": "Int64"})
     seconds: dict[str, float] = {}
     for arm in dict.fromkeys(frame["arm"]):
         start = f"distillation/{slug(arm)}/seed"

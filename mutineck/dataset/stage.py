@@ -61,9 +61,10 @@ class DatasetSummary:
         import pandas as pd
 
         table = pd.DataFrame({split: self.splits[split]["per_category"] for split in SPLITS}).loc[list(self.categories)]
-        table.loc["all boxes"] = table.sum()
-        table.loc["images"] = [self.splits[split]["images"] for split in SPLITS]
-        return table.astype(int)
+        images = {split: self.splits[split]["images"] for split in SPLITS}
+        # Rows of their own: a category may be called "images".
+        totals = pd.DataFrame([table.sum().to_dict(), images], index=["all boxes", "images"], columns=table.columns)
+        return pd.concat([table, totals]).astype(int)
 
     def defect_counts(self) -> pd.DataFrame:
         """Return how many defects there were, by reason and what was done."""

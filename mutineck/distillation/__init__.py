@@ -41,7 +41,9 @@ def loss_shares(study: Study) -> pd.DataFrame:
     """Return each loss term's share of the total, mean of the run's first and of its last tenth."""
     import pandas as pd
 
-    curves = pd.read_csv(study.need("distillation", study.item or "", "curves.csv"))
+    from mutineck.system.tables import read_table
+
+    curves = read_table(study.need("distillation", study.item or "", "curves.csv"))
     shares = curves[curves.term.str.startswith("share/")].assign(term=lambda rows: rows.term.str.removeprefix("share/"))
     last = shares.iteration.max()
     first_tenth = shares[shares.iteration <= max(shares.iteration.min(), last // 10)].groupby("term").value.mean()

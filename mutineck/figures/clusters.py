@@ -26,6 +26,7 @@ from mutineck.figures.style import (
 )
 from mutineck.study.stage import Study
 from mutineck.system.files import read_json
+from mutineck.system.tables import read_table
 
 METHODS = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
 THUMBNAIL = 96
@@ -43,7 +44,7 @@ def embedding(study: Study) -> Drawing:
     table = table[table["method"] == "umap"]
     panels = list(dict.fromkeys(table["panel"]))
     teachers = [panel for panel in panels if panel != ALL]
-    separation = pd.read_csv(study.need("clusters", "separation.csv")).set_index("teacher")["silhouette"]
+    separation = read_table(study.need("clusters", "separation.csv")).set_index("teacher")["silhouette"]
     titles = {name: f"{name} (silhouette {separation[name]:.2f})" for name in teachers}
     titles[ALL] = f"all teachers, in the space of {teachers[0]}"
     figure, counts = _scatter_grid(study, table, "panel", titles, teachers)
@@ -85,7 +86,7 @@ def projections(study: Study) -> Drawing:
 
 def cosines(study: Study) -> Drawing:
     """Draw each teacher's mean cosine between instances of each two categories, raw and standardised."""
-    table = pd.read_csv(study.need("features", "cosines.csv"), keep_default_na=False, na_values={"cosine": [""]})
+    table = read_table(study.need("features", "cosines.csv"))
     teachers = list(dict.fromkeys(table["teacher"]))
     categories = list(dict.fromkeys(table["category_a"]))
     k = len(categories)
@@ -140,9 +141,7 @@ def exemplars(study: Study, teacher: str | None = None) -> Drawing:
         teacher: whose centroids; those that teach the student if None.
     """
     near = pd.read_parquet(study.need("clusters", "nearest.parquet"))
-    statistics = pd.read_csv(
-        study.need("clusters", "statistics.csv"), keep_default_na=False, na_values={"silhouette": [""]}
-    )
+    statistics = read_table(study.need("clusters", "statistics.csv"))
     name = teacher or teaching_teacher(study.experiment, list(dict.fromkeys(near["teacher"])))
     near = near[(near["teacher"] == name) & (near["place"] < EACH)]
     statistics = statistics[statistics["teacher"] == name].set_index(["category", "cluster"])

@@ -11,6 +11,7 @@ from mutineck.ablations.results import TEACHER, collect, part_known, scores
 from mutineck.figures.style import MARKERS, TWO_COLUMNS, Drawing, arm_colours, new_figure
 from mutineck.study.experiment import INTERMEDIATE
 from mutineck.study.stage import Study
+from mutineck.system.tables import read_table
 
 STUDENT = "student"
 AXES = {"parameters": (1e6, "parameters, millions"), "multiply_adds": (1e9, "multiply-adds, billions"), "milliseconds":
@@ -19,7 +20,7 @@ AXES = {"parameters": (1e6, "parameters, millions"), "multiply_adds": (1e9, "mul
 
 def costs(study: Study) -> Drawing:
     """Draw mAP against parameters, multiply-adds and measured time, teachers black, students in their arms' colours."""
-    table = pd.read_csv(study.need("ablations", COSTS)).set_index("detector")
+    table = read_table(study.need("ablations", COSTS)).set_index("detector")
     split = study.experiment.evaluation.report
     frame = collect(study)
     reached = 100 * scores(frame, split).groupby("arm", sort=False)["value"].mean()

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from mutineck.ablations.results import TEACHER, runs
 from mutineck.figures.style import TWO_COLUMNS, Drawing, arm_colours, distinct_colours, in_words, new_figure
 from mutineck.study.stage import Study
+from mutineck.system.tables import read_table
 
 SMOOTHING = 0.05
 """Share of a run's iterations that a loss is averaged over."""
@@ -199,7 +200,7 @@ def _taught_share(shares: dict[str, pd.DataFrame]) -> str:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    frame = pd.read_csv(path)
+    frame = read_table(path)
     absent = [column for column in ("iteration", "epoch", "term", "value") if column not in frame]
     if absent:
         raise ValueError(f"{path}: lacks the columns {', '.join(absent)}; run the stage that wrote it again")

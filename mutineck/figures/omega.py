@@ -15,6 +15,7 @@ from mutineck.figures.split import Split
 from mutineck.figures.style import TWO_COLUMNS, Drawing, distinct_colours, hide_axes, in_words, new_figure
 from mutineck.study.experiment import CHOOSING, INTERMEDIATE
 from mutineck.study.stage import Study
+from mutineck.system.tables import read_table
 
 SHOWN = 10
 """Targets on the board of the weaker teacher's."""
@@ -29,7 +30,7 @@ def read_omega(study: Study) -> pd.DataFrame:
     Raises:
         FileNotFoundError: they are not there; the message names the command that makes them.
     """
-    return pd.read_csv(study.need("ablations", OMEGA), keep_default_na=False, na_values={c: [""] for c in CORNERS})
+    return read_table(study.need("ablations", OMEGA))
 
 
 def who_teaches(study: Study) -> Drawing:

@@ -10,6 +10,7 @@ from mutineck.ablations.detectors import LAYOUT, TIGHTNESS
 from mutineck.figures.style import TWO_COLUMNS, Drawing, category_colours, hide_axes, in_words, new_figure
 from mutineck.study.stage import Study
 from mutineck.system.files import read_json
+from mutineck.system.tables import read_table
 
 COLUMNS, MOST_COLUMNS = 3, 4
 """Panels in a row: four if that is all of them, otherwise three."""
@@ -17,8 +18,8 @@ COLUMNS, MOST_COLUMNS = 3, 4
 
 def tightening(study: Study) -> Drawing:
     """Draw every detector's targets in one UMAP, with the centroids, and how tightly they gather."""
-    table = pd.read_csv(study.need("ablations", TIGHTNESS)).set_index("detector")
-    layout = pd.read_csv(study.need("ablations", LAYOUT), keep_default_na=False)
+    table = read_table(study.need("ablations", TIGHTNESS)).set_index("detector")
+    layout = read_table(study.need("ablations", LAYOUT))
     categories = read_json(study.need("dataset", "dataset.json"))["categories"]
     colours = category_colours(categories)
     names = list(table.index)

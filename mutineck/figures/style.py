@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Iterable, Sequence
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -37,6 +40,7 @@ MATCHED, FALSE, MISSED = "#0072B2", "#D55E00", "#F0E442"
 
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # ships with matplotlib, so it is the same on every machine
+    "text.parse_math": False,  # a category may hold a dollar sign
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
@@ -79,7 +83,8 @@ class StudyFigure(Figure):
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
-        self.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+        with missing_letters("this figure"):
+            self.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
         return buffer.getvalue()
 
 
@@ -96,9 +101,39 @@ class Drawing:
     alt: str
 
 
+FALLBACKS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Noto Sans", "FreeSans", "Unifont")
+"""Fonts for letters that DejaVu lacks, as far as the machine has them: Chinese, Japanese, Korean and others."""
+FONTS_REMEDY = "apt-get install fonts-noto-cjk"
+
+
+@lru_cache
+def _fonts() -> list[str]:
+    from matplotlib.font_manager import fontManager
+
+    there = {font.name for font in fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in FALLBACKS if name in there)]
+
+
 def use_style() -> None:
     """Set matplotlib's defaults to this project's style; harmless to repeat."""
-    matplotlib.rcParams.update(STYLE)  # type: ignore[arg-type]
+    matplotlib.rcParams.update(STYLE | {"font.family": _fonts()})  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def missing_letters(name: str, *, say: bool = True) -> Iterator[None]:
+    """Say once, or not at all, which letters of a figure no font here has, instead of matplotlib's warning for each."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        yield
+    letters = ""
+    for each in told:
+        if found := re.match(r"Glyph (\d+) .* missing from", str(each.message)):
+            letters += chr(int(found[1]))
+        else:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    if letters and say:
+        unique = "".join(dict.fromkeys(letters))
+        print(f"{name}: no font here has {unique!r}, so boxes stand in their place; type: {FONTS_REMEDY}")
 
 
 def new_figure(width: float = TWO_COLUMNS, height: float = 3.0) -> StudyFigure:
@@ -182,7 +217,7 @@ def save_figure(
     use_style()
     folder = study.path("figures")
     for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
-        with atomic_path(folder / f"{name}{suffix}") as temporary:
+        with atomic_path(folder / f"{name}{suffix}") as temporary, missing_letters(name, say=suffix == ".png"):
             figure.savefig(temporary, format=suffix[1:], dpi=DPI, metadata=metadata)
     write_text(folder / f"{name}.csv", data.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     files = {kind: f"{name}.{kind}" for kind in ("png", "pdf", "csv")}

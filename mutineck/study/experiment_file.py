@@ -126,7 +126,7 @@ def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def apply_override(data: dict[str, Any], override: str) -> None:
-    """Set one `field.path=value` in a raw experiment, in place; the value is read as YAML.
+    """Set one `field.path=value` in a raw experiment, in place; the value is read as YAML, or is text as it stands.
 
     Raises:
         ExperimentError: no `=`, a value that is no YAML, or a path through something that has no fields.
@@ -135,13 +135,27 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     if not separator or not path.strip():
         raise ExperimentError(f"--set {override!r}: expected field.path=value, e.g. dataset.root=PATH")
     try:
-        value = yaml.safe_load(text)
+        value = read_value(text)
     except yaml.YAMLError as error:
         raise ExperimentError(f"--set {override!r}: the value is not valid YAML: {error}") from error
     try:
         set_field(data, path, value)
     except ExperimentError as error:
         raise ExperimentError(f"--set {override!r}: {error}") from None
+
+
+def read_value(text: str) -> Any:
+    """Return a value as a command line gives it: a number, a truth value, null, a list or a record of YAML, else text.
+
+    Text is the shell's, letter by letter: `#`, `: `, `*`, `&`, `@` and blanks at the end mean nothing.
+
+    Raises:
+        yaml.YAMLError: a list, a record or a quoted text that is not valid YAML.
+    """
+    if text.strip()[:1] in ("[", "{", '"', "'", "") or "\n" in text.strip():
+        return yaml.safe_load(text)
+    kind = yaml.SafeLoader("").resolve(yaml.ScalarNode, text.strip(), (True, False)).rpartition(":")[2]
+    return yaml.safe_load(text) if kind in ("int", "float", "bool", "null") else text
 
 
 def set_field(data: dict[str, Any], path: str, value: Any) -> None:

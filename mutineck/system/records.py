@@ -15,7 +15,7 @@ class Record(BaseModel):
     What stands below a field is its description: `docs/settings.md` is written from it.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, coerce_numbers_to_str=True)
 
 
 def differences(before: Any, now: Any, path: str = "") -> Iterator[str]:

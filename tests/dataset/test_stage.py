@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from mutineck.dataset import DatasetError, convert
 from mutineck.dataset.images import ORIENTATION, TURN_UNSAID
 from mutineck.dataset.split import stratified_split
-from mutineck.dataset.stage import repeats_val
+from mutineck.dataset.stage import DatasetSummary, repeats_val
 from mutineck.study.experiment import DatasetSpec
 from mutineck.system.files import read_json
 
@@ -358,3 +358,11 @@ def test_a_download_happens_only_on_request(tmp_path, monkeypatch, voc_root):
     study = make_study(tmp_path / "out", format="voc", root=str(tmp_path / "new"), download=True)
     convert(study)
     assert asked == [("voc", tmp_path / "new")]
+
+
+def test_totals_stand_beside_a_category_of_their_name() -> None:
+    boxes = {"images": 3, "all boxes": 4}
+    splits = {name: {"images": 2, "boxes": 7, "crowd": 0, "per_category": boxes} for name in ("train", "val", "test")}
+    table = DatasetSummary(("images", "all boxes"), splits, []).counts()
+    assert table["train"].tolist() == [3, 4, 7, 2]
+    assert table.index.tolist() == ["images", "all boxes", "all boxes", "images"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 
 from mutineck.figures.style import (
@@ -12,6 +15,7 @@ from mutineck.figures.style import (
     category_colours,
     distinct_colours,
     in_words,
+    new_figure,
 )
 
 
@@ -51,3 +55,22 @@ def test_student_is_grey_and_no_arm_black() -> None:
 )
 def test_in_words(names: list[str], words: str) -> None:
     assert in_words(names) == words
+
+
+def test_letters_that_no_font_has_are_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    figure = new_figure(2, 1)
+    figure.subplots().set_title("US$ 5/10 $ \U00012000\U00012000")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure._repr_png_()
+    told = capsys.readouterr().out
+    assert told.startswith("this figure: no font here has '\U00012000', so boxes") and told.count("\n") == 1
+
+
+def test_a_dollar_sign_is_a_letter() -> None:
+    widths = []
+    for title in ("US$ 5/10 $", "US 5/10"):
+        figure = new_figure(4, 1)
+        text = figure.text(0, 0, title)
+        widths.append(text.get_window_extent(FigureCanvasAgg(figure).get_renderer()).width)
+    assert widths[0] > 1.15 * widths[1]

@@ -20,12 +20,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
-
 from mutineck.study.experiment import Experiment, load_experiment
 from mutineck.study.experiment_file import repository
 from mutineck.study.stage import revision
 from mutineck.system.files import read_json, write_json
+from mutineck.system.tables import read_table
 from tests.reliability.studies import Run
 
 REPORT = repository() / "docs" / "reliability" / "portable.json"
@@ -94,7 +93,7 @@ def run(experiment: Experiment, variant: Variant, work: Path) -> dict[str, Any]:
 
 def numbers(root: Path) -> dict[str, dict[str, float]]:
     """Return bbox_mAP, 0 to 1, of each arm and teacher of a finished study, by split; the mean over seeds."""
-    rows = pd.read_csv(root / "ablations" / "results.csv", dtype={"arm": "string", "split": "string"})
+    rows = read_table(root / "ablations" / "results.csv")
     rows = rows[rows["metric"] == "bbox_mAP"]
     means = rows.groupby(["arm", "split"], sort=False)["value"].mean().round(5)
     found: dict[str, dict[str, float]] = {}

@@ -6,7 +6,7 @@ import yaml
 from mutineck import cli
 from mutineck.running import engine
 from mutineck.study.experiment import load_experiment, load_series
-from mutineck.study.experiment_file import find_file, merge, read_fields, repository, study_files
+from mutineck.study.experiment_file import find_file, merge, read_fields, read_value, repository, study_files
 from mutineck.system.errors import ExperimentError
 
 DETECTOR = {"family": "faster_rcnn", "depth": 34}
@@ -170,3 +170,40 @@ def test_a_base_is_no_field_that_can_be_set(write):
     with pytest.raises(ExperimentError, match="base: unknown key 'base'"):
         load_experiment(folder / "plain.yaml", ["base=plain.yaml"])
     assert "base" not in read_fields(folder / "plain.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("/data/set #1", "/data/set #1"),
+        ("C:\\sets: new", "C:\\sets: new"),
+        ("*all", "*all"),
+        ("&one", "&one"),
+        ("@home", "@home"),
+        ("!tag", "!tag"),
+        ("#1", "#1"),
+        ("- a", "- a"),
+        ("=", "="),
+        ("<<", "<<"),
+        ("2026-01-01", "2026-01-01"),
+        ("two words ", "two words "),
+        ("3", 3),
+        ("1.e-4", 1e-4),
+        ("true", True),
+        ("off", False),
+        ("null", None),
+        ("", None),
+        ("[1, a b]", [1, "a b"]),
+        ("{student: null}", {"student": None}),
+        ("'x # y'", "x # y"),
+    ],
+)
+def test_the_value_of_the_command_line_is_the_value(text: str, value: object) -> None:
+    found = read_value(text)
+    assert found == value and type(found) is type(value)
+
+
+def test_a_folder_of_any_name_is_that_folder(write):
+    file = write(plain=PLAIN) / "plain.yaml"
+    for folder in ("/data/set #1", "7", "2026-01-01"):
+        assert load_experiment(file, [f"dataset.root={folder}", "dataset.format=voc"]).dataset.root == folder

@@ -1,0 +1,28 @@
+"""Reading this project's CSV tables: names are text, whatever they look like, and only numbers may be missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+NAMES = (
+    *("arm", "category", "category_a", "category_b", "detector", "kind", "metric", "panel"),
+    *("space", "split", "teacher", "term"),
+)
+"""Columns that hold names. A category may be called 1, True, NA or null."""
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Return a tidy table: columns of `NAMES` as text, an empty cell of any other as NaN.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    columns = pd.read_csv(path, nrows=0).columns
+    return pd.read_csv(
+        path,
+        dtype={name: str for name in columns if name in NAMES},
+        keep_default_na=False,
+        na_values={name: [""] for name in columns if name not in NAMES},
+    )
