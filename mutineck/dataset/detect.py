@@ -22,7 +22,9 @@ EXPECTED = {
 }
 """What is looked for, by format."""
 DEEPEST = 3
-"""Folders in which there is nothing but one other folder, as archives have them, that are gone through."""
+"""Folders in which there is little but one other folder, as archives have them, that are gone through."""
+MOST_BESIDE = 3
+"""Such a folder's entries at most: the archive itself may lie there, and a file to be read first."""
 
 
 def find_layout(root: Path, form: Literal["auto", "voc", "coco", "yolo"]) -> Layout:
@@ -45,7 +47,7 @@ def find_layout(root: Path, form: Literal["auto", "voc", "coco", "yolo"]) -> Lay
             raise DatasetError(_several(base, found))
         inside = [path for path in base.iterdir() if not path.name.startswith(".") and path.name != "__MACOSX"]
         folders = [path for path in inside if path.is_dir()]
-        if len(folders) != 1 or len(inside) > 2:
+        if len(folders) != 1 or len(inside) > MOST_BESIDE:
             break
         base = folders[0]
     others = [layout for each in FINDERS if each not in forms for layout in FINDERS[each](root)]

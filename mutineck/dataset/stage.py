@@ -106,9 +106,10 @@ def convert(study: Study) -> DatasetSummary:
         study.note(*layout_inputs(layout))
     reading = read_layout(root, layout, names, offset=spec.voc_offset, limit=spec.limit, seed=spec.seed)
     source = _source(reading, root, image_root, spec)
+    source.notes["format"] = spec.format
     if spec.format != "shapes":
         source.hints = [_read_as(layout, reading), *layout.remarks, *source.hints]
-    source.notes |= {"format": layout.format, "layout": layout.title}
+        source.notes |= {"format": layout.format, "layout": layout.title, "hints": source.hints}
     for hint in source.hints:
         print(f"dataset: {hint}")
     if spec.strict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ NO_PICTURE = "label file without a picture"
 UNREADABLE_LABELS = "unreadable label file"
 CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels")
 """Files with a class a line: of LabelImg and Label Studio, CVAT, Roboflow."""
-LIST_FILES = (*CLASS_FILES, "train.txt", "valid.txt", "val.txt", "test.txt", "readme.txt", "notes.txt")
+LIST_FILES = (*CLASS_FILES, "train.txt", "valid.txt", "val.txt", "test.txt", "notes.txt")
+"""Text files that are no labels, in small letters."""
 CVAT_FOLDERS = {
     "obj_train_data": "train",
     "obj_valid_data": "val",
@@ -130,7 +132,8 @@ def _place(root: Path, written: str, path: str) -> Path | None:
     candidates += [tail[start:] for start in range(1, len(tail))]
     for parts in candidates:
         place = root.joinpath(*parts)
-        if place.is_dir() or (place.is_file() and place.suffix == ".txt"):
+        # Unlike Path's, these are False also for a name that is longer than the system allows
+        if os.path.isdir(place) or (os.path.isfile(place) and place.suffix == ".txt"):
             return place
     return None
 
@@ -163,21 +166,22 @@ def _has_labels(folder: Path, *, below: bool = True) -> bool:
 
 
 def _is_label(name: str) -> bool:
-    return name.rpartition("/")[2].lower() not in LIST_FILES
+    own = name.rpartition("/")[2].lower()
+    return own not in LIST_FILES and not own.startswith("readme")
 
 
 def yolo_inputs(layout: Layout) -> Iterator[Outside]:
     """Yield what counts of YOLO's labels: these and the classes whole, of pictures the names."""
     if layout.classes is not None:
         yield Outside(str(layout.classes))
-    if not layout.parts[0].deep:
+    places = [place for part in layout.parts for place in part.pictures]
+    if not layout.parts[0].deep or any(place.is_file() for place in places):
+        # Labels lie wherever a list of pictures leads
         yield Outside(str(layout.base), "content", (".txt",))
         return
     yield Outside(str(layout.base), "folders", ("images", "labels", *split_words()))
-    for place in (place for part in layout.parts for place in part.pictures):
-        if place.is_file():
-            yield Outside(str(place))
-        elif (labels := _label_folder(place)) != place:
+    for place in places:
+        if (labels := _label_folder(place)) != place:
             yield Outside(str(labels), "content", (".txt",))
             yield Outside(str(place), "names", PICTURE_SUFFIXES)
         else:
