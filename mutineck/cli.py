@@ -163,17 +163,9 @@ def _alias(text: str) -> tuple[str, str]:
 
 def _last_study(given: argparse.Namespace, file: str | Path | None = None) -> tuple[Experiment, Path]:
     """Return an experiment (its file as it is now, the last run's `--set`, then those given) and the study's folder."""
-    from mutineck.running.engine import LAST_RUN
-    from mutineck.running.status import last_overrides
-    from mutineck.study.experiment import load_experiment
+    from mutineck.study.last_run import load_as_last_run
 
-    file = file or given.experiment
-    experiment = load_experiment(file, given.overrides)
-    root = given.outputs / experiment.name
-    if remembered := last_overrides(root / LAST_RUN):
-        print(f"with {' '.join(f'--set {shlex.quote(item)}' for item in remembered)}, as in the last run")
-        experiment = load_experiment(file, [*remembered, *given.overrides])
-    return experiment, root
+    return load_as_last_run(file or given.experiment, given.overrides, given.outputs)[:2]
 
 
 def run(given: argparse.Namespace) -> int:
@@ -226,14 +218,10 @@ def run(given: argparse.Namespace) -> int:
 
 def _all_overrides(given: argparse.Namespace, experiment: Experiment) -> list[str]:
     """Return what a run has set beside the experiment's file; the study's own file holds what its last run had set."""
-    from mutineck.running.engine import LAST_RUN
-    from mutineck.running.status import last_overrides
-    from mutineck.study.experiment_file import find_file
-    from mutineck.study.stage import EXPERIMENT_FILE
+    from mutineck.study.last_run import is_of_study, last_overrides
 
     root = given.outputs / experiment.name
-    own = find_file(given.experiment) == (root / EXPERIMENT_FILE).resolve()
-    return [*(last_overrides(root / LAST_RUN) if own else ()), *given.overrides]
+    return [*(last_overrides(root) if is_of_study(given.experiment, root) else ()), *given.overrides]
 
 
 def _say_revisions(experiment: Experiment, root: Path) -> None:

@@ -32,12 +32,11 @@ from mutineck.ablations.results import TEACHER, part_known, scores
 from mutineck.ablations.studies import StudyResults, fingerprint
 from mutineck.ablations.table import DASH, to_markdown
 from mutineck.figures.gains import save_gains
-from mutineck.running.engine import LAST_RUN
-from mutineck.running.status import last_overrides
 from mutineck.study.checks import remarks
 from mutineck.study.experiment import load_experiment, slug
 from mutineck.study.experiment_file import study_files
 from mutineck.study.jobs import jobs
+from mutineck.study.last_run import last_overrides
 from mutineck.study.stage import read_manifest, revision
 from mutineck.system.files import read_json, write_json, write_text
 from mutineck.system.tables import read_table
@@ -101,7 +100,7 @@ def omega(root: Path) -> dict[str, dict[str, float]]:
 
 def command(name: str, root: Path) -> str:
     """Return what to type to repeat a study, with all that was set beside its file; the data's folder is one's own."""
-    given = last_overrides(root / LAST_RUN)
+    given = last_overrides(root)
     named = ["dataset.root=PATH" if item.startswith("dataset.root=") else item for item in given]
     return shlex.join(["mutineck", "run", f"experiments/{name}.yaml", *(w for item in named for w in ("--set", item))])
 

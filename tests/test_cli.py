@@ -1,7 +1,6 @@
 """The command line: what it refuses and how, and that it answers fast."""
 
 import io
-import json
 import os
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from mutineck.running import engine
 from mutineck.study.experiment import load_experiment
 from mutineck.study.experiment_file import repository
 from mutineck.study.jobs import jobs
+from mutineck.study.last_run import note_last_run
 from mutineck.study.stage import Study
 from mutineck.system.files import write_json
 from mutineck.system.processes import STOPPING, exclusive
@@ -94,9 +94,7 @@ def test_status_of_nothing(tmp_path, capsys):
 
 
 def test_status_remembers_what_the_last_run_was_given(tmp_path, capsys):
-    last = tmp_path / "smoke" / engine.LAST_RUN
-    last.parent.mkdir(parents=True)
-    last.write_text(json.dumps({"overrides": ["seeds=[0, 1]"]}))
+    note_last_run(tmp_path / "smoke", ["seeds=[0, 1]"])
     cli.main(["status", "smoke", "--outputs", str(tmp_path)])
     text = capsys.readouterr().out
     assert "with --set 'seeds=[0, 1]', as in the last run" in text
@@ -108,7 +106,7 @@ def test_status_remembers_what_the_last_run_was_given(tmp_path, capsys):
 
 def test_clean_keeps_what_the_last_run_made_whatever_else_is_given(tmp_path, capsys):
     # The name has to be given, for the folder; what else the run was given is remembered there.
-    write_json(tmp_path / "mine" / engine.LAST_RUN, {"overrides": ["seeds=[0, 1]", "name=mine"]})
+    note_last_run(tmp_path / "mine", ["seeds=[0, 1]", "name=mine"])
     kept = tmp_path / "mine" / "distillation" / "student" / "seed1"
     kept.mkdir(parents=True)
     cleaned = ["clean", "smoke", "--outputs", str(tmp_path), "--set", "name=mine", "--yes"]
@@ -175,7 +173,7 @@ def test_the_studys_own_file_holds_what_was_set_and_the_last_run_stays_known(tmp
     )
     root = tmp_path / "smoke"
     engine.write_experiment(load_experiment("smoke", ["seeds=[0, 1]"]), root)
-    write_json(root / engine.LAST_RUN, {"overrides": ["seeds=[0, 1]"]})
+    note_last_run(root, ["seeds=[0, 1]"])
     for file in (str(root / "experiment.yaml"), "smoke"):
         assert cli.main(["run", file, "--outputs", str(tmp_path), "--set", "clusters.k=4"]) == 0
     assert received == [["seeds=[0, 1]", "clusters.k=4"], ["clusters.k=4"]]

@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from mutineck.ablations.table import write_tables
-from mutineck.running.engine import LAST_RUN, write_experiment
+from mutineck.running.engine import write_experiment
 from mutineck.study.experiment import Experiment
 from mutineck.study.jobs import jobs
+from mutineck.study.last_run import note_last_run
 from mutineck.study.stage import Study
 from mutineck.system.files import write_json
 from tests.scripts import load
@@ -96,7 +97,7 @@ def finished(documents: Path) -> Path:
     write_tables(Study(experiment, root, "ablations"))
     weights = "image_id,category,teacher,omega\n1,ace,big,0.6\n1,ace,lost,0.4\n2,ace,big,0.8\n2,ace,lost,0.2\n"
     (root / "ablations" / "omega.csv").write_text(weights)
-    write_json(root / LAST_RUN, {"overrides": ["dataset.root=/home/somebody", "seeds=[0, 1]"]})
+    note_last_run(root, ["dataset.root=/home/somebody", "seeds=[0, 1]"])
     return documents
 
 

@@ -24,6 +24,7 @@ from mutineck.study.experiment import STAGES, Experiment
 from mutineck.study.experiment_file import repository
 from mutineck.study.inputs import changed_inputs
 from mutineck.study.jobs import Job, changed_settings, error_of, jobs, needs
+from mutineck.study.last_run import note_last_run
 from mutineck.study.stage import EXPERIMENT_FILE, damage, read_manifest
 from mutineck.system.errors import ExperimentError, unknown
 from mutineck.system.files import read_json, write_json, write_text
@@ -36,8 +37,6 @@ CANCEL = 60.0
 """Seconds that a cluster gets to take back its jobs."""
 SNAKEMAKE_LOG = "log/snakemake.log"
 SNAKEMAKE_CONFIG = "log/snakemake.json"
-LAST_RUN = "log/last_run.json"
-"""What the last run was given that the experiment's file does not say."""
 
 
 class StudyFailed(RuntimeError):
@@ -125,7 +124,7 @@ def run(
                     print(f"{job}: {why}; it is run again", flush=True)
         config["again_for"] = {str(job): why for job, why in again_for.items()}
         if not dry_run:
-            write_json(root / LAST_RUN, {"overrides": list(overrides)})
+            note_last_run(root, overrides)
         made_again = {*again_for, *(job for job in wanted if job.stage in force)}
         if refused := _refusals(experiment, root, wanted, made_again):
             if not dry_run:

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mutineck.running.engine import LAST_RUN, SNAKEMAKE_CONFIG, SNAKEMAKE_LOG
+from mutineck.running.engine import SNAKEMAKE_CONFIG, SNAKEMAKE_LOG
 from mutineck.running.workflow import running_of
 from mutineck.study.checks import check_in, remark
 from mutineck.study.experiment import Experiment
 from mutineck.study.inputs import changed_inputs
 from mutineck.study.jobs import ITEM_STAGES, Job, changed_settings, error_of, items, jobs, log_of, needs, page_of
+from mutineck.study.last_run import LAST_RUN
 from mutineck.study.stage import EXPERIMENT_FILE, damage, read_manifest, revision
-from mutineck.system.files import read_json
 from mutineck.system.processes import LOCK
 
 _LEFTOVER = re.compile(r"^\..+\.[a-z0-9_]{8}(\.\w+)?$|\.(running|failed)\.ipynb$")
@@ -168,8 +168,3 @@ def removable(experiment: Experiment, root: Path) -> list[tuple[Path, str]]:
         if known.isdisjoint(path.parents) and not any(each in found for each in (path, *path.parents)):
             found[path] = "it belongs to no job of the experiment"
     return list(found.items())
-
-
-def last_overrides(path: Path) -> list[str]:
-    """Return the `--set` items of the last run, from the file that it left; none if there is no such file."""
-    return list(read_json(path)["overrides"]) if path.is_file() else []

@@ -16,9 +16,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mutineck.study.experiment import INTERMEDIATE, STAGES, Experiment, load_experiment, slug
+from mutineck.study.experiment import INTERMEDIATE, STAGES, Experiment, slug
 from mutineck.study.experiment_file import find_file, repository
 from mutineck.study.inputs import INPUTS, Outside, outside
+from mutineck.study.last_run import load_as_last_run
 from mutineck.system.errors import ExperimentError, unknown
 from mutineck.system.files import read_json, sha256_json, sha256_path, write_json
 from mutineck.system.processes import hold
@@ -204,7 +205,8 @@ def begin(stage: str, variables: Mapping[str, Any]) -> Study:
         variables: the notebook's `globals()`. Before the first call they hold nothing but parameters; once a `Study` is
             among them, the cell is run again, and other names are the notebook's own.
 
-    The stage's folder is this process's own until it ends.
+    The study is the one that `mutineck run` has left: what its last run has set counts, and then `overrides`. The
+    stage's folder is this process's own until it ends.
 
     Raises:
         ExperimentError: a parameter that this notebook does not read (papermill itself only warns), a wrong type, or
@@ -220,12 +222,11 @@ def begin(stage: str, variables: Mapping[str, Any]) -> Study:
     overrides = given.get("overrides") or []
     if isinstance(overrides, str):
         raise ExperimentError(f"parameter overrides: expected a list of 'field.path=value', got {overrides!r}")
-    experiment = load_experiment(given["experiment"], overrides)
     outputs = Path(given.get("outputs", "outputs")).expanduser()
     if not outputs.is_absolute():
         # A notebook opened in notebooks/ shares its outputs with the repository's root.
         outputs = repository() / outputs
-    root = outputs / experiment.name
+    experiment, root, overrides = load_as_last_run(given["experiment"], overrides, outputs)
     bound_threads(experiment)
     print(f"{experiment.name}: {stage}, in {root}")
     file = find_file(given["experiment"])

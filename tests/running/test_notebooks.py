@@ -12,6 +12,7 @@ from mutineck.running.notebooks import NotebookError, Progress, declared_paramet
 from mutineck.running.workflow import notebook_of
 from mutineck.study.experiment import STAGES
 from mutineck.study.experiment_file import repository
+from mutineck.study.last_run import note_last_run
 from mutineck.study.stage import PARAMETERS
 from mutineck.system.errors import ExperimentError
 
@@ -132,6 +133,23 @@ def test_progress_shows_little_and_keeps_all(tmp_path, capsys):
     progress.close()
     assert capsys.readouterr().out.splitlines() == ["  teachers a: epoch 2", "  teachers a: 10%|#"]
     assert (tmp_path / "log" / "a.log").read_bytes() == b"epoch 1\nepoch 2\na warning\n\r10%|#epoch 3\n"
+
+
+@pytest.mark.slow
+def test_a_chapter_that_is_opened_after_a_run_reads_what_that_has_set(tmp_path):
+    """Its first cells as they are, in a kernel of their own, where somebody has opened it in JupyterLab."""
+    note_last_run(tmp_path / "smoke", ["clusters.k=7"])
+    chapter = nbformat.read(repository() / "notebooks" / "04_clusters.ipynb", as_version=4)
+    first = [cell for cell in chapter.cells if cell.cell_type == "code"][:2]
+    opened = new_notebook(cells=[*first, new_code_cell("print('k', study.experiment.clusters.k)")])
+    nbformat.write(opened, tmp_path / "n.ipynb")
+    parameters = {"experiment": "experiments/smoke.yaml", "outputs": str(tmp_path)}
+    execute(tmp_path / "n.ipynb", tmp_path / "out.ipynb", parameters, kernel_cwd=repository() / "notebooks")
+    printed = [
+        output.text for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells for output in cell.get("outputs", [])
+    ]
+    assert "with --set clusters.k=7, as in the last run\n" in printed[0]
+    assert printed[-1] == "k 7\n"
 
 
 def test_there_is_a_notebook_for_each_stage():

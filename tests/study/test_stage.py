@@ -10,6 +10,7 @@ import pytest
 from mutineck.running.engine import write_experiment
 from mutineck.study.experiment import load_experiment
 from mutineck.study.experiment_file import repository
+from mutineck.study.last_run import note_last_run
 from mutineck.study.stage import MANIFEST, PARAMETERS, Study, begin, read_manifest
 from mutineck.system import processes
 from mutineck.system.errors import ExperimentError
@@ -79,6 +80,18 @@ def test_a_chapter_begins_again_in_a_live_session(tmp_path):
     session["study"] = begin("dataset", session)
     session |= {"rows": [1, 2], "overrides": ["dataset.shapes.images=40"]}
     assert begin("dataset", session).experiment.dataset.shapes.images == 40
+
+
+def test_a_chapter_opens_the_study_as_it_was_last_run(tmp_path, capsys):
+    note_last_run(tmp_path / "smoke", ["clusters.k=7", "seeds=[0, 3]"])
+    study = begin("clusters", given(tmp_path))
+    assert (study.experiment.clusters.k, study.experiment.seeds) == (7, (0, 3))
+    assert "with --set clusters.k=7 --set 'seeds=[0, 3]', as in the last run" in capsys.readouterr().out
+    assert "--set clusters.k=7 --set 'seeds=[0, 3]' --until dataset" in study.command("dataset")
+    assert begin("clusters", given(tmp_path, overrides=["clusters.k=2"])).experiment.clusters.k == 2
+    # The file in the study's folder says all of it, also what has been changed in it since.
+    own = write_experiment(load_experiment("smoke", ["clusters.k=5"]), tmp_path / "smoke")
+    assert begin("clusters", given(tmp_path, experiment=str(own))).experiment.clusters.k == 5
 
 
 def test_begin_bounds_threads(tmp_path, monkeypatch):
