@@ -12,7 +12,7 @@ from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
-from mutineck.detection.specs import DetectorSpec, InputSpec, ScheduleSpec
+from mutineck.detection.specs import IMAGENET, RESNETS, DetectorSpec, InputSpec, ScheduleSpec
 from mutineck.system.errors import ExperimentError, unknown
 from mutineck.system.files import write_text
 
@@ -32,7 +32,7 @@ PAD_DIVISOR = 32
 SMALL_PROPOSALS = 200
 SMALL_ROI_SAMPLES = 64
 SMALL_ROI_SAMPLING = 2
-IMPORTS = ("mutineck.detection.repeatable", "mutineck.detection.hooks")
+IMPORTS = ("mutineck.detection.backbones", "mutineck.detection.repeatable", "mutineck.detection.hooks")
 """Modules that register with mmdet what every training uses."""
 TEST_KEYS = ("filename", "ori_filename", "ori_shape", "img_shape", "pad_shape", "scale_factor", "flip", "img_norm_cfg")
 
@@ -150,10 +150,13 @@ def model_config(spec: DetectorSpec, num_classes: int) -> dict[str, Any]:
     categories_in(model, num_classes)
     if spec.config is None:
         _resize(model, spec)
-    pretrained = {"type": "Pretrained", "checkpoint": spec.pretrained} if spec.pretrained else None
+    weights = spec.pretrained
+    if weights == IMAGENET:
+        weights = f"{'torchvision' if spec.backbone in RESNETS else IMAGENET}://{spec.backbone}"
+    pretrained = {"type": "Pretrained", "checkpoint": weights} if weights else None
     model["backbone"].pop("pretrained", None)
     model["backbone"]["init_cfg"] = pretrained
-    if pretrained is None:
+    if pretrained is None and "norm_cfg" in model["backbone"]:
         # Random weights: no stage may be frozen, and normalisation has statistics to learn.
         model["backbone"].update(frozen_stages=-1, norm_eval=False, norm_cfg={"type": "BN", "requires_grad": True})
     return model
@@ -173,12 +176,17 @@ def category_counts(model: Mapping[str, Any]) -> set[int]:
 
 def _resize(model: dict[str, Any], spec: DetectorSpec) -> None:
     """Set depth, widths, anchors and sample counts of a published network, in place."""
-    backbone = model["backbone"]
-    expansion = 1 if spec.depth < 50 else 4
-    stages = [spec.base_channels * 2**i * expansion for i in range(4)]
-    backbone.update(depth=spec.depth, base_channels=spec.base_channels, stem_channels=spec.base_channels)
-    # A caffe backbone exists for its published weights alone.
-    backbone.update(style="pytorch")
+    if spec.backbone is None or spec.backbone in RESNETS:
+        depth = RESNETS.get(spec.backbone or "", spec.depth)
+        stages = [spec.base_channels * 2**i * (1 if depth < 50 else 4) for i in range(4)]
+        # A caffe backbone exists for its published weights alone.
+        model["backbone"].update(
+            depth=depth, base_channels=spec.base_channels, stem_channels=spec.base_channels, style="pytorch"
+        )
+    else:
+        from mutineck.detection.backbones import backbone_config
+
+        model["backbone"], stages = backbone_config(spec.backbone, frozen=spec.pretrained is not None)
     neck = model["neck"]
     neck.update(in_channels=stages, out_channels=spec.neck_channels)
     anchors = spec.anchor_scale / PUBLISHED_ANCHOR_SCALE

@@ -7,7 +7,9 @@ from typing import Any
 
 from mmcv.cnn.utils.weight_init import INITIALIZERS, PretrainedInit, update_init_info
 
+from mutineck.detection.backbones import imagenet_weights
 from mutineck.detection.loading import CheckpointError, match_weights, read_weights
+from mutineck.detection.specs import IMAGENET
 from mutineck.system.download import fetch_weights
 
 
@@ -16,8 +18,8 @@ class VerifiedPretrainedInit(PretrainedInit):
     """mmcv's `Pretrained`, which neither verifies what it fetches nor minds weights that do not fit.
 
     Args:
-        checkpoint: a file, or `torchvision://NAME`, `open-mmlab://NAME` or `https://...`, where the file's name states
-            its hash.
+        checkpoint: a file, `imagenet://NAME` for weights in an installed package, or `torchvision://NAME`,
+            `open-mmlab://NAME` or `https://...`, where the file's name states its hash.
         prefix: the part of the checkpoint to load, such as `backbone.`.
         map_location: not used; weights are read onto the CPU.
     """
@@ -29,7 +31,9 @@ class VerifiedPretrainedInit(PretrainedInit):
             CheckpointError: a weight of the module is missing or of another shape, or see `read_weights`.
             DownloadError: see `mutineck.system.download.fetch`.
         """
-        weights = read_weights(published_file(self.checkpoint))
+        scheme, _, name = self.checkpoint.partition("://")
+        packaged = scheme == IMAGENET
+        weights = imagenet_weights(module, name) if packaged else read_weights(published_file(self.checkpoint))
         if self.prefix is not None:
             start = f"{self.prefix.removesuffix('.')}."
             weights = {name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)}

