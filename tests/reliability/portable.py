@@ -28,7 +28,7 @@ from mutineck.system.tables import read_table
 from tests.reliability.studies import Run
 
 REPORT = repository() / "docs" / "reliability" / "portable.json"
-ONEDNN = {"default": "SSE41", "avx2": "AVX2", "avx512": "AVX512_CORE"}
+ONEDNN = {"default": "AVX", "avx2": "AVX2", "avx512": "AVX512_CORE"}
 """What torch calls its instruction sets, least first, and oneDNN's bound that goes with each."""
 THREADS = (1, 2)
 ANSWER = "import torch; print(torch.backends.cpu.get_cpu_capability())"
