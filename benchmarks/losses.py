@@ -11,7 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.table import Row, Target, peak_bytes, side_by_side
-from mutineck.distillation.losses.fgd import FGDLoss, FGDWeights, fgd_masks
+from mutineck.detection.cells import pad_boxes
+from mutineck.distillation.losses.fgd import FGDLoss, fgd_masks
+from mutineck.distillation.weights import term_weights
+from mutineck.study.experiment import DistillationSpec
 
 STRIDES = (4, 8, 16, 32, 64)
 IMAGE = (800, 1333)
@@ -34,7 +37,12 @@ def random_boxes(count: int) -> list[Tensor]:
     return found
 
 
-def looped_masks(boxes: Sequence[Tensor], stride: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def whole_masks(boxes: Sequence[Tensor], stride: int, size: tuple[int, int]) -> dict[str, Tensor]:
+    """Return FGD's foreground and background `(N, H, W)`, of all boxes at once."""
+    return fgd_masks(*pad_boxes(boxes), stride, size)
+
+
+def looped_masks(boxes: Sequence[Tensor], stride: int, size: tuple[int, int]) -> dict[str, Tensor]:
     """Return FGD's foreground and background `(N, H, W)`, one box after another."""
     height, width = size
     foreground = boxes[0].new_zeros(len(boxes), height, width)
@@ -49,15 +57,13 @@ def looped_masks(boxes: Sequence[Tensor], stride: int, size: tuple[int, int]) ->
         back[front > 0] = 0
         if back.sum() > 0:
             back /= back.sum()
-    return foreground, background
+    return {"foreground": foreground, "background": background}
 
 
-def looped_fgd(
-    loss: FGDLoss, student: Tensor, teacher: Tensor, boxes: Sequence[Tensor], stride: int
-) -> dict[str, Tensor]:
+def looped_fgd(loss: FGDLoss, student: Tensor, teacher: Tensor, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return FGD's terms as its formulas stand: attended maps, masked maps, rebuilt maps, and their distances."""
     n, c, height, width = student.shape
-    temperature = loss.compare.temperature
+    temperature = loss.temperature
 
     def attentions(features: Tensor) -> tuple[Tensor, Tensor]:
         strength = features.abs()
@@ -70,13 +76,12 @@ def looped_fgd(
 
     spatial, channel = attentions(teacher)
     own_spatial, own_channel = attentions(student)
-    masks = looped_masks(boxes, stride, (height, width))
     terms = {}
-    for name, mask in zip(("foreground", "background"), masks, strict=True):
+    for name, mask in masks.items():
         root = mask[:, None].sqrt() * spatial.sqrt() * channel.sqrt()
         terms[name] = distance(student * root, teacher * root)
     gaps = (spatial - own_spatial).abs().sum() + (channel - own_channel).abs().sum()
-    rebuilt = loss.compare.student_context(student), loss.compare.teacher_context(teacher)
+    rebuilt = loss.student_context(student), loss.teacher_context(teacher)
     return terms | {"attention": gaps / n, "global": distance(*rebuilt)}
 
 
@@ -84,12 +89,13 @@ def rows() -> list[Row]:
     """Measure masks, and the loss with its backward pass, over all levels of a batch of 1333x800."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     boxes = {count: [b.to(device) for b in random_boxes(count)] for count in BOXES}
-    masks, looped = partial(every_level, fgd_masks), partial(every_level, looped_masks)
+    masks, looped = partial(every_level, whole_masks), partial(every_level, looped_masks)
     found = _compared("FGD masks", masks, looped, boxes, rounds=15)
     generator = torch.Generator().manual_seed(0)
     pairs = {s: torch.randn(2, BATCH, CHANNELS, *size, generator=generator).to(device) for s, size in sizes().items()}
     losses = {s: FGDLoss(CHANNELS).to(device) for s in STRIDES}
-    ours, theirs = partial(train, FGDLoss.forward, losses, pairs), partial(train, looped_fgd, losses, pairs)
+    ours = partial(train, FGDLoss.forward, whole_masks, losses, pairs)
+    theirs = partial(train, looped_fgd, looped_masks, losses, pairs)
     found += _compared("FGD loss", ours, theirs, boxes, rounds=5)
     most, reference = (peak_bytes(partial(run, boxes[100])) / 2**20 for run in (ours, theirs))
     name = f"FGD loss, {BOXES[-1]} boxes: peak memory beside the maps"
@@ -111,16 +117,19 @@ def every_level(build: Callable[..., object], boxes: Sequence[Tensor]) -> None:
 
 def train(
     evaluate: Callable[..., dict[str, Tensor]],
+    draw: Callable[..., dict[str, Tensor]],
     losses: Mapping[int, FGDLoss],
     pairs: Mapping[int, Tensor],
     boxes: Sequence[Tensor],
 ) -> None:
     """Go forward and backward over every level, from maps that are there."""
     terms: list[Tensor] = []
+    weights = term_weights(DistillationSpec(), "fgd", two_stage=True)
     for stride, (student, teacher) in pairs.items():
         losses[stride].zero_grad()
-        found = evaluate(losses[stride], student.detach().requires_grad_(), teacher, boxes, stride)
-        terms += FGDWeights().weigh(found).values()
+        masks = draw(boxes, stride, sizes()[stride])
+        found = evaluate(losses[stride], student.detach().requires_grad_(), teacher, masks)
+        terms += [weights[name] * value for name, value in found.items()]
     torch.stack(terms).sum().backward()
 
 

@@ -20,8 +20,9 @@ from mutineck.detection.evaluation import device_of, evaluation_loader
 from mutineck.detection.frozen import FrozenDetector, build_model
 from mutineck.detectors import batch_view as view
 from mutineck.detectors.folders import load_model
-from mutineck.distillation import guidance, guide
+from mutineck.distillation import guidance, teacher_loss
 from mutineck.distillation.distiller import Distiller
+from mutineck.distillation.losses import region
 from mutineck.distillation.stage import distiller_config
 from mutineck.study.experiment import load_experiment
 from mutineck.study.stage import Study
@@ -49,10 +50,10 @@ PARTS: dict[str, tuple[tuple[Any, str], ...]] = {
     "teachers' maps": ((FrozenDetector, "maps"),),
     "teachers' proposals": ((FrozenDetector, "proposals"),),
     "merge neck": ((merge.MergeNeck, "forward"),),
-    "targets and regions": ((guidance, "match_batch"), (guidance, "build_regions")),
-    "second stages": ((guidance, "boxes_to_ask"), (guidance, "compare_heads")),
-    "centroid loss": ((guide, "instance_vectors"), (guide.CentroidLoss, "forward")),
-    "region, attention and global loss": ((guide.Guide, "_level"),),
+    "targets and regions": ((guidance, "match_batch"), (region, "build_regions")),
+    "second stages": ((guidance, "comparison_boxes"), (guidance, "compare_heads")),
+    "centroid loss": ((teacher_loss, "instance_vectors"), (teacher_loss.CentroidLoss, "forward")),
+    "region, attention and global loss": ((teacher_loss.TeacherLoss, "_level"),),
     "cache": ((view.TensorCache, "get"), (view.TensorCache, "put"), (view, "digest")),
 }
 """Parts of a step and the functions that do them; what the losses of maps cost going back is in the backward pass."""
@@ -131,8 +132,7 @@ class Stepper:
     def teachers(self) -> list[FrozenDetector]:
         """The arm's teachers, the intermediate one's among them."""
         assert self.distiller.guidance is not None
-        merged = self.distiller.guidance._merged()
-        return self.distiller.guidance.teachers if merged is None else merged.teachers
+        return self.distiller.guidance.ensemble.single
 
     def __call__(self) -> None:
         """Take a step."""

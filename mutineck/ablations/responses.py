@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mutineck.ablations.detectors import RESPONSES, detectors
-from mutineck.distillation.observation import look
+from mutineck.distillation.observation import inspect_image
 from mutineck.study.experiment import CHOOSING
 from mutineck.study.stage import Study
 from mutineck.system.files import atomic_path
@@ -26,7 +26,7 @@ def measure_responses(study: Study, *, image: int | None = None) -> Path:
         ExperimentError: the split has no such picture.
     """
     shown = detectors(study)
-    seen = look(
+    seen = inspect_image(
         study,
         shown.teachers,
         merged=shown.intermediate is not None,

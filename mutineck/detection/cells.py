@@ -25,15 +25,13 @@ FLOAT_RANKS = 127
 class CellRanges:
     """Inclusive cell ranges of boxes, clipped to the map; empty where last < first.
 
-    Each field is `(...)` int64, one entry a box. `published` counts the cells before clipping, the
-    number by which FGD's published code divides.
+    Each field is `(...)` int64, one entry a box.
     """
 
     top: Tensor
     left: Tensor
     bottom: Tensor
     right: Tensor
-    published: Tensor
 
     def __getitem__(self, index: Any) -> CellRanges:
         """Return the ranges of some of the boxes."""
@@ -52,13 +50,6 @@ def _check_boxes(boxes: Tensor) -> Tensor:
     return boxes.to(torch.promote_types(boxes.dtype, torch.float32))
 
 
-def _ranges(scaled: Tensor, height: int, width: int) -> CellRanges:
-    first, last = scaled[..., :2].floor().long(), scaled[..., 2:].ceil().long()  # each (..., 2) as x, y
-    left, top = first.clamp(min=0).unbind(dim=-1)
-    right, bottom = torch.minimum(last, last.new_tensor([width - 1, height - 1])).unbind(dim=-1)
-    return CellRanges(top, left, bottom, right, published=(last - first + 1).prod(dim=-1))
-
-
 def cell_ranges(boxes: Tensor, stride: int, height: int, width: int) -> CellRanges:
     """Return the cells `floor(min / stride) .. ceil(max / stride)`, inclusive, of each box.
 
@@ -74,24 +65,11 @@ def cell_ranges(boxes: Tensor, stride: int, height: int, width: int) -> CellRang
     Raises:
         ValueError: if the last dimension of `boxes` is not 4.
     """
-    return _ranges(_check_boxes(boxes) / stride, height, width)
-
-
-def published_cell_ranges(boxes: Tensor, image_sizes: Tensor, height: int, width: int) -> CellRanges:
-    """Return the cells as FGD's published code finds them: `box / image side * map side`.
-
-    In a padded batch this stretches a box over the padding (the map covers more than the image), so
-    it serves the comparison with FGD only.
-
-    Args:
-        boxes: `(N, J, 4)` as `(x_min, y_min, x_max, y_max)` in pixels.
-        image_sizes: `(N, 2)` as `(height, width)` in pixels, before padding.
-        height: rows of the map.
-        width: columns of the map.
-    """
-    boxes = _check_boxes(boxes)
-    sides = image_sizes.to(boxes)[:, None, [1, 0, 1, 0]]  # (N, 1, 4) as width, height, width, height
-    return _ranges(boxes / sides * boxes.new_tensor([width, height, width, height]), height, width)
+    scaled = _check_boxes(boxes) / stride
+    first, last = scaled[..., :2].floor().long(), scaled[..., 2:].ceil().long()  # each (..., 2) as x, y
+    left, top = first.clamp(min=0).unbind(dim=-1)
+    right, bottom = torch.minimum(last, last.new_tensor([width - 1, height - 1])).unbind(dim=-1)
+    return CellRanges(top, left, bottom, right)
 
 
 def cell_indicators(ranges: CellRanges, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -117,12 +95,12 @@ def cell_masks(boxes: Tensor, stride: int, height: int, width: int) -> Tensor:
     return range_masks(cell_ranges(boxes, stride, height, width), height, width)
 
 
-def heaviest(ranges: CellRanges, weights: Tensor, height: int, width: int) -> Tensor:
+def cell_maximum(ranges: CellRanges, weights: Tensor, height: int, width: int) -> Tensor:
     """Return in every cell the highest weight of the boxes that cover it, `(N, H, W)` float32; 0 where none does.
 
     No box's mask is made. The boxes of an image are ranked by weight and stand for powers of 4 in one product of
     matrices, rows by columns: the sum of all lower powers is below a third of the next one, so the exponent of a
-    cell's number is the rank of its heaviest box.
+    cell's number is the rank of its box of the highest weight.
 
     Args:
         ranges: with fields `(N, J)`.
@@ -133,7 +111,7 @@ def heaviest(ranges: CellRanges, weights: Tensor, height: int, width: int) -> Te
     n, boxes = weights.shape
     if boxes > FLOAT_RANKS:  # more than the exponents of float32
         parts = [slice(first, first + FLOAT_RANKS) for first in range(0, boxes, FLOAT_RANKS)]
-        found = [heaviest(ranges[:, part], weights[:, part], height, width) for part in parts]
+        found = [cell_maximum(ranges[:, part], weights[:, part], height, width) for part in parts]
         return torch.stack(found).amax(dim=0)
     ordered, order = weights.float().sort(dim=1)
     rank = order.argsort(dim=1) + 1

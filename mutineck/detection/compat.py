@@ -121,11 +121,11 @@ def _suppress_faster() -> None:
 
     published = RPNHead._bbox_post_process
 
-    def keep_the_best(head: Any, scores: Any, boxes: Any, anchors: Any, levels: Any, cfg: Any, *rest: Any) -> Any:
-        with best(cfg.max_per_img):
+    def post_process(head: Any, scores: Any, boxes: Any, anchors: Any, levels: Any, cfg: Any, *rest: Any) -> Any:
+        with suppression_limit(cfg.max_per_img):
             return published(head, scores, boxes, anchors, levels, cfg, *rest)
 
-    RPNHead._bbox_post_process = keep_the_best
+    RPNHead._bbox_post_process = post_process
 
 
 def suppress(published: Any, boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
@@ -159,7 +159,7 @@ def suppress(published: Any, boxes: Tensor, scores: Tensor, iou_threshold: float
 
 
 @contextlib.contextmanager
-def best(count: int) -> Iterator[None]:
+def suppression_limit(count: int) -> Iterator[None]:
     """Within the block, suppression on a CPU ends with so many boxes: nobody asks for more."""
     token = _enough.set(min(count, _enough.get()))
     try:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mutineck.detection.compat import best, prepare, quiet
+from mutineck.detection.compat import prepare, quiet, suppression_limit
 from mutineck.detection.configs import category_counts, config_categories
-from mutineck.detection.cpu.extractors import looking
+from mutineck.detection.cpu.extractors import inference_extractor
 from mutineck.detection.cpu.winograd import with_winograd
 from mutineck.detection.layouts import some
 from mutineck.detection.loading import LoadReport, load_strictly, read_checkpoint
@@ -171,7 +171,7 @@ def freeze(model: nn.Module) -> nn.Module:
 
     roi_head = getattr(model, "roi_head", None)
     if roi_head is not None:
-        roi_head.bbox_roi_extractor = looking(roi_head.bbox_roi_extractor)
+        roi_head.bbox_roi_extractor = inference_extractor(roi_head.bbox_roi_extractor)
         if getattr(roi_head, "with_mask", False):
             # Neither maps nor proposals come from it.
             roi_head.mask_head = None
@@ -293,7 +293,7 @@ def _two_stage(
     model: Any, features: tuple[Tensor, ...], metas: list[dict[str, Any]]
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Refined boxes of the best regions, with their scores of every category."""
-    with best(TWO_STAGE_PROPOSALS):
+    with suppression_limit(TWO_STAGE_PROPOSALS):
         regions = [r[:TWO_STAGE_PROPOSALS] for r in model.rpn_head.simple_test_rpn(features, metas)]
     if isinstance(getattr(model.roi_head, "bbox_head", None), nn.ModuleList):
         return _cascade(model.roi_head, features, regions, metas)

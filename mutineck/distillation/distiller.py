@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from mutineck.detection.frozen import detector_strides
 from mutineck.detection.loading import LoadReport, inherit_weights
-from mutineck.distillation.guidance import Donor, Guidance
+from mutineck.distillation.ensemble import Donor, TeacherEnsemble
+from mutineck.distillation.guidance import Guidance
 from mutineck.study.arms import ArmSpec
 from mutineck.study.experiment import DistillationSpec
 from mutineck.system.seeding import derive_seed, seeded
@@ -27,33 +28,22 @@ class Distiller(BaseDetector):
 
     Args:
         student: `model` dict of the student.
-        arm: fields of `ArmSpec`.
-        weights: fields of `DistillationSpec`.
         categories: the student's.
         normalisation: of its input.
         seed: of the student's weights and of the adapters'.
         inherit: start neck and heads from the donor's, where the two are of one type.
-        teachers: see `Guidance`.
-        intermediate: see `Guidance`.
-        joint: see `Guidance`.
-        centroids: see `Guidance`.
-        cache: see `Guidance`.
+        guidance: `arm` and `weights`, fields of `ArmSpec` and `DistillationSpec`; `teachers`, `intermediate`, `joint`
+            and `cache` of a `TeacherEnsemble`; `centroids` of a `Guidance`. None for a student that nobody teaches.
     """
 
     def __init__(
         self,
         student: Mapping[str, Any],
-        arm: Mapping[str, Any],
-        weights: Mapping[str, Any],
         categories: Sequence[str],
         normalisation: Mapping[str, Any],
         seed: int = 0,
         inherit: bool = False,
-        teachers: Sequence[Mapping[str, Any]] = (),
-        intermediate: str | None = None,
-        joint: Mapping[str, Any] | None = None,
-        centroids: Mapping[str, str] | None = None,
-        cache: Mapping[str, Any] | None = None,
+        guidance: Mapping[str, Any] | None = None,
         train_cfg: Any = None,
         test_cfg: Any = None,
         init_cfg: Any = None,
@@ -65,39 +55,34 @@ class Distiller(BaseDetector):
         self.epoch, self.epochs = 0.0, 1
         with seeded(derive_seed(seed, "student")):
             self.student = build_detector(student)
-        spec = ArmSpec(**arm)
         self.guidance: Guidance | None = None
-        if spec.feature != "none":
+        if guidance is not None:
+            fields = dict(guidance)
+            arm, weights = ArmSpec(**fields.pop("arm")), DistillationSpec(**fields.pop("weights"))
+            centroids = fields.pop("centroids")
             with seeded(derive_seed(seed, "guidance")):
-                self.guidance = Guidance(
-                    arm=spec,
-                    weights=DistillationSpec(**weights),
-                    teachers=teachers,
-                    intermediate=intermediate,
-                    joint=joint,
-                    centroids=centroids or {},
-                    student=self.student,
-                    categories=categories,
-                    normalisation=normalisation,
-                    cache=cache,
-                )
+                ensemble = TeacherEnsemble(arm, categories=categories, normalisation=normalisation, **fields)
+                self.guidance = Guidance(arm, weights, ensemble, self.student, centroids)
 
     def init_weights(self) -> None:
         """Initialise the student by its seed, then let it inherit; teachers and adapters have their weights already."""
         with seeded(derive_seed(self.seed, "student", "weights")):
             self.student.init_weights()
-        if self.guidance is not None and self.guidance.joint is not None:
+        guidance = self.guidance
+        if guidance is None:
+            return
+        if guidance.remark:
+            print(f"distillation.logits compares nothing here: {guidance.remark}")
+        if guidance.ensemble.joint is not None:
             with seeded(derive_seed(self.seed, "joint")):
-                self.guidance.joint.init_weights()
-        if self.guidance is not None and self.guidance.remark:
-            print(f"distillation.logits compares nothing here: {self.guidance.remark}")
-        if self.guidance is not None and self.guidance.joint is not None and self.guidance.arm.centroids:
-            print(
-                "the centroids are those of the intermediate teacher as it starts, and do not follow the maps that it "
-                "learns in this run"
-            )
-        if self.inherit and self.guidance is not None:
-            for donor in self.guidance.donors:
+                guidance.ensemble.joint.init_weights()
+            if guidance.arm.centroids:
+                print(
+                    "the centroids are those of the intermediate teacher as it starts, and do not follow the maps that "
+                    "it learns in this run"
+                )
+        if self.inherit:
+            for donor in guidance.ensemble.donors:
                 self._inherit_from(donor)
 
     def _inherit_from(self, donor: Donor) -> None:

@@ -1,4 +1,4 @@
-"""Second stages compared: at the teachers' proposals, the student's is to say what the intermediate teacher's says."""
+"""Distil the outputs of the intermediate teacher's second stage at the teachers' proposals."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class SecondStage:
         """mmdet's box head."""
         return self.roi_head.bbox_head
 
-    def says(self, maps: Mapping[int, Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def predict(self, maps: Mapping[int, Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return scores `(R, K + 1)` before the softmax and refinements `(R, 4K)` or `(R, 4)`.
 
         Args:
@@ -60,16 +60,16 @@ class SecondStage:
         """
         from mmdet.core import bbox2roi
 
-        said = self.roi_head._bbox_forward(tuple(maps[s] for s in self.strides), bbox2roi(list(boxes)))
-        return said["cls_score"], said["bbox_pred"]
+        found = self.roi_head._bbox_forward(tuple(maps[s] for s in self.strides), bbox2roi(list(boxes)))
+        return found["cls_score"], found["bbox_pred"]
 
 
-Pair = tuple[SecondStage, SecondStage]
+SecondStagePair = tuple[SecondStage, SecondStage]
 """Of the student and of the intermediate teacher."""
 
 
-def comparable(student: SecondStage | None, teacher: SecondStage | None) -> tuple[Pair | None, str]:
-    """Return two second stages if what they say can be compared, else None and why not."""
+def comparable(student: SecondStage | None, teacher: SecondStage | None) -> tuple[SecondStagePair | None, str]:
+    """Return two second stages if their outputs can be compared, else None and why not."""
     if student is None or teacher is None:
         lacking = [name for name, stage in (("student", student), ("intermediate teacher", teacher)) if stage is None]
         return None, f"no second stage with one plain box head: {' and '.join(lacking)}"
@@ -90,8 +90,8 @@ def _coding(stage: SecondStage) -> tuple[Any, ...]:
 
 
 @torch.no_grad()
-def boxes_to_ask(proposals: Sequence[Sequence[Proposals]], boxes: Sequence[Tensor], *, most: int) -> list[Tensor]:
-    """Return each image's ground truth and each teacher's best proposals by score, whatever they mean.
+def comparison_boxes(proposals: Sequence[Sequence[Proposals]], boxes: Sequence[Tensor], *, most: int) -> list[Tensor]:
+    """Return each image's ground truth and each teacher's best proposals by score, of whatever category.
 
     Args:
         proposals: for each of N images, for each teacher, its proposals before suppression.
@@ -101,22 +101,22 @@ def boxes_to_ask(proposals: Sequence[Sequence[Proposals]], boxes: Sequence[Tenso
     Returns:
         For each image `(m, 4)` float32.
     """
-    asked = []
+    found = []
     for image, truth in zip(proposals, boxes, strict=True):
         best = [own.boxes[own.scores.topk(min(most, len(own.scores))).indices] for own in image]
-        asked.append(torch.cat([truth.float(), *(b.float() for b in best)]))
-    return asked
+        found.append(torch.cat([truth.float(), *(b.float() for b in best)]))
+    return found
 
 
 def compare_heads(
-    heads: Pair,
+    heads: SecondStagePair,
     student: Mapping[int, Tensor],
     teacher: Mapping[int, Tensor],
     boxes: Sequence[Tensor],
     *,
     reduce: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Return `logits` and `deltas`: how far what two second stages say of some boxes is apart, each from its own maps.
+    """Return `logits` and `deltas`: how far two second stages' outputs at some boxes are apart, each from its own maps.
 
     Args:
         heads: the student's takes a gradient, the teacher's none.
@@ -128,11 +128,11 @@ def compare_heads(
     """
     count = sum(len(b) for b in boxes)
     if count:
-        said, refined = heads[0].says(student, boxes)
+        scores, refined = heads[0].predict(student, boxes)
         with torch.no_grad():
-            meant, wanted = heads[1].says(teacher, boxes)
+            meant, wanted = heads[1].predict(teacher, boxes)
             sure = certainty(meant)
-        logits, deltas = divergence(said, meant).sum(), refinement(refined, wanted, sure).sum()
+        logits, deltas = divergence(scores, meant).sum(), refinement(refined, wanted, sure).sum()
     else:  # takes part in the means over processes all the same
         logits = deltas = 0 * next(iter(student.values())).sum()
         sure = logits.detach()

@@ -1,4 +1,4 @@
-"""What a student will be taught about a picture, as arrays: proposals, weights, regions, and the energy of the maps."""
+"""What a student is taught about one picture, as arrays: proposals, weights, regions, and the energy of the maps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OBSERVATION = "teaching.npz"
 
 
 def observe(study: Study, *, split: str = CHOOSING, image: int | None = None) -> dict[str, np.ndarray]:
-    """Look at one picture as the arm's teachers do.
+    """Compute what the arm's teachers give for one picture.
 
     Args:
         study: at the distillation stage.
@@ -31,7 +31,7 @@ def observe(study: Study, *, split: str = CHOOSING, image: int | None = None) ->
         image: id of the picture; the one with most targets if None.
 
     Returns:
-        What `look` returns, with `merged` where the arm has an intermediate teacher.
+        What `inspect_image` returns, with `merged` where the arm has an intermediate teacher.
 
     Raises:
         ExperimentError: the arm has no teacher, or the split has no such picture.
@@ -40,11 +40,11 @@ def observe(study: Study, *, split: str = CHOOSING, image: int | None = None) ->
     names = arm.teacher_names([t.name for t in study.experiment.teachers])
     if not names:
         raise ExperimentError("this arm's student learns from nobody but the ground truth: there is nothing to observe")
-    return look(study, names, merged=arm.needs_intermediate, split=split, image=image)
+    return inspect_image(study, names, merged=arm.needs_intermediate, split=split, image=image)
 
 
 @torch.no_grad()
-def look(
+def inspect_image(
     study: Study,
     names: Sequence[str],
     *,
@@ -53,13 +53,13 @@ def look(
     split: str = CHOOSING,
     image: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """Look at one picture through several teachers, the intermediate one, and students.
+    """Compute what several teachers, the intermediate one, and students give for one picture.
 
     Args:
         study: any stage of it.
         names: teachers.
-        merged: whether the intermediate teacher looks too; without it, the first teacher's maps are the reference.
-        students: `ARM/seedN`, whose maps are held against the reference's.
+        merged: whether the intermediate teacher is run too; without it, the first teacher's maps are the reference.
+        students: `ARM/seedN`, whose maps are compared with the reference's.
         split: which pictures to choose from.
         image: id of the picture; the one with most targets if None.
 

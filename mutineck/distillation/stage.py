@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mutineck.detection.configs import has_masks, model_config
+from mutineck.detection.configs import has_masks, model_config, read_config
 from mutineck.detection.evaluation import device_of
 from mutineck.detection.training import finish_training, save_detector, train
 from mutineck.detectors.cache import cache_settings
@@ -65,40 +65,41 @@ def distiller_config(study: Study) -> dict[str, Any]:
     name, seed = arm_and_seed(study)
     arm = experiment.arm(name)
     categories = dataset_categories(study)
-    student = model_config(experiment.student.detector, len(categories))
-    teachers: list[dict[str, Any]] = []
-    joint = None
-    if arm.feature != "none":
-        wanted = set(arm.teacher_names([t.name for t in experiment.teachers]))
-        teachers = [
-            {"name": t.name, "folder": str(study.path("teachers", t.name).resolve()), "aliases": dict(t.aliases)}
-            for t in experiment.teachers
-            if t.name in wanted
-        ]
-        if arm.needs_intermediate and experiment.intermediate.mode == "joint":
-            from mutineck.detection.configs import read_config
-
-            joint = read_config(study.need("teachers", INTERMEDIATE, "config.py")).model.to_dict()
-            joint["start"] = str(study.need("teachers", INTERMEDIATE, START).resolve())
-    inherit = arm.inherit if arm.inherit is not None else experiment.student.inherit
     return {
         "type": "Distiller",
-        "student": student,
-        # mmcv writes configs as Python calls, and `lambda` is no name there: the weights go by field names.
-        "arm": arm.model_dump(exclude={"weights"}),
-        "weights": arm_weights(experiment.distillation, arm).model_dump(),
+        "student": model_config(experiment.student.detector, len(categories)),
         "categories": categories,
         "normalisation": input_normalisation(study),
         "seed": seed,
-        "inherit": inherit,
-        "teachers": teachers,
+        "inherit": arm.inherit if arm.inherit is not None else experiment.student.inherit,
+        "guidance": guidance_config(study, arm) if arm.feature != "none" else None,
+    }
+
+
+def guidance_config(study: Study, arm: ArmSpec) -> dict[str, Any]:
+    """Return the teaching part of an arm's distiller: arm, weights, and the files of teachers and centroids."""
+    experiment = study.experiment
+    wanted = set(arm.teacher_names([t.name for t in experiment.teachers]))
+    joint = None
+    if arm.needs_intermediate and experiment.intermediate.mode == "joint":
+        joint = read_config(study.need("teachers", INTERMEDIATE, "config.py")).model.to_dict()
+        joint["start"] = str(study.need("teachers", INTERMEDIATE, START).resolve())
+    return {
+        # mmcv writes configs as Python calls, and `lambda` is no name there: the weights go by field names.
+        "arm": arm.model_dump(exclude={"weights"}),
+        "weights": arm_weights(experiment.distillation, arm).model_dump(),
+        "teachers": [
+            {"name": t.name, "folder": str(study.path("teachers", t.name).resolve()), "aliases": dict(t.aliases)}
+            for t in experiment.teachers
+            if t.name in wanted
+        ],
         "intermediate": str(study.path("teachers", INTERMEDIATE).resolve()) if arm.needs_intermediate else None,
         "joint": joint,
         "centroids": {
             source: str(study.need("clusters", "centroids", f"{source}.safetensors").resolve())
             for source in (centroid_sources(study, arm) if arm.centroids else ())
         },
-        "cache": cache_settings(study) if arm.feature != "none" else None,
+        "cache": cache_settings(study),
     }
 
 

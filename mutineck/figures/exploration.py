@@ -296,6 +296,6 @@ def _looked(study: Study, split: Split, image: int) -> tuple[dict[str, np.ndarra
             study.need("teachers", name, "checkpoint.pth")
     except FileNotFoundError:
         return None, " The teachers' weights are not there: no proposals."
-    from mutineck.distillation.observation import look
+    from mutineck.distillation.observation import inspect_image
 
-    return look(study, names, merged=False, split=split.name, image=image), ""
+    return inspect_image(study, names, merged=False, split=split.name, image=image), ""

@@ -21,15 +21,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import box_iou
 
-from mutineck.detection.cells import (
-    CellRanges,
-    cell_indicators,
-    cell_ranges,
-    pad_boxes,
-    published_cell_ranges,
-    range_masks,
-    spread,
-)
+from mutineck.detection.cells import cell_indicators, cell_ranges, pad_boxes, range_masks, spread
 
 SLACK = 1e-6
 """Sums of shares are 1 up to rounding; thresholds on them give way by this much."""
@@ -247,21 +239,6 @@ class Regions:
     mass: Tensor
     centres: Tensor
 
-    @property
-    def masks(self) -> dict[str, Tensor]:
-        """Centre, boundary and background, by name."""
-        return {"centre": self.centre, "boundary": self.boundary, "background": self.background}
-
-
-def _ranges(boxes: Tensor, stride: int, size: tuple[int, int], image_sizes: Tensor | None, compat: bool) -> CellRanges:
-    """Return the cells of boxes `(N, ..., 4)`."""
-    if not compat:
-        return cell_ranges(boxes, stride, *size)
-    if image_sizes is None:
-        raise ValueError("compat=True needs image_sizes (N, 2) as (height, width), got None")
-    flat = published_cell_ranges(boxes.flatten(1, -2), image_sizes, *size)
-    return CellRanges(**{name: field.view(boxes.shape[:-1]) for name, field in vars(flat).items()})
-
 
 def _stacked(shares: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Return `sum_p share_p row_p column_p` `(N, J, H, W)` of factors `(N, J, p, H)` and `(N, J, p, W)`."""
@@ -283,9 +260,6 @@ def build_regions(
     size: tuple[int, int],
     stride: int,
     settings: RegionSettings = DEFAULT_SETTINGS,
-    *,
-    image_sizes: Tensor | None = None,
-    compat: bool = False,
 ) -> Regions:
     """Draw the regions of a batch on one level.
 
@@ -300,19 +274,14 @@ def build_regions(
         size: `(H, W)` of the map.
         stride: pixels a cell.
         settings: thresholds.
-        image_sizes: `(N, 2)` as `(height, width)` without padding; only read with `compat`.
-        compat: find and count cells as FGD's published code does; for comparison with it only.
-
-    Raises:
-        ValueError: if `compat` is asked for without `image_sizes`.
     """
     height, width = size
     shares = targets.shares.flatten(2)  # (N, J, p), p = n P
     proposals = targets.proposals.flatten(2, 3)  # (N, J, p, 4)
-    ground = _ranges(targets.boxes, stride, size, image_sizes, compat)
+    ground = cell_ranges(targets.boxes, stride, height, width)
     cells = range_masks(ground, height, width) & targets.valid[..., None, None]
 
-    rows, columns = cell_indicators(_ranges(proposals, stride, size, image_sizes, compat), height, width)
+    rows, columns = cell_indicators(cell_ranges(proposals, stride, height, width), height, width)
     coverage = _stacked(shares, rows.to(shares), columns.to(shares)).clamp(max=1)
     coverage = torch.where(targets.found[..., None, None], coverage, cells.to(coverage))
 
@@ -334,8 +303,6 @@ def build_regions(
 
     weight = torch.where(centres, 1 + settings.rho * response, torch.where(cells, 1.0, coverage)) * region
     mass = weight / weight.sum(dim=(2, 3), keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
-    if compat:  # the published code divides by the box's cells on and off the map
-        mass = mass * (ground.count / ground.published.clamp(min=1))[..., None, None]
     centre = (mass * centres).amax(dim=1)
     boundary = (mass * ~centres).amax(dim=1) * (centre == 0)
     return Regions(

@@ -19,7 +19,7 @@ from mutineck.clusters.centroids import Centroids
 from mutineck.clusters.embedding import project
 from mutineck.detection.complexity import multiply_adds, parameters
 from mutineck.detectors.folders import load_model
-from mutineck.distillation.observation import look
+from mutineck.distillation.observation import inspect_image
 from mutineck.study.stage import Study
 from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json
@@ -69,10 +69,10 @@ def test_a_detector_has_no_error_against_itself(tiny: Study, tmp_path: Path) -> 
     folder.mkdir(parents=True)
     (folder / "student.pth").symlink_to(tiny.path("teachers", "faster_rcnn", "checkpoint.pth"))
     (folder / "config.py").symlink_to(tiny.path("teachers", "faster_rcnn", "config.py"))
-    seen = look(study, ["faster_rcnn"], merged=False, students=["student/seed0"])
+    seen = inspect_image(study, ["faster_rcnn"], merged=False, students=["student/seed0"])
     assert np.abs(seen["error/student/seed0/8"]).max() == 0
     with pytest.raises(ExperimentError, match="no picture with id 12345"):
-        look(study, ["faster_rcnn"], merged=False, image=12345)
+        inspect_image(study, ["faster_rcnn"], merged=False, image=12345)
 
 
 def test_vectors_of_teachers(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

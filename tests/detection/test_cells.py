@@ -8,10 +8,9 @@ import torch
 from mutineck.detection.cells import (
     box_levels,
     cell_masks,
+    cell_maximum,
     cell_ranges,
-    heaviest,
     pad_boxes,
-    published_cell_ranges,
     spread,
 )
 
@@ -67,18 +66,8 @@ def test_half_precision_boxes_are_placed_as_well_as_their_numbers_allow():
         assert vars(cell_ranges(box.to(dtype), 4, 200, 300)) == vars(expected)
 
 
-def test_published_ranges_agree_without_padding_and_drift_with_it():
-    boxes = torch.tensor([[[8.0, 4.0, 15.0, 11.0]]])
-    size = torch.tensor([[24, 32]])
-    plain = cell_ranges(boxes, 4, 6, 8)
-    same = published_cell_ranges(boxes, size, 6, 8)
-    assert vars(plain) == vars(same)
-    wider = published_cell_ranges(boxes, size, 6, 16)  # the batch padded the image to twice its width
-    assert wider.left.item() == 4 and plain.left.item() == 2
-
-
 @pytest.mark.parametrize("count", [1, 9, 127, 300])
-def test_the_heaviest_box_of_every_cell_equals_a_maximum_over_masks(count):
+def test_the_highest_weight_in_every_cell_equals_a_maximum_over_masks(count):
     generator = torch.Generator().manual_seed(count)
     corner = torch.rand(2, count, 2, generator=generator) * 60 - 12  # some lie beside the map
     boxes = torch.cat([corner, corner + torch.rand(2, count, 2, generator=generator) * 30], dim=2)
@@ -86,7 +75,7 @@ def test_the_heaviest_box_of_every_cell_equals_a_maximum_over_masks(count):
     ranges = cell_ranges(boxes, 4, 9, 12)
     expected = (cell_masks(boxes, 4, 9, 12) * weights[..., None, None]).amax(dim=1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(heaviest(ranges, weights, 9, 12), expected)
+        assert torch.equal(cell_maximum(ranges, weights, 9, 12), expected)
 
 
 def test_of_boxes_within_boxes_the_innermost_counts():
@@ -94,7 +83,7 @@ def test_of_boxes_within_boxes_the_innermost_counts():
     boxes = torch.stack([steps, steps, 508 - steps, 508 - steps], dim=1)[None]
     ranges = cell_ranges(boxes, 1, 508, 508)
     weights = 1.0 / ranges.count
-    assert heaviest(ranges, weights, 508, 508)[0, 254, 254] == weights[0, -1]
+    assert cell_maximum(ranges, weights, 508, 508)[0, 254, 254] == weights[0, -1]
 
 
 def test_padding_boxes_keeps_every_box_and_marks_the_rest():

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mutineck.detection.compat import best, prepare
+from mutineck.detection.compat import prepare, suppression_limit
 
 CASES = ("spread", "crowded", "equal_scores", "levels_far_apart", "empty_boxes", "none")
 
@@ -42,7 +42,7 @@ def test_suppression_keeps_the_boxes_of_mmcvs_own_in_their_order(case: str) -> N
             expected = published(boxes, scores, iou_threshold=threshold, offset=0)
             assert torch.equal(ext_module.nms(boxes, scores, iou_threshold=threshold, offset=0), expected)
             for count in (1, 40, 300):
-                with best(count), best(1000):
+                with suppression_limit(count), suppression_limit(1000):
                     found = ext_module.nms(boxes, scores, iou_threshold=threshold, offset=0)
                 assert torch.equal(found, expected[:count])
 

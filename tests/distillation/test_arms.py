@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from mutineck.distillation.guidance import confidence_shares
-from mutineck.distillation.guide import Guide, GuideSettings, weighted_masks
+from mutineck.distillation.losses.fgd import fgd_masks
+from mutineck.distillation.teacher_loss import Levels, TeacherLoss, omega_masks
+from mutineck.study.experiment import DistillationSpec
 from mutineck.study.stage import Study
 from mutineck.system.errors import ExperimentError
 from mutineck.teachers.regions import Targets
@@ -78,7 +80,7 @@ def test_a_checkpoint_holds_neither_teachers_nor_maps(ready: Study, arm: str) ->
     assert set(distiller.state_dict()) == keys and {n: v.shape for n, v in distiller.state_dict().items()} == sizes
     assert {name.split(".")[0] for name in keys} == {"student", "guidance"}
     # Beside the student only what learns with it: adapters and FGD's relation blocks.
-    assert {name.split(".")[1] for name in keys if name.startswith("guidance.")} == {"guides"}
+    assert {name.split(".")[1] for name in keys if name.startswith("guidance.")} == {"teacher_losses"}
     assert {name.split(".")[3] for name in keys if name.startswith("guidance.")} <= {
         "adapters",
         "losses",
@@ -102,9 +104,9 @@ class TestSequential:
         losses = step(distiller, ready)
         logged = {name.split("/")[1] for name in losses if name.startswith("kd/") and not name.endswith("idle")}
         assert logged == {active}
-        for guide in distiller.guidance.guides:
-            moved = any(p.grad.abs().sum() > 0 for p in guide.parameters())
-            assert moved == (guide.name == active)
+        for loss in distiller.guidance.teacher_losses:
+            moved = any(p.grad.abs().sum() > 0 for p in loss.parameters())
+            assert moved == (loss.name == active)
 
 
 class TestWarmUp:
@@ -145,7 +147,7 @@ def test_an_arms_weights_override_the_experiments(tiny: Study, ready: Study, tmp
     arms = {"fgd:mean": {"weights": {"alpha": 5e-4, "gamma": 0.0, "strides": [8, 16]}}}
     study = derive(tiny, tmp_path / "s", arms=arms)
     distiller = build(study, "fgd:mean")
-    assert [guide.strides for guide in distiller.guidance.guides] == [(8, 16), (8, 16)]
+    assert [loss.levels.compared for loss in distiller.guidance.teacher_losses] == [(8, 16), (8, 16)]
     losses = step(distiller, study)
     assert float(losses["loss_kd_attention"]) == 0.0
     same_levels = derive(tiny, tmp_path / "p", arms=["fgd:mean"], distillation={"strides": [8, 16]})
@@ -188,16 +190,16 @@ def test_instance_vectors_come_from_the_levels_of_the_centroids_whatever_is_dist
 
 
 def test_a_target_of_a_level_that_the_student_lacks_has_no_vector_to_compare() -> None:
-    guide = Guide(
+    loss = TeacherLoss(
         "t",
         student_channels=4,
         teacher_channels=4,
-        strides=(8, 16),
-        teacher_strides=(4, 8, 16),
-        settings=GuideSettings(),
+        levels=Levels(compared=(8, 16), shared=(8, 16), teacher=(4, 8, 16)),
+        feature="fgd",
+        weights=DistillationSpec(),
     )
     small, medium, large = [0.0, 0, 30, 30], [0.0, 0, 120, 120], [0.0, 0, 300, 300]  # pooled at 4, 8 and 16
-    boxes, labels = guide._poolable(
+    boxes, labels = loss._poolable(
         [torch.tensor([small, large]), torch.tensor([medium, small])], [torch.tensor([0, 1]), torch.tensor([2, 3])]
     )
     assert [b.tolist() for b in boxes] == [[large], [medium]] and [label.tolist() for label in labels] == [[1], [2]]
@@ -238,21 +240,19 @@ class TestConfidence:
 
 class TestAdapters:
     def test_every_teacher_has_a_neck_of_its_own(self, ready: Study) -> None:
-        guides = build(ready, "adapters").guidance.guides
-        assert [guide.name for guide in guides] == ["faster_rcnn", "retinanet"]
-        assert [set(guide.adapters) for guide in guides] == [{"4", "8", "16", "32", "64"}, {"8", "16", "32", "64"}]
+        losses = build(ready, "adapters").guidance.teacher_losses
+        assert [loss.name for loss in losses] == ["faster_rcnn", "retinanet"]
+        assert [set(loss.adapters) for loss in losses] == [{"4", "8", "16", "32", "64"}, {"8", "16", "32", "64"}]
 
     def test_a_targets_mass_is_divided_among_the_teachers(self) -> None:
         boxes = torch.tensor([[[8.0, 8.0, 24.0, 24.0], [40.0, 8.0, 60.0, 30.0]]])
         targets = targets_with(torch.tensor([[[[0.9], [0.3]], [[0.2], [0.7]]]]), boxes)
-        masks = [weighted_masks(targets, n, 4, (12, 20)) for n in range(2)]
-        from mutineck.distillation.losses.fgd import fgd_masks
-
-        whole = fgd_masks([boxes[0]], 4, (12, 20))
-        torch.testing.assert_close((masks[0].foreground + masks[1].foreground) / 2, whole.foreground)
-        torch.testing.assert_close(masks[0].background, whole.background)
-        torch.testing.assert_close(masks[1].background, whole.background)
-        ratio = masks[0].foreground[0, 4, 4] / whole.foreground[0, 4, 4]
+        first, second = (omega_masks(targets, n, 4, (12, 20)) for n in range(2))
+        whole = fgd_masks(boxes, targets.valid, 4, (12, 20))
+        torch.testing.assert_close((first["foreground"] + second["foreground"]) / 2, whole["foreground"])
+        torch.testing.assert_close(first["background"], whole["background"])
+        torch.testing.assert_close(second["background"], whole["background"])
+        ratio = first["foreground"][0, 4, 4] / whole["foreground"][0, 4, 4]
         assert float(ratio) == pytest.approx(2 * float(targets.weights[0, 0, 0]))
 
     @pytest.mark.parametrize("arm", ["adapters", "cwd:adapters"])
@@ -262,8 +262,8 @@ class TestAdapters:
         for copies in (1, 2):
             distiller = build(study, arm)
             guidance = distiller.guidance
-            guidance.guides = torch.nn.ModuleList([guidance.guides[0]] * copies)
-            guidance.teachers = [guidance.teachers[0]] * copies
+            guidance.teacher_losses = torch.nn.ModuleList([guidance.teacher_losses[0]] * copies)
+            guidance.ensemble.teachers = [guidance.ensemble.teachers[0]] * copies
             losses[copies] = step(distiller, study)
         assert kd_terms(losses[1]) == (FGD | MASKS | {"cwd"} if arm == "adapters" else {"cwd"})
         for term in kd_terms(losses[1]):
@@ -277,7 +277,7 @@ class TestInheriting:
         study = derive(tiny, tmp_path / "s", arms=["fgd:faster_rcnn", "fgd:retinanet", "student"], inherit=True)
         first = build(study, "student").student.state_dict()
         heir = build(study, "fgd:faster_rcnn")
-        donor = heir.guidance.teachers[0].model.state_dict()
+        donor = heir.guidance.ensemble.teachers[0].model.state_dict()
         for name, value in heir.student.state_dict().items():
             assert torch.equal(value, first[name] if name.startswith("backbone.") else donor[name]), name
         assert [len(report.mismatched) for report in heir.inherited] == [0]
@@ -297,7 +297,7 @@ class TestInheriting:
         study = derive(tiny, tmp_path / "s", arms=["fgd:intermediate"], inherit=True)
         link_intermediate(study, ready.root)
         distiller = build(study, "fgd:intermediate")
-        anchor, merged = distiller.guidance.donors
+        anchor, merged = distiller.guidance.ensemble.donors
         own = distiller.student.state_dict()
         for name, value in anchor.model.state_dict().items():
             if name.startswith("neck."):
@@ -312,7 +312,7 @@ class TestInheriting:
         distiller = build(study, "fgd:intermediate")
         own = distiller.student.state_dict()
         anchor, start = (
-            distiller.guidance._merged().teachers[0],
+            distiller.guidance.ensemble.merged.teachers[0],
             torch.load(joint.path("teachers", "intermediate", "start.pth")),
         )
         expected = {n: v for n, v in anchor.model.state_dict().items() if n.startswith("neck.")}
@@ -323,20 +323,20 @@ class TestInheriting:
 
 class TestPrior:
     def test_the_proposals_quality_mixes_the_maps_that_teach(self, prior: Study) -> None:
-        guidance = build(prior, "pkd:intermediate").guidance
-        guidance.cache = None  # it rounds
+        ensemble = build(prior, "pkd:intermediate").guidance.ensemble
+        ensemble.cache = None  # it rounds
         batch = first_batch(prior)
         image, metas, boxes, labels = (batch[key] for key in ("img", "img_metas", "gt_bboxes", "gt_labels"))
-        (mixed,), proposals, _ = guidance._look(image, metas, boxes, labels)
+        (mixed,), proposals, _ = ensemble(image, metas, boxes, labels, proposals=False)
         assert proposals == [], "the arm itself asks for none"
-        merged = guidance._merged()
+        merged = ensemble.merged
         with torch.no_grad(), merged.targets(metas, boxes, labels):
             expected = merged(image)
         assert all(torch.equal(own, other) for own, other in zip(mixed.values(), expected, strict=True))
-        even = guidance.intermediate.maps(image)
+        even = ensemble.intermediate.maps(image)
         assert [torch.equal(mixed[s], even[s]) for s in (8, 16)] == [False, False]
         none = [b[:0] for b in boxes], [v[:0] for v in labels]
-        (without,), _, _ = guidance._look(image, metas, *none)
+        (without,), _, _ = ensemble(image, metas, *none, proposals=False)
         assert all(torch.equal(without[s], even[s]) for s in even), "where nothing is, nobody is better"
 
     def test_its_arms_take_a_step(self, prior: Study) -> None:
@@ -354,7 +354,7 @@ def test_maps_of_another_width_are_adapted(tiny: Study, ready: Study, tmp_path: 
     link_intermediate(study, ready.root)
     plant_centroids(study)
     distiller = build(study, "mutineck")
-    convolution = distiller.guidance.guides[0].adapters["8"]
+    convolution = distiller.guidance.teacher_losses[0].adapters["8"]
     assert (convolution.in_channels, convolution.out_channels) == (channels, 32)
     losses = step(distiller, study)
     assert kd_terms(losses) == TERMS["mutineck"]

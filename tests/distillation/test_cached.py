@@ -22,7 +22,7 @@ def stepped(study: Study, arm: str, cache: TensorCache | None) -> tuple[dict[str
     distiller = build(study, arm)
     distiller.epoch = 1.0
     assert distiller.guidance is not None
-    distiller.guidance.cache = cache
+    distiller.guidance.ensemble.cache = cache
     losses = step(distiller, study, images=3)
     terms = {name: total({"loss": value}).detach() for name, value in losses.items() if "loss" in name}
     return terms, [p.grad.clone() for p in distiller.student.parameters() if p.grad is not None]

@@ -50,7 +50,7 @@ def test_a_student_of_every_family_learns_from_a_mixture(tiny: Study, tmp_path: 
                 assert part.isfinite().all(), (arm, name)
         assert not [name for name, p in distiller.named_parameters() if p.requires_grad and p.grad is None], arm
         # The first of the mixture is of the student's own family and has all its levels.
-        assert distiller.guidance.guides[0].strides == (
+        assert distiller.guidance.teacher_losses[0].levels.compared == (
             (4, 8, 16, 32, 64) if "rcnn" in family else (8, 16, 32, 64, 128)
         )
 
@@ -67,7 +67,7 @@ def test_the_merged_map_has_the_anchors_levels(tiny: Study, tmp_path: Path) -> N
         intermediate={"mode": "prior", "gate": 1.0, "alignment_images": 4},
     )
     prepare_intermediate(study.at("teachers", "intermediate"))
-    assert build(study, "fgd:intermediate").guidance.guides[0].strides == (8, 16, 32, 64)
+    assert build(study, "fgd:intermediate").guidance.teacher_losses[0].levels.compared == (8, 16, 32, 64)
 
 
 def test_regions_are_drawn_on_levels_that_the_anchor_lacks(tiny: Study, tmp_path: Path) -> None:
@@ -77,7 +77,10 @@ def test_regions_are_drawn_on_levels_that_the_anchor_lacks(tiny: Study, tmp_path
     )
     plant_centroids(study)
     distiller = build(study, "mutineck-intermediate")
-    assert [guide.strides for guide in distiller.guidance.guides] == [(8, 16, 32, 64), (8, 16, 32, 64, 128)]
+    assert [loss.levels.compared for loss in distiller.guidance.teacher_losses] == [
+        (8, 16, 32, 64),
+        (8, 16, 32, 64, 128),
+    ]
     assert "loss_kd_centre" in step(distiller, study)
 
 

@@ -37,10 +37,10 @@ def test_l_merge_teaches_alignment_gates_and_head_and_nobody_else(joint: Study) 
         "merge.loss_bbox",
     }
     total(merge).backward()
-    learnt = moved(distiller.guidance.joint)
+    learnt = moved(distiller.guidance.ensemble.joint)
     for part in ("backbone.neck.align", "backbone.neck.spatial", "backbone.neck.mix", "rpn_head", "roi_head"):
         assert any(name.startswith(f"detector.{part}") for name in learnt), part
-    assert moved(distiller.student) == [] and moved(distiller.guidance.guides) == []
+    assert moved(distiller.student) == [] and moved(distiller.guidance.teacher_losses) == []
 
 
 def test_the_students_losses_reach_the_student_and_its_adapters_alone(joint: Study) -> None:
@@ -48,8 +48,8 @@ def test_the_students_losses_reach_the_student_and_its_adapters_alone(joint: Stu
     distiller.epoch = 1.0
     losses = distiller.forward_train(**first_batch(joint))
     total({name: value for name, value in losses.items() if not name.startswith("merge.")}).backward()
-    assert moved(distiller.guidance.joint) == []
-    assert moved(distiller.guidance.guides)
+    assert moved(distiller.guidance.ensemble.joint) == []
+    assert moved(distiller.guidance.teacher_losses)
     assert any(name.startswith("backbone") for name in moved(distiller.student))
 
 
@@ -96,11 +96,11 @@ def test_teachers_stay_bit_identical_over_a_few_steps(joint: Study) -> None:
     teachers = teachers_of(distiller)
     before = [{n: v.clone() for n, v in t.state_dict().items()} for t in teachers]
     optimiser = torch.optim.SGD(distiller.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-2)
-    gates = distiller.guidance.joint.merged.neck.spatial["8"]["0"].weight.clone()
+    gates = distiller.guidance.ensemble.joint.merged.neck.spatial["8"]["0"].weight.clone()
     for _ in range(2):
         step(distiller, joint)
         optimiser.step()
-    assert not torch.equal(distiller.guidance.joint.merged.neck.spatial["8"]["0"].weight, gates)
+    assert not torch.equal(distiller.guidance.ensemble.joint.merged.neck.spatial["8"]["0"].weight, gates)
     for teacher, state in zip(teachers, before, strict=True):
         assert all(torch.equal(value, state[name]) for name, value in teacher.state_dict().items())
 
@@ -132,6 +132,6 @@ def test_one_forward_pass_of_each_teacher_feeds_everything(
 
     monkeypatch.setattr(FrozenDetector, "maps", counted)
     distiller = build(joint, arm)
-    distiller.guidance.cache = None
+    distiller.guidance.ensemble.cache = None
     step(distiller, joint)
     assert sorted(calls) == ["faster_rcnn", "retinanet"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mutineck.detection.frozen import Proposals
-from mutineck.distillation.heads import SecondStage, boxes_to_ask, comparable, compare_heads
+from mutineck.distillation.heads import SecondStage, comparable, compare_heads, comparison_boxes
 from mutineck.study.stage import Study
 from tests.detection.tiny import derive, first_batch, random_detector
 from tests.distillation.test_gradients import moved
@@ -42,9 +42,9 @@ BOXES = [torch.tensor([[8.0, 8, 40, 56], [0, 0, 120, 100]]), torch.tensor([[60.0
 def test_a_second_stage_reads_each_box_from_its_own_image(family: str) -> None:
     stage = second_stage(family)
     assert stage is not None and stage.strides == (4, 8, 16, 32)
-    scores, refinements = stage.says(maps(0), BOXES)
+    scores, refinements = stage.predict(maps(0), BOXES)
     assert scores.shape == (3, 3) and refinements.shape == (3, 8)
-    alone, _ = stage.says({s: m[1:] for s, m in maps(0).items()}, BOXES[1:])
+    alone, _ = stage.predict({s: m[1:] for s, m in maps(0).items()}, BOXES[1:])
     assert torch.allclose(alone, scores[2:], atol=1e-6)
 
 
@@ -89,7 +89,7 @@ def test_every_level_that_an_extractor_pools_from_is_asked() -> None:
 
     model = read_config("groie/faster_rcnn_r50_fpn_groie_1x_coco.py").model
     stage = SecondStage.of(build_model(model), STRIDES)
-    assert stage is not None and stage.says(maps(0, 256), BOXES)[0].shape == (3, 81)
+    assert stage is not None and stage.predict(maps(0, 256), BOXES)[0].shape == (3, 81)
 
 
 def test_a_head_with_running_statistics_is_left_alone() -> None:
@@ -146,7 +146,7 @@ def test_asked_are_the_ground_truth_and_each_teachers_best() -> None:
         boxes = torch.tensor([[first + i, 0, first + i + 1, 1] for i in range(len(scores))]).reshape(-1, 4)
         return Proposals(boxes, torch.tensor(scores), torch.zeros(len(scores), dtype=torch.long))
 
-    asked = boxes_to_ask(
+    asked = comparison_boxes(
         [[proposals(10, [0.2, 0.9, 0.5]), proposals(20, [0.3])], [proposals(30, []), proposals(40, [0.1, 0.2, 0.3])]],
         [torch.tensor([[1.0, 1, 2, 2]]), torch.zeros(0, 4)],
         most=2,
@@ -177,7 +177,7 @@ def test_the_terms_reach_the_students_second_stage_and_its_maps(asked: Study, ar
     learnt = moved(distiller.student)
     assert {name.split(".")[0] for name in learnt} == {"backbone", "neck", "roi_head"}
     assert any("fc_cls" in name for name in learnt) and any("fc_reg" in name for name in learnt)
-    assert all(p.grad is None for p in distiller.guidance.intermediate.model.parameters())
+    assert all(p.grad is None for p in distiller.guidance.ensemble.intermediate.model.parameters())
 
 
 @pytest.mark.parametrize("arm", ["mutineck-regions", "mutineck-intermediate", "fgd:intermediate"])

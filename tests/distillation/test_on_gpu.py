@@ -108,7 +108,7 @@ def terms_of(study: Study, arm: str, device: torch.device, cache: TensorCache | 
     distiller = build(study, arm).to(device)
     distiller.epoch = 1.0
     assert distiller.guidance is not None
-    distiller.guidance.cache = cache
+    distiller.guidance.ensemble.cache = cache
     batch = first_batch(study, 3)
     if has_masks(distiller):
         batch["gt_masks"] = box_masks(batch)

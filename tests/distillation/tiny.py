@@ -104,9 +104,9 @@ def teachers_of(distiller: Distiller) -> list[torch.nn.Module]:
     guidance = distiller.guidance
     if guidance is None:
         return []
-    merged = guidance._merged()
-    found = [t.model for t in (merged.teachers if merged is not None else guidance.teachers)]
-    return found + ([guidance.intermediate.model] if guidance.intermediate is not None else [])
+    ensemble = guidance.ensemble
+    found = [teacher.model for teacher in ensemble.single]
+    return found + ([ensemble.intermediate.model] if ensemble.intermediate is not None else [])
 
 
 def link_intermediate(study: Study, root: Path) -> None:

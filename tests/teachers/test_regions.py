@@ -401,8 +401,3 @@ def test_lengths_that_disagree_are_refused():
 def test_settings_out_of_range_are_refused_by_name(wrong):
     with pytest.raises(ValueError, match=f"RegionSettings.{next(iter(wrong))}"):
         RegionSettings(**wrong)
-
-
-def test_the_published_way_needs_image_sizes(targets):
-    with pytest.raises(ValueError, match="image_sizes"):
-        build_regions(targets, SIZE, STRIDE, compat=True)

@@ -1,4 +1,4 @@
-"""RoI pooling of a network that only looks, without what its training needs."""
+"""RoI pooling of a network that is never trained, without what training needs."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 
-def looking(extractor: Any) -> nn.Module:
-    """Return an extractor's (or several extractors') stand-in for a network that only looks, itself if it has none."""
+def inference_extractor(extractor: Any) -> nn.Module:
+    """Return the inference-only version of an extractor, or of each of several; the extractor itself if it has none."""
     from mmdet.models.roi_heads import SingleRoIExtractor
 
     if isinstance(extractor, nn.ModuleList):
-        return nn.ModuleList(looking(each) for each in extractor)
-    return LookingExtractor(extractor) if type(extractor) is SingleRoIExtractor else extractor
+        return nn.ModuleList(inference_extractor(each) for each in extractor)
+    return InferenceExtractor(extractor) if type(extractor) is SingleRoIExtractor else extractor
 
 
-class LookingExtractor(nn.Module):
+class InferenceExtractor(nn.Module):
     """What `SingleRoIExtractor` returns where no gradient is asked for.
 
     mmdet's adds zero times every map to the pooled regions, once for each level that has none, so that each map takes

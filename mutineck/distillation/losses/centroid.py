@@ -14,8 +14,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -24,19 +23,6 @@ from torch.nn import functional
 
 from mutineck.clusters.centroids import Centroids
 from mutineck.distillation.losses.shapes import full_precision, widen
-
-
-@dataclass(frozen=True)
-class CentroidWeights:
-    """`total (direction term + distance * distance term)`."""
-
-    total: float = 0.5
-    distance: float = 0.5
-
-    def weigh(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return `direction` and `distance`, each times its weight."""
-        weights = {"direction": self.total, "distance": self.total * self.distance}
-        return {name: weights[name] * term for name, term in terms.items()}
 
 
 class Choice(NamedTuple):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mutineck.detection.compat import prepare
-from mutineck.detection.cpu.extractors import LookingExtractor, looking
+from mutineck.detection.cpu.extractors import InferenceExtractor, inference_extractor
 
 BOXES = {
     "every_level": [20, 60, 130, 200, 300, 500, 30, 250],
@@ -34,17 +34,18 @@ def test_regions_are_pooled_as_mmdet_pools_them_and_in_their_order(name: str) ->
     regions = torch.cat([image[:, None], corners, corners + sides[:, None]], dim=1)
     theirs = extractor()
     with torch.no_grad():
-        assert torch.equal(looking(theirs)(maps, regions), theirs(maps, regions))
+        assert torch.equal(inference_extractor(theirs)(maps, regions), theirs(maps, regions))
         # As the double head asks for the regions that it regresses on.
-        larger = looking(theirs)(maps, regions, roi_scale_factor=1.3)
+        larger = inference_extractor(theirs)(maps, regions, roi_scale_factor=1.3)
         assert torch.equal(larger, theirs(maps, regions, roi_scale_factor=1.3))
         assert torch.equal(
-            looking(theirs)(maps[:1], regions, roi_scale_factor=1.3), theirs(maps[:1], regions, roi_scale_factor=1.3)
+            inference_extractor(theirs)(maps[:1], regions, roi_scale_factor=1.3),
+            theirs(maps[:1], regions, roi_scale_factor=1.3),
         )
 
 
 def test_each_stage_of_a_cascade_is_taken_and_others_are_left() -> None:
-    stages = looking(nn.ModuleList([extractor(), extractor()]))
-    assert [type(stage) for stage in stages] == [LookingExtractor, LookingExtractor]
+    stages = inference_extractor(nn.ModuleList([extractor(), extractor()]))
+    assert [type(stage) for stage in stages] == [InferenceExtractor, InferenceExtractor]
     other = nn.Identity()
-    assert looking(other) is other
+    assert inference_extractor(other) is other

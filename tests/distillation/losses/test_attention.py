@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mutineck.distillation.losses.attention import Attention, attend, attention_distance, strength_of
-from mutineck.distillation.losses.fgd import FocalGlobal
+from mutineck.distillation.losses.fgd import FGDLoss
 
 
 def attention(features: torch.Tensor, temperature: float) -> Attention:
@@ -51,7 +51,9 @@ def test_error_under_attention_by_closed_form():
         look.spatial[0, 0, i].item() * sum(look.channel[0, c].item() * teacher[0, c, 0, i].item() ** 2 for c in (0, 1))
         for i in (0, 1)
     ]
-    assert FocalGlobal(2)(student, teacher).error[0, 0].tolist() == pytest.approx(expected)
+    masks = {str(i): torch.eye(2)[i].view(1, 1, 2) for i in (0, 1)}
+    terms = FGDLoss(2)(student, teacher, masks)
+    assert [terms[name].item() for name in masks] == pytest.approx(expected)
 
 
 def test_distance_counts_places_and_channels_and_divides_by_images():

@@ -10,7 +10,6 @@ import torch
 from mutineck.clusters.centroids import Centroids
 from mutineck.distillation.losses.centroid import (
     CentroidLoss,
-    CentroidWeights,
     centroid_terms,
     choose_centroids,
 )
@@ -149,8 +148,3 @@ def test_centroids_that_cannot_teach_are_refused(centroids, change, message):
 def test_vectors_of_another_length_are_refused(centroids):
     with pytest.raises(ValueError, match=r"\(J, 3\).*\(2, 5\)"):
         CentroidLoss(centroids)(torch.zeros(2, 5), torch.zeros(2, 5), torch.zeros(2))
-
-
-def test_weights():
-    weighed = CentroidWeights().weigh({"direction": torch.tensor(1.0), "distance": torch.tensor(1.0)})
-    assert {k: v.item() for k, v in weighed.items()} == {"direction": 0.5, "distance": 0.25}

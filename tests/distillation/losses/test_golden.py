@@ -14,15 +14,17 @@ import pytest
 import torch
 
 from mutineck.clusters.centroids import Centroids
+from mutineck.detection.cells import pad_boxes
 from mutineck.detection.roi import instance_vectors
 from mutineck.distillation.losses.centroid import CentroidLoss
 from mutineck.distillation.losses.confidence import ca_mkd_weights
 from mutineck.distillation.losses.cwd import CWDLoss
-from mutineck.distillation.losses.fgd import FGDLoss
+from mutineck.distillation.losses.fgd import FGDLoss, fgd_masks
 from mutineck.distillation.losses.mgd import MGDLoss
 from mutineck.distillation.losses.pkd import PKDLoss
-from mutineck.distillation.losses.region import RegionLoss
-from mutineck.teachers.regions import build_regions, match_batch
+from mutineck.distillation.losses.region import region_masks
+from mutineck.teachers.regions import match_batch
+from tests.distillation.losses.published import published_masks
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "losses.json"
 BOXES = [torch.tensor([[3.0, 5, 22, 30], [14, 9, 37, 25]]), torch.zeros(0, 4)]
@@ -51,10 +53,14 @@ def proposed(shift: float, score: float) -> SimpleNamespace:
     return SimpleNamespace(boxes=BOXES[0] + shift, scores=torch.tensor([score, 0.6]), labels=LABELS[0])
 
 
+def fgd(masks: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return fixed(FGDLoss(4))(STUDENT, TEACHER, masks)
+
+
 def region() -> dict[str, torch.Tensor]:
     none = SimpleNamespace(boxes=BOXES[1], scores=torch.zeros(0), labels=LABELS[1])
     targets = match_batch([[proposed(2, 0.9), proposed(-3, 0.4)], [none, none]], BOXES, LABELS)
-    return fixed(RegionLoss(4))(STUDENT, TEACHER, build_regions(targets, (8, 10), 4))
+    return fgd(region_masks(targets, 4, (8, 10)))
 
 
 def centroid() -> dict[str, torch.Tensor]:
@@ -70,10 +76,8 @@ def centroid() -> dict[str, torch.Tensor]:
 
 
 CASES = {
-    "fgd": lambda: fixed(FGDLoss(4))(STUDENT, TEACHER, BOXES, 4),
-    "fgd published masks": lambda: fixed(FGDLoss(4, compat=True))(
-        STUDENT, TEACHER, BOXES, 4, torch.tensor([[32, 40], [30, 30]])
-    ),
+    "fgd": lambda: fgd(fgd_masks(*pad_boxes(BOXES), 4, (8, 10))),
+    "fgd published masks": lambda: fgd(published_masks(BOXES, torch.tensor([[32, 40], [30, 30]]), (8, 10))),
     "region": region,
     "centroid": centroid,
     "mgd": lambda: {"mgd": fixed(MGDLoss(4, mask_ratio=0.0))(STUDENT, TEACHER)},

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
-from mutineck.distillation.losses.fgd import FGDLoss, FGDWeights
-from mutineck.distillation.losses.region import RegionLoss, RegionWeights
-from mutineck.teachers.regions import RegionSettings, build_regions, match_batch
+from mutineck.detection.cells import cell_ranges
+from mutineck.distillation.losses.fgd import FGDLoss
+from mutineck.distillation.weights import term_weights
+from mutineck.study.experiment import DistillationSpec
+from mutineck.teachers.regions import Regions, RegionSettings, Targets, build_regions, match_batch
+from tests.distillation.losses.published import as_published, published_masks
 
-WEIGHTS = FGDWeights(alpha=1e-3, beta=5e-4, gamma=1e-3, lambda_=5e-6)
+SPEC = DistillationSpec(alpha=1e-3, beta=5e-4, gamma=1e-3, lambda_=5e-6)
+WEIGHTS = term_weights(SPEC, "fgd", two_stage=True)
 STRIDE, SIZE, IMAGE = 4, (12, 16), (48, 64)
 
 
@@ -31,29 +35,20 @@ def slow_attention(features: torch.Tensor, temperature: float) -> tuple[list[lis
 def slow_fgd(student, teacher, boxes, image_sizes, rebuilt) -> float:
     """FGD's published loss on doubles: a loop over images, boxes, cells and channels."""
     n, c, h, w = student.shape
+    masks = {name: mask.tolist() for name, mask in published_masks(boxes, image_sizes, (h, w)).items()}
     total = 0.0
     for i in range(n):
-        foreground = [[0.0] * w for _ in range(h)]
-        for x1, y1, x2, y2 in boxes[i].tolist():
-            height, width = image_sizes[i]
-            left, right = math.floor(x1 / width * w), math.ceil(x2 / width * w)
-            top, bottom = math.floor(y1 / height * h), math.ceil(y2 / height * h)
-            area = (right + 1 - left) * (bottom + 1 - top)
-            for y in range(max(top, 0), min(bottom, h - 1) + 1):
-                for x in range(max(left, 0), min(right, w - 1) + 1):
-                    foreground[y][x] = max(foreground[y][x], 1 / area)
-        empty = sum(v == 0 for row in foreground for v in row)
-        spatial, channel = slow_attention(teacher[i], WEIGHTS.temperature)
-        spatial_s, channel_s = slow_attention(student[i], WEIGHTS.temperature)
+        spatial, channel = slow_attention(teacher[i], SPEC.temperature)
+        spatial_s, channel_s = slow_attention(student[i], SPEC.temperature)
         f, g = student[i].tolist(), teacher[i].tolist()
         for y in range(h):
             for x in range(w):
                 error = sum(channel[k] * (g[k][y][x] - f[k][y][x]) ** 2 for k in range(c)) * spatial[y][x]
-                inside = foreground[y][x]
-                total += WEIGHTS.alpha * inside * error if inside else WEIGHTS.beta * error / empty
-                total += WEIGHTS.gamma * abs(spatial[y][x] - spatial_s[y][x])
-        total += WEIGHTS.gamma * sum(abs(a - b) for a, b in zip(channel, channel_s, strict=True))
-        total += WEIGHTS.lambda_ * (rebuilt[1][i] - rebuilt[0][i]).square().sum().item()
+                total += SPEC.alpha * masks["foreground"][i][y][x] * error
+                total += SPEC.beta * masks["background"][i][y][x] * error
+                total += SPEC.gamma * abs(spatial[y][x] - spatial_s[y][x])
+        total += SPEC.gamma * sum(abs(a - b) for a, b in zip(channel, channel_s, strict=True))
+        total += SPEC.lambda_ * (rebuilt[1][i] - rebuilt[0][i]).square().sum().item()
     return total / n
 
 
@@ -76,25 +71,29 @@ def batch(request) -> Batch:
     return Batch(student, teacher, [boxes, boxes[:2]], torch.tensor([IMAGE, (40, 50)]))
 
 
-def learned(loss: FGDLoss | RegionLoss) -> None:
+def learned(loss: FGDLoss) -> FGDLoss:
     """Give both contexts weights that do something, the same for every loss."""
     generator = torch.Generator().manual_seed(5)
-    for parameter in loss.compare.parameters():
+    for parameter in loss.double().parameters():
         with torch.no_grad():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) / 3)
+    return loss
 
 
-def expected(batch: Batch, loss: FGDLoss | RegionLoss) -> float:
-    rebuilt = (loss.compare.student_context(batch.student), loss.compare.teacher_context(batch.teacher))
-    return slow_fgd(batch.student, batch.teacher, batch.boxes, batch.image_sizes.tolist(), rebuilt)
+def expected(batch: Batch, loss: FGDLoss) -> float:
+    rebuilt = (loss.student_context(batch.student), loss.teacher_context(batch.teacher))
+    return slow_fgd(batch.student, batch.teacher, batch.boxes, batch.image_sizes, rebuilt)
 
 
-def test_fgd_equals_its_published_loop(batch):
-    loss = FGDLoss(6, compat=True).double()
-    learned(loss)
-    terms = loss(batch.student, batch.teacher, batch.boxes, STRIDE, batch.image_sizes)
-    total = sum(WEIGHTS.weigh(terms).values()).item()
-    assert total == pytest.approx(expected(batch, loss), rel=1e-6)
+def weighted(batch: Batch, loss: FGDLoss, masks: dict[str, torch.Tensor]) -> float:
+    terms = loss(batch.student, batch.teacher, masks)
+    return sum(WEIGHTS[name] * value.item() for name, value in terms.items())
+
+
+def test_fgd_under_the_published_masks_equals_its_published_loop(batch):
+    loss = learned(FGDLoss(6))
+    found = weighted(batch, loss, published_masks(batch.boxes, batch.image_sizes, SIZE))
+    assert found == pytest.approx(expected(batch, loss), rel=1e-6)
 
 
 @dataclass
@@ -106,19 +105,31 @@ class Silent:
     labels = torch.zeros(0, dtype=torch.int64)
 
 
-def region_total(batch: Batch, loss: RegionLoss, settings: RegionSettings, compat: bool) -> float:
-    labels = [torch.zeros(len(b), dtype=torch.int64) for b in batch.boxes]
-    targets = match_batch([[Silent()]] * len(batch.boxes), batch.boxes, labels, settings)
-    regions = build_regions(targets, SIZE, STRIDE, settings, image_sizes=batch.image_sizes, compat=compat)
-    terms = loss(batch.student, batch.teacher, regions)
-    return sum(RegionWeights.from_fgd(WEIGHTS).weigh(terms).values()).item()
+EVEN = RegionSettings(rho=0.0)
 
 
-def test_one_teacher_without_proposals_is_fgd(batch):
-    loss = RegionLoss(6).double()
-    learned(loss)
-    total = region_total(batch, loss, RegionSettings(rho=0.0), compat=True)
-    assert total == pytest.approx(expected(batch, loss), rel=1e-6)
+def unproposed(boxes: list[torch.Tensor]) -> Targets:
+    """One teacher, no proposals."""
+    labels = [torch.zeros(len(b), dtype=torch.int64) for b in boxes]
+    return match_batch([[Silent()]] * len(boxes), boxes, labels, EVEN)
+
+
+def masks_of(regions: Regions) -> dict[str, torch.Tensor]:
+    return {name: getattr(regions, name) for name in ("centre", "boundary", "background")}
+
+
+def test_one_teacher_without_proposals_is_fgd_on_the_published_cells(batch):
+    targets = unproposed(batch.boxes)
+    targets = replace(targets, boxes=as_published(targets.boxes, batch.image_sizes, STRIDE, SIZE))
+    regions = build_regions(targets, SIZE, STRIDE, EVEN)
+    # The published code divides by a box's cells on and off the map.
+    first, last = (targets.boxes[..., :2] / STRIDE).floor(), (targets.boxes[..., 2:] / STRIDE).ceil()
+    on_map = cell_ranges(targets.boxes, STRIDE, *SIZE).count / (last - first + 1).prod(dim=-1)
+    centre = (regions.mass * regions.centres * on_map[..., None, None]).amax(dim=1)
+    loss = learned(FGDLoss(6))
+    found = weighted(batch, loss, masks_of(regions) | {"centre": centre})
+    assert not regions.boundary.any()
+    assert found == pytest.approx(expected(batch, loss), rel=1e-6)
 
 
 def test_ours_differs_from_the_published_loop_only_by_padding_and_the_border(batch):
@@ -126,9 +137,8 @@ def test_ours_differs_from_the_published_loop_only_by_padding_and_the_border(bat
     interior = [b[b[:, 2] < 50] for b in batch.boxes]
     inside = Batch(batch.student, batch.teacher, interior, batch.image_sizes)
     padded = batch.image_sizes[0].tolist() != batch.image_sizes[1].tolist()
-    loss = RegionLoss(6).double()
-    learned(loss)
-    ours = region_total(inside, loss, RegionSettings(rho=0.0), compat=False)
+    loss = learned(FGDLoss(6))
+    ours = weighted(inside, loss, masks_of(build_regions(unproposed(interior), SIZE, STRIDE, EVEN)))
     published = expected(inside, loss)
     assert (ours == pytest.approx(published, rel=1e-6)) != padded
     if padded:  # the same boxes, had the second image filled the batch
