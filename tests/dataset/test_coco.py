@@ -16,10 +16,14 @@ from mutineck.dataset.coco import (
     DUPLICATE_ID,
     MALFORMED,
     ORPHAN,
+    SHARES,
+    TEXT,
     UNKNOWN_CATEGORY,
     UNUSABLE_ID,
+    CocoReader,
     fit_to_images,
     read_coco,
+    unused_root,
 )
 from mutineck.dataset.records import CategoryNames, DatasetError
 
@@ -148,6 +152,189 @@ def test_broken_images_are_left_out(image, reason):
     result, defects = read(data)
     assert len(result["images"]) == 2
     assert [(item.reason, item.action) for item in defects] == [(reason, "left out")]
+
+
+def text_of(data: Any) -> Any:
+    """Return a document with all its numbers as text."""
+    if isinstance(data, dict):
+        return {key: text_of(value) for key, value in data.items()}
+    return [text_of(value) for value in data] if isinstance(data, list) else str(data)
+
+
+def test_numbers_may_be_text():
+    data = document()
+    written = {key: text_of(data[key]) for key in data}
+    for plain, item in zip(data["annotations"], written["annotations"], strict=True):
+        item["segmentation"] = plain["segmentation"]
+    result, defects = read(written)
+    expected, _ = read(data)
+    assert result == expected
+    assert {(item.reason, item.action) for item in defects} == {(TEXT, "repaired")}
+    assert [item.field for item in defects if "bbox" in item.field] == ["annotations.bbox"], "one line for all"
+    assert "8 read as numbers, such as '1'" in next(item.detail for item in defects if "bbox" in item.field)
+
+
+def test_ids_may_be_words():
+    data = document()
+    for image, word in zip(data["images"], ("b7-a", "b7-b"), strict=True):
+        image["id"] = word
+    data["categories"][1]["id"] = "dog"
+    data["annotations"][0] |= {"id": "x", "image_id": "b7-a", "category_id": "dog"}
+    data["annotations"][1] |= {"id": 1, "image_id": "b7-b"}
+    result, defects = read(data)
+    assert [image["id"] for image in result["images"]] == [1, 2]
+    assert [(item["id"], item["image_id"], item["category_id"]) for item in result["annotations"]] == [
+        (2, 1, 1), (1, 2, 90)
+    ]  # fmt: skip
+    assert {(item.reason, item.action) for item in defects} == {(TEXT, "repaired")}
+
+
+@pytest.mark.parametrize(
+    ("size", "kept", "reasons"),
+    [
+        pytest.param({"width": 40, "height": 30}, 3, [(DUPLICATE, "repaired")], id="the same size"),
+        pytest.param({}, 3, [(DUPLICATE, "repaired")], id="no size"),
+        pytest.param({"width": 9, "height": 9}, 2, [(DUPLICATE, "left out"), (ORPHAN, "left out")], id="another size"),
+    ],
+)
+def test_an_image_that_is_listed_twice_has_the_objects_of_both(size, kept, reasons):
+    data = document()
+    data["images"].append({"id": 77, "file_name": "a.jpg"} | size)
+    data["annotations"].append({"id": 8, "image_id": 77, "category_id": 90, "bbox": [1, 2, 3, 4]})
+    result, defects = read(data)
+    assert [image["id"] for image in result["images"]] == [9, 12]
+    assert [item["image_id"] for item in result["annotations"]] == [9, 12, 9][:kept]
+    assert [(item.reason, item.action) for item in defects] == reasons
+
+
+def test_an_object_of_both_listings_is_one():
+    data = document()
+    data["images"].append({"id": 77, "file_name": "a.jpg"})
+    data["annotations"].append(data["annotations"][0] | {"id": 8, "image_id": 77})
+    result, defects = read(data)
+    assert [item["id"] for item in result["annotations"]] == [100, 7]
+    assert [(item.field, item.action) for item in defects if item.field.startswith("ann")] == [
+        ("annotations[2]", "left out")
+    ]
+
+
+@pytest.mark.parametrize("bbox", [[], None, ()])
+@pytest.mark.parametrize(
+    ("segmentation", "expected"),
+    [
+        pytest.param([[1, 2, 11, 2, 11, 14], [30, 1, 35, 1, 35, 20]], [1, 1, 34, 19], id="two outlines"),
+        pytest.param([[1, 2, 3], [1, 2, 11, 2, 11, 14]], [1, 2, 10, 12], id="a broken one beside"),
+        pytest.param({"size": [30, 40], "counts": [63, 5, 25, 5, 1102]}, [2, 3, 2, 5], id="run lengths"),
+        pytest.param([[1, 2, 1, 9, 1, 4]], None, id="no area"),
+        pytest.param([], None, id="nothing"),
+        pytest.param({"size": [30, 40], "counts": [9]}, None, id="broken run lengths"),
+        pytest.param({"size": ["a", 40], "counts": [9]}, None, id="broken size"),
+    ],
+)
+def test_an_object_without_a_box_has_that_of_its_outline(bbox, segmentation, expected):
+    result, defects = read(one(bbox=bbox, segmentation=segmentation))
+    kept = [item["bbox"] for item in result["annotations"] if item["id"] == 100]
+    assert kept == ([expected] if expected else [])
+    assert [(item.reason, item.action) for item in defects] == [(BAD_BOX, "repaired" if expected else "left out")]
+
+
+@pytest.mark.parametrize(
+    ("degrees", "expected"),
+    [
+        pytest.param(0.0, [10, 12, 20, 6], id="not turned"),
+        pytest.param(90, [17, 5, 6, 20], id="a quarter"),
+        pytest.param(180.0, [10, 12, 20, 6], id="half a turn"),
+        pytest.param(-270, [17, 5, 6, 20], id="three quarters the other way"),
+        pytest.param("90", [17, 5, 6, 20], id="text"),
+        pytest.param(30, [9.839746, 7.401924, 20.320508, 15.196152], id="a twelfth, by hand"),
+        pytest.param("steep", None, id="no number"),
+        pytest.param([1], None, id="a list"),
+    ],
+)
+def test_a_turned_box_is_the_upright_one_around_it(degrees, expected):
+    data = one(bbox=[10, 12, 20, 6], segmentation=[], attributes={"occluded": False, "rotation": degrees})
+    reader = CocoReader("x", CategoryNames())
+    result = reader.read(data)
+    kept = [item["bbox"] for item in result["annotations"] if item["id"] == 100]
+    if expected is None:
+        assert kept == [] and [item.action for item in reader.defects] == ["left out"]
+        return
+    assert kept[0] == pytest.approx(expected, abs=1e-5)
+    assert reader.hints() == (
+        ["1 boxes are turned (attribute rotation): each is read as the upright box around it"]
+        if float(degrees) % 180
+        else []
+    )
+
+
+def test_an_outline_says_more_than_a_rotation():
+    result, _ = read(one(attributes={"rotation": 45.0}))
+    assert result["annotations"][0]["bbox"] == [1, 2, 10, 12]
+
+
+@pytest.mark.parametrize("ignore", [1, True, "1", 1.0])
+def test_what_is_to_be_ignored_is_a_crowd_region_and_said(ignore):
+    reader = CocoReader("x.json", CategoryNames())
+    result = reader.read(one(ignore=ignore))
+    assert [item["iscrowd"] for item in result["annotations"]] == [1, 1] and not reader.defects
+    assert "x.json: 1 objects have ignore 1: read as crowd regions" in reader.hints()[0]
+    assert [item["iscrowd"] for item in read(one(ignore=0))[0]["annotations"]] == [0, 1]
+
+
+def in_shares(width: float = 40, height: float = 30) -> dict[str, Any]:
+    boxes = [[4, 3, 20, 15], [0, 0, 40, 30], [10, 6, 1, 3]]
+    rows = [
+        {"id": index, "image_id": 9, "category_id": 18, "bbox": [x / width, y / height, w / width, h / height]}
+        | {"area": w * h / width / height, "segmentation": [[x / width, y / height, (x + w) / width, y / height, 0, 0]]}
+        for index, (x, y, w, h) in enumerate(boxes, start=1)
+    ]
+    return document(annotations=rows)
+
+
+def test_boxes_in_shares_of_the_side_become_pixels():
+    result, defects = read(in_shares())
+    found = fit_to_images(result, "x.json")
+    assert [item["bbox"] for item in result["annotations"]] == [[4, 3, 20, 15], [0, 0, 40, 30], [10, 6, 1, 3]]
+    assert [item["area"] for item in result["annotations"]] == pytest.approx([300, 1200, 3])
+    assert result["annotations"][0]["segmentation"][0] == pytest.approx([4, 3, 24, 3, 0, 0])
+    assert not defects and [(item.field, item.reason, item.action) for item in found] == [
+        ("annotations.bbox", SHARES, "repaired")
+    ]
+
+
+def test_boxes_of_few_pixels_are_no_shares():
+    for data in (in_shares(20, 15), one(bbox=[0, 0, 1, 1])):
+        result, _ = read(data)
+        before = [list(item["bbox"]) for item in result["annotations"]]
+        fit_to_images(result, "x.json")
+        assert [item["bbox"] for item in result["annotations"]] == before
+
+
+def test_corners_in_the_place_of_sides_are_refused():
+    corners = [[2 + x, 3, 12 + x, 20] for x in range(25)]
+    rows = [{"id": i, "image_id": 9, "category_id": 18, "bbox": box} for i, box in enumerate(corners, start=1)]
+    message = r"^x\.json: annotations\.bbox: \d+ of 25 boxes reach out .* all fit as corners .* write \[x1, y1, x2 - x1"
+    with pytest.raises(DatasetError, match=message):
+        fit_to_images(read(document(annotations=rows))[0], "x.json")
+    rows[0]["bbox"] = [20, 3, 10, 10]  # no corners
+    assert len(fit_to_images(read(document(annotations=rows))[0], "x.json")) > 10
+
+
+def roboflow(**changes: Any) -> dict[str, Any]:
+    categories = [{"id": 0, "name": "farm", "supercategory": "none"}]
+    categories += [{"id": n, "name": name, "supercategory": "farm"} for n, name in ((90, "farm"), (18, "dog"))]
+    return document(categories=categories) | changes
+
+
+def test_a_root_that_no_object_has_is_no_category():
+    data = roboflow()
+    assert unused_root([data, data]) == 0
+    reader = CocoReader("x", CategoryNames(), 0)
+    assert [row["id"] for row in reader.read(data)["categories"]] == [90, 18] and not reader.defects
+    used = roboflow(annotations=[{"id": 1, "image_id": 9, "category_id": 0, "bbox": [1, 1, 2, 2]}])
+    assert unused_root([data, used]) is None, "an object of the second split has it"
+    assert unused_root([document()]) is None and unused_root([document(categories=[])]) is None
+    assert unused_root([document(categories=[{"id": 1, "name": "a", "supercategory": "none"}])]) is None, "it is alone"
 
 
 def test_the_same_annotation_twice_counts_once():

@@ -2,10 +2,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 
-from mutineck.dataset.masks import box_overlap, check_segmentation, encode_mask, read_object_masks
+from mutineck.dataset.images import ORIENTATION
+from mutineck.dataset.masks import (
+    box_overlap,
+    check_segmentation,
+    encode_mask,
+    read_object_masks,
+    segmentation_bbox,
+    upright_segmentation,
+)
 
 MASK = np.zeros((30, 40), bool)
 MASK[5:12, 20:35] = True
@@ -58,6 +66,27 @@ def test_segmentations_are_checked(segmentation, kept, problem):
     found = check_segmentation(segmentation, 40, 30)
     assert found[0] == kept
     assert problem in found[1] and bool(problem) == bool(found[1])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_outlines_are_turned_as_the_picture_is(orientation, tmp_path):
+    """As PIL and OpenCV show the picture, of which a mask is one."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    Image.fromarray(np.uint8(MASK) * 255).save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as picture:
+        shown = np.asarray(ImageOps.exif_transpose(picture)) > 0
+    runs = {"size": [30, 40], "counts": [605, 7, *[23, 7] * 14, 168]}
+    polygon = [20, 5, 35, 5, 35, 12, 20, 12]
+    for code in (CODE, runs):
+        turned = upright_segmentation(code, (40, 30), orientation)
+        assert np.array_equal(coco_mask.decode(turned).astype(bool), shown)
+    (outline,) = upright_segmentation([polygon], (40, 30), orientation)
+    drawn = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([outline], *shown.shape)))
+    assert np.array_equal(drawn.astype(bool), shown)
+    rows, columns = np.flatnonzero(shown.any(axis=1)), np.flatnonzero(shown.any(axis=0))
+    assert segmentation_bbox([outline]) == [columns[0], rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1]
+    assert upright_segmentation({"size": [1, 1]}, (40, 30), orientation) == {"size": [1, 1]}, "broken ones stay"
 
 
 @pytest.mark.parametrize(

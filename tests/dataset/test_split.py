@@ -78,6 +78,36 @@ def test_impossible_divisions_are_refused(labels, shares, match):
         stratified_split(labels, shares, 0)
 
 
+def test_copies_of_a_photograph_stay_in_one_part():
+    labels = {f"{shot:02d}-{copy}": {"cat", "dog"} if shot % 3 else set() for shot in range(40) for copy in range(3)}
+    together = {name: name[:2] for name in labels}
+    parts = stratified_split(labels, (8, 1, 1), 0, together)
+    assert all(len({parts[f"{shot:02d}-{copy}"] for copy in range(3)}) == 1 for shot in range(40))
+    sizes = Counter(parts.values())
+    assert [sizes[part] for part in range(3)] == pytest.approx([96, 12, 12], abs=3)
+    held = Counter(parts[name] for name, found in labels.items() if found)
+    assert [held[part] for part in range(3)] == pytest.approx([62, 8, 8], abs=3)
+    assert stratified_split(labels, (8, 1, 1), 0, {name: name for name in labels}) == stratified_split(
+        labels, (8, 1, 1), 0
+    )
+    with pytest.raises(ValueError, match=r"3 parts asked for, but there are only 2 usable images \(6 with copies"):
+        stratified_split({name: found for name, found in labels.items() if name < "02"}, (8, 1, 1), 0, together)
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 9])
+def test_every_part_has_objects_where_there_are_enough(count):
+    labels = {f"{index:02d}": {"cat"} if index < count else set() for index in range(60)}
+    for seed in range(5):
+        parts = stratified_split(labels, (8, 1, 1), seed)
+        assert {parts[name] for name, found in labels.items() if found} == {0, 1, 2}
+        assert [Counter(parts.values())[part] for part in range(3)] == [48, 6, 6]
+
+
+def test_one_picture_with_an_object_stays_where_it_is():
+    labels = {f"{index:02d}": {"cat"} if not index else set() for index in range(30)}
+    assert stratified_split(labels, (8, 1, 1), 0)["00"] == 0
+
+
 def test_a_limit_chooses_by_seed_alone():
     names = [f"{index}" for index in range(50)]
     chosen = first_by_hash(names, 10, seed=0)
