@@ -12,10 +12,12 @@ from pycocotools.coco import COCO
 
 from mutineck.dataset import DatasetError, convert
 from mutineck.dataset.images import ORIENTATION, TURN_UNSAID
+from mutineck.dataset.repeats import IN_TWO_SPLITS, REPEATED
 from mutineck.dataset.split import stratified_split
 from mutineck.dataset.stage import DatasetSummary, repeats_val
 from mutineck.study.experiment import DatasetSpec
 from mutineck.system.files import read_json
+from tests.dataset import exports
 
 
 def make_study(out: Path, /, **dataset: object) -> SimpleNamespace:
@@ -347,6 +349,122 @@ def test_coco_splits_agree_about_categories_or_both_files_are_named(tmp_path, ca
         assert convert(study).categories == ("dog", "toothbrush")
         val = read_json(study.path("dataset", "val.json"))
         assert [item["id"] for item in val["categories"]] == [18, 90]
+
+
+def test_what_a_folder_is_taken_for_is_said_and_kept(tmp_path, capsys):
+    exports.coco_roboflow(tmp_path / "data", exports.TRUTH)
+    study = make_study(tmp_path / "out", format="auto", root=str(tmp_path / "data"))
+    summary = convert(study)
+    said = "read as Roboflow's COCO export: train 4, valid 2, test 2"
+    assert capsys.readouterr().out == f"dataset: {said}\n"
+    source = read_json(study.path("dataset", "dataset.json"))["source"]
+    assert source["format"] == "coco" and source["hints"] == [said] and source["split"] == "as published"
+    assert summary.categories == exports.CATEGORIES, "its root category is none"
+
+
+def test_stored_boxes_of_a_turned_coco_picture_are_turned(tmp_path):
+    exports.coco_cvat(tmp_path / "data", exports.TRUTH)
+    path = tmp_path / "data" / "images" / "default" / "shot 0.jpg"
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    with Image.open(path) as picture:
+        picture.save(path, exif=exif)
+    study = make_study(tmp_path / "out", format="auto", root=str(tmp_path / "data"))
+    summary = convert(study)
+    assert [(item.reason, item.action) for item in summary.defects] == [("wrong image size", "repaired")]
+    documents = [read_json(study.path("dataset", f"{split}.json")) for split in summary.splits]
+    (image, items) = next(
+        (image, [item for item in document["annotations"] if item["image_id"] == image["id"]])
+        for document in documents
+        for image in document["images"]
+        if image["file_name"].endswith("shot 0.jpg")
+    )
+    assert (image["width"], image["height"]) == (48, 64)
+    assert [item["bbox"] for item in items] == [[30, 4, 12, 20], [8, 30, 30, 16]]  # of 64x48: x is 48 - y - h
+
+
+def test_copies_stay_on_one_side_and_are_named(tmp_path, capsys):
+    root = tmp_path / "data"
+    exports.voc(root / "VOC2007", exports.TRUTH)
+    shutil.copytree(root / "VOC2007", root / "VOC2007_backup")
+    study = make_study(tmp_path / "out", format="auto", root=str(root), split=(2, 1, 1))
+    summary = convert(study)
+    assert [(item.reason, item.action) for item in summary.defects] == [(REPEATED, "kept")] * 8
+    assert "8 pictures are there twice, such as VOC2007_backup/JPEGImages/shot" in capsys.readouterr().out
+    sides = [
+        {image["file_name"].rpartition("/")[2] for image in read_json(study.path("dataset", f"{split}.json"))["images"]}
+        for split in summary.splits
+    ]
+    assert sum(map(len, sides)) == 8
+    with pytest.raises(DatasetError, match="8 defects"):
+        convert(make_study(tmp_path / "strict", format="auto", root=str(root), split=(2, 1, 1), strict=True))
+
+
+def test_augmented_copies_stay_in_one_part(tmp_path):
+    truth = [
+        exports.Shot(f"shot{shot}_jpg.rf.{shot}{copy}abcd.jpg", "train", (("cat", (shot, copy, 20, 20)),))
+        for shot in range(9)
+        for copy in range(3)
+    ]
+    exports.coco_roboflow(tmp_path / "data", tuple(truth))
+    study = make_study(tmp_path / "out", format="auto", root=str(tmp_path / "data" / "train"), split=(1, 1, 1))
+    summary = convert(study)
+    assert [summary.splits[split]["images"] for split in summary.splits] == [9, 9, 9] and not summary.defects
+    shots = [
+        {image["file_name"][:5] for image in read_json(study.path("dataset", f"{split}.json"))["images"]}
+        for split in summary.splits
+    ]
+    assert [len(each) for each in shots] == [3, 3, 3]
+
+
+def test_pictures_of_train_in_val_are_named(tmp_path, capsys):
+    for split in ("train", "val"):
+        document = exports.coco(exports.TRUTH, exports.CATEGORIES)
+        exports.text(tmp_path / "data" / "annotations" / f"{split}.json", json.dumps(document))
+    for shot in exports.TRUTH:
+        exports.picture(tmp_path / "data" / "images" / shot.name, shot.name)
+    summary = convert(make_study(tmp_path / "out", format="auto", root=str(tmp_path / "data")))
+    assert [(item.reason, item.action) for item in summary.defects] == [(IN_TWO_SPLITS, "kept")] * 8
+    assert "8 of 8 pictures of val are in train, too, such as images/shot 0.jpg" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mark", ["difficult", "iscrowd", "ignore"])
+def test_objects_that_are_all_marked_are_said_to_be(tmp_path, mark):
+    root = tmp_path / "data"
+    if mark == "difficult":
+        exports.voc(root, exports.TRUTH)
+        for path in (root / "Annotations").iterdir():
+            path.write_text(path.read_text().replace("<difficult>0", "<difficult>1"))
+    else:
+        exports.coco_cvat(root, exports.TRUTH)
+        path = root / "annotations" / "instances_default.json"
+        document = read_json(path)
+        for item in document["annotations"]:
+            item[mark] = 1
+        path.write_text(json.dumps(document))
+    message = (
+        r"the train split has 6 usable images and 0 boxes \(all \d+ objects are difficult, in VOC, or iscrowd or ignore"
+    )
+    with pytest.raises(DatasetError, match=message):
+        convert(make_study(tmp_path / "out", format="auto", root=str(root)))
+
+
+def test_categories_that_look_alike_are_hinted_at(voc_root, tmp_path, capsys):
+    for index, name in enumerate(("Car", "car", "CAR", "big car", "big_car", "van", "caf\u00e9", "cafe\u0301") * 4):
+        voc_root.add(f"{index:02d}", [(name, (1, 1, 10, 10))])
+    summary = convert(make_study(tmp_path / "out", format="auto", root=str(voc_root.root)))
+    assert summary.categories == ("CAR", "Car", "big car", "big_car", "caf\u00e9", "car", "van")
+    hint = (
+        "dataset: categories that differ in case or marks alone: CAR, Car, car; big car, big_car. Where they are one, "
+        "--set 'dataset.aliases={Car: CAR, car: CAR, big_car: big car}'"
+    )
+    assert hint in capsys.readouterr().out
+
+
+def test_there_is_nothing_to_download_for_a_format_that_is_found(tmp_path):
+    study = make_study(tmp_path / "out", format="auto", root=str(tmp_path), download=True)
+    with pytest.raises(DatasetError, match=r"dataset\.download: there is nothing to fetch for dataset\.format=auto"):
+        convert(study)
 
 
 def test_a_download_happens_only_on_request(tmp_path, monkeypatch, voc_root):

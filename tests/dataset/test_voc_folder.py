@@ -17,7 +17,7 @@ from mutineck.dataset.voc_folder import (
     official_split,
     read_pictures,
 )
-from mutineck.dataset.voc_xml import UNREADABLE_XML
+from mutineck.dataset.voc_xml import UNREADABLE_XML, VocImage, VocObject, write_voc_xml
 
 
 def read(voc_root, **options):
@@ -111,12 +111,30 @@ def test_one_picture_annotated_twice(voc_root):
     assert reasons(defects) == [("Annotations/b.xml", DUPLICATE, "left out")]
 
 
-def test_two_pictures_of_one_name(voc_root):
-    voc_root.add("a")
+@pytest.mark.parametrize(
+    ("filename", "read_as", "left_out"),
+    [
+        pytest.param("a.jpg", ["JPEGImages/a.jpg"], "JPEGImages/a.png", id="the one"),
+        pytest.param("a.png", ["JPEGImages/a.png"], "JPEGImages/a.jpg", id="the other"),
+        pytest.param("b.jpg", [], "Annotations/a.xml", id="neither"),
+        pytest.param("", [], "Annotations/a.xml", id="not said"),
+    ],
+)
+def test_of_two_pictures_of_one_name_filename_says_which(voc_root, filename, read_as, left_out):
+    voc_root.picture("a.jpg")
     voc_root.picture("a.png")
+    voc_root.annotation("a", filename=filename)
     pictures, defects, _ = read(voc_root)
-    assert list(pictures) == ["JPEGImages/a.jpg"]
-    assert reasons(defects) == [("JPEGImages/a.png", DUPLICATE, "left out")]
+    assert list(pictures) == read_as
+    assert reasons(defects) == [(left_out, DUPLICATE, "left out")]
+
+
+def test_a_picture_with_its_own_annotation_is_not_given_to_another(voc_root):
+    voc_root.add("b")
+    voc_root.annotation("a", filename="b.jpg")
+    pictures, defects, _ = read(voc_root)
+    assert list(pictures) == ["JPEGImages/b.jpg"] and defects[0].detail == "b.jpg is annotated by b.xml already"
+    assert reasons(defects) == [("Annotations/a.xml", DUPLICATE, "left out")]
 
 
 @pytest.mark.parametrize(("orientation", "said"), [(1, 0), (2, 1), (3, 1), (4, 1)])
@@ -226,6 +244,63 @@ def test_lists_say_what_is_read(voc_root):
     assert reading.notes["not_listed"] == 1
     with pytest.raises(DatasetError, match=r"val\.txt"):
         official_split(reading.lists, pictures)
+
+
+@pytest.mark.parametrize(
+    ("stem", "line"),
+    [
+        pytest.param("a", "a -1", id="pair"),
+        pytest.param("a", "a.jpg", id="with its ending"),
+        pytest.param("a", "JPEGImages\\a.JPG  1", id="path of Windows, pair"),
+        pytest.param("a b", "a b", id="space"),
+        pytest.param("a b", '"a b" 1', id="quotes, pair"),
+        pytest.param("a 1", "a 1", id="a name that looks like a pair"),
+        pytest.param("caf\u00e9", "cafe\u0301", id="other form"),
+        pytest.param("cam1/a", "cam1/a", id="sub-folder"),
+        pytest.param("cam1/a", "a", id="sub-folder, not named"),
+    ],
+)
+def test_a_line_of_a_list_names_a_picture(voc_root, stem, line):
+    for name in (stem, "other"):
+        for folder in ("Annotations", "JPEGImages"):
+            (voc_root.root / folder / name).parent.mkdir(exist_ok=True)
+        voc_root.add(name)
+    lists = voc_root.root / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "trainval.txt").write_text(line + "\n", encoding="utf-8")
+    pictures, defects, reading = read(voc_root)
+    assert not defects and [*pictures] == [f"JPEGImages/{stem}.jpg"]
+    assert reading.lists == {"trainval": {f"JPEGImages/{stem}.jpg"}}
+
+
+def test_a_line_that_two_pictures_have_names_neither(voc_root):
+    for camera in ("cam1", "cam2"):
+        for folder in ("Annotations", "JPEGImages"):
+            (voc_root.root / folder / camera).mkdir()
+        voc_root.add(f"{camera}/a")
+    (voc_root.root / "ImageSets" / "Main").mkdir(parents=True)
+    (voc_root.root / "ImageSets" / "Main" / "train.txt").write_text("a\ncam2/a")
+    pictures, defects, _ = read(voc_root)
+    assert [*pictures] == ["JPEGImages/cam2/a.jpg"]
+    assert reasons(defects) == [("Annotations/a.xml", NO_ANNOTATION, "left out")]
+
+
+def test_turned_boxes_are_upright_ones_around_them(voc_root):
+    voc_root.picture("a.jpg")
+    turned = VocObject("bar", (11, 13, 30, 16), index=1, rotation=90.0)
+    record = VocImage("a.jpg", 40, 30, objects=(turned,))
+    (voc_root.root / "Annotations" / "a.xml").write_bytes(write_voc_xml(record))
+    pictures, defects, reading = read(voc_root)
+    assert not defects and pictures["JPEGImages/a.jpg"].objects[0]["bbox"] == [18, 4, 4, 20]
+    assert reading.hints == ["1 boxes are turned (attribute rotation): each is read as the upright box around it"]
+
+
+@pytest.mark.parametrize(("offset", "said"), [(1, 1), (0, 0)])
+def test_coordinates_from_zero_are_hinted_at(voc_root, offset, said):
+    voc_root.add("a", [("cat", (0, 3, 9, 9)), ("cat", (5, 0, 9, 9)), ("cat", (5, 5, 9, 9))])
+    _, _, reading = read(voc_root, offset=offset)
+    hint = "2 of 3 boxes begin at 0, where Pascal VOC's pixels count from 1: if the tool counts from 0, "
+    assert reading.hints == [f"{hint}--set dataset.voc_offset=0"] * said
 
 
 def test_an_official_split_is_followed():
