@@ -14,10 +14,10 @@ from benchmarks.step import ARM, PARTS, Stepper
 from benchmarks.stopwatch import shares, tell
 from benchmarks.study import random_study, take_step
 from benchmarks.table import Row, side_by_side
+from mutineck.detectors.training import split_config
 from mutineck.study.experiment import load_experiment
 from mutineck.study.stage import Study
 from mutineck.system.seeding import seed_everything
-from mutineck.teachers.stage import dataset_categories, split_config
 
 IMAGES = 60
 ROUNDS = 5
@@ -65,7 +65,7 @@ class Epochs(Stepper):
         from mmdet.datasets import build_dataloader, build_dataset
         from mmdet.utils import build_dp
 
-        categories = dataset_categories(study)
+        categories = study.dataset.categories
         dataset = build_dataset(split_config(study, "train", categories, masks=False, test=False))
         batch = study.experiment.student.schedule.batch
         self.pictures = len(dataset)

@@ -18,9 +18,10 @@ from benchmarks.clusters import CHANNELS, generate
 from benchmarks.study import random_study
 from benchmarks.table import Row, side_by_side
 from mutineck.detection.distributed import Processes
-from mutineck.detection.evaluation import Batch, device_of, evaluation_loader
+from mutineck.detection.evaluation import Batch, device_of
 from mutineck.detection.frozen import FrozenDetector
 from mutineck.detectors.folders import load_frozen
+from mutineck.detectors.loaders import evaluation_loader
 from mutineck.features.extraction import extract_teacher, loader_of
 from mutineck.features.shards import load_features
 from mutineck.study.experiment import load_experiment

@@ -94,8 +94,9 @@ def train_steps(study: Study, *, steps: int = 1, batch: int = BATCH) -> dict[str
     On one CPU thread, seconds are processor time: a neighbour on the machine is no part of them.
     """
     import mutineck.distillation.distiller  # noqa: F401  (registers it with mmdet)
-    from mutineck.detection.evaluation import device_of, evaluation_loader
+    from mutineck.detection.evaluation import device_of
     from mutineck.detection.frozen import build_model
+    from mutineck.detectors.loaders import evaluation_loader
     from mutineck.distillation.stage import distiller_config
 
     device = device_of(study.experiment.resources.device)

@@ -43,9 +43,9 @@ def train_watched() -> list[Memory]:
 
     from mutineck.detection.evaluation import device_of
     from mutineck.detection.training import train
+    from mutineck.detectors.training import detector_training
     from mutineck.distillation.stage import HOOKS as OURS
     from mutineck.distillation.stage import MODULES, distiller_config
-    from mutineck.teachers.stage import dataset_categories, detector_training
 
     found: list[Memory] = []
 
@@ -62,7 +62,7 @@ def train_watched() -> list[Memory]:
         steps = -(-8 * study.experiment.dataset.shapes.images // (10 * schedule.batch))
         schedule = schedule.model_copy(update={"epochs": -(-STEPS // steps)})
         hooks = [*OURS, {"type": "ResidentMemoryHook"}]
-        categories = dataset_categories(study)
+        categories = study.dataset.categories
         config = detector_training(
             study, distiller_config(study), categories, schedule, seed=0, hooks=hooks, modules=MODULES
         )
@@ -73,14 +73,14 @@ def train_watched() -> list[Memory]:
 def evaluate_watched() -> list[Memory]:
     """Measure a detector on a split again and again; return the memory after every time but the first."""
     from mutineck.detectors.folders import load_model
-    from mutineck.teachers.stage import dataset_categories, measure_split
+    from mutineck.detectors.measuring import measure_split
 
     found = []
     with tempfile.TemporaryDirectory() as folder:
         study = random_study(load_experiment("smoke", ["dataset.shapes.images=200"]), Path(folder))
         model, _ = load_model(study.path("teachers", study.experiment.teachers[0].name))
         for _ in range(EVALUATIONS + 1):
-            measure_split(study, model, dataset_categories(study), split="val")
+            measure_split(study, model, study.dataset.categories, split="val")
             found.append(resident())
     return found[1:]
 

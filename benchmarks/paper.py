@@ -130,12 +130,12 @@ def loading_seconds(experiment: str, pictures: Path, *, most: int = 40) -> float
 
     import mutineck.detection.repeatable  # noqa: F401  (registers the data set with mmdet)
     from mutineck.dataset.stage import convert
-    from mutineck.teachers.stage import dataset_categories, split_config
+    from mutineck.detectors.training import split_config
 
     with tempfile.TemporaryDirectory() as folder:
         study = Study(load_experiment(experiment, [f"dataset.root={pictures}"]), Path(folder), "dataset")
         convert(study)
-        categories = dataset_categories(study)
+        categories = study.dataset.categories
         dataset = build_dataset(split_config(study, "train", categories, masks=False, test=False, seed=0))
         seconds = []
         for index in range(min(most, len(dataset))):

@@ -119,8 +119,8 @@ def start(root: Path, count: int) -> dict[str, Any]:
 def work(root: Path) -> None:
     """Do one process's share of the work on the study in a folder; the first writes `found.pt` there."""
     from mutineck.detectors.folders import load_frozen, load_model
+    from mutineck.detectors.measuring import measure_split
     from mutineck.features.shards import load_features
-    from mutineck.teachers.stage import dataset_categories, measure_split
 
     torch.set_num_threads(1)
     study = Study(load_experiment(root / "experiment.yaml"), root, "distillation", "mutineck/seed0")
@@ -133,7 +133,7 @@ def work(root: Path) -> None:
         boxes: list[dict[str, Any]] = []
 
         def evaluate() -> None:
-            boxes[:] = measure_split(study, model, dataset_categories(study), split="train", group=group)[0]
+            boxes[:] = measure_split(study, model, study.dataset.categories, split="train", group=group)[0]
 
         extraction = timed(partial(extract_again, study, frozen, group, shard_images=BATCH), group)
         evaluation = timed(evaluate, group)
@@ -173,8 +173,8 @@ def train_steps(study: Study, group: Processes) -> tuple[list[tuple[float, float
     from mmdet.utils import build_ddp
 
     import mutineck.distillation.distiller  # noqa: F401  (registers it with mmdet)
-    from mutineck.detection.evaluation import evaluation_loader
     from mutineck.detection.frozen import build_model
+    from mutineck.detectors.loaders import evaluation_loader
     from mutineck.distillation.stage import distiller_config
     from mutineck.system.seeding import seed_everything
 

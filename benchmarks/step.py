@@ -16,10 +16,11 @@ from benchmarks.study import random_study, take_step
 from benchmarks.table import Rounds, Row, Target, side_by_side
 from mutineck.detection.compat import prepare
 from mutineck.detection.configs import optimizer_config
-from mutineck.detection.evaluation import device_of, evaluation_loader
+from mutineck.detection.evaluation import device_of
 from mutineck.detection.frozen import FrozenDetector, build_model
-from mutineck.detectors import batch_view as view
+from mutineck.detectors import outputs as view
 from mutineck.detectors.folders import load_model
+from mutineck.detectors.loaders import evaluation_loader
 from mutineck.distillation import guidance, teacher_loss
 from mutineck.distillation.distiller import Distiller
 from mutineck.distillation.losses import region

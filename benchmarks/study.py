@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,7 +17,6 @@ from mutineck.detection.training import save_detector
 from mutineck.detectors.folders import input_normalisation
 from mutineck.study.experiment import INTERMEDIATE, Experiment
 from mutineck.study.stage import Study
-from mutineck.system.files import read_json
 from mutineck.system.seeding import derive_seed, seeded
 from mutineck.teachers import intermediate, stage
 from mutineck.teachers.zoo import ZooEntry, find_in_zoo
@@ -35,7 +35,7 @@ def random_study(experiment: Experiment, folder: Path, *, zoo: Path | None = Non
     """
     study = Study(experiment, folder, "dataset")
     convert(study)
-    categories = read_json(study.need("dataset", "dataset.json"))["categories"]
+    categories = study.dataset.categories
 
     def weights_of(entry: ZooEntry) -> Path:
         path = (zoo or folder) / f"{entry.name}.pth"
@@ -109,7 +109,7 @@ def speak(model: Any) -> Any:
     return model.eval()
 
 
-def _plant_centroids(study: Study, categories: list[str]) -> None:
+def _plant_centroids(study: Study, categories: Sequence[str]) -> None:
     """Write three random centroids a category for every teacher and the intermediate one."""
     names = [teacher.name for teacher in study.experiment.teachers]
     widths = {name: read_config(study.need("teachers", name, "config.py")).model.neck.out_channels for name in names}

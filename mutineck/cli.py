@@ -258,7 +258,7 @@ def doctor(given: argparse.Namespace) -> int:
 
 def evaluate(given: argparse.Namespace) -> int:
     """Print a detector's metrics."""
-    from mutineck.detectors.evaluate import evaluate as measured
+    from mutineck.detectors.measuring import evaluate as measured
     from mutineck.study.stage import Study
 
     experiment, root = _last_study(given)

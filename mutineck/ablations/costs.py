@@ -7,12 +7,12 @@ from typing import Any
 import pandas as pd
 import torch
 
-from mutineck.ablations.batches import some_pictures
 from mutineck.ablations.detectors import COSTS, detectors
 from mutineck.detection.complexity import latency, multiply_adds, parameters
 from mutineck.detection.evaluation import device_of
 from mutineck.detection.frozen import freeze
 from mutineck.detectors.folders import load_model
+from mutineck.detectors.loaders import some_pictures
 from mutineck.study.experiment import INTERMEDIATE, slug
 from mutineck.study.stage import Study
 from mutineck.system.files import atomic_path

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mutineck.ablations.batches import MOST_PICTURES, some_pictures
 from mutineck.ablations.detectors import OMEGA
 from mutineck.detection.evaluation import device_of
 from mutineck.detectors.folders import load_frozen
+from mutineck.detectors.loaders import MOST_PICTURES, some_pictures
 from mutineck.study.experiment import CHOOSING
 from mutineck.study.stage import Study
-from mutineck.system.files import atomic_path, read_json
+from mutineck.system.files import atomic_path
 from mutineck.teachers.regions import RegionSettings, match_batch
 
 
@@ -35,7 +35,7 @@ def measure_omega(study: Study, *, pictures: int = MOST_PICTURES) -> pd.DataFram
         FileNotFoundError: a teacher or the data set is missing; the message names the command.
     """
     device = device_of(study.experiment.resources.device)
-    categories = read_json(study.need("dataset", "dataset.json"))["categories"]
+    categories = study.dataset.categories
     teachers = [load_frozen(study, teacher.name) for teacher in study.experiment.teachers]
     settings = RegionSettings(**study.experiment.distillation.regions.model_dump())
     rows: list[dict[str, Any]] = []

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mutineck.ablations.batches import MOST_PICTURES, some_pictures
 from mutineck.ablations.detectors import LAYOUT, TIGHTNESS, detectors
 from mutineck.clusters.centroids import Centroids, load_centroids
 from mutineck.clusters.clustering import teaching_teacher
@@ -17,9 +16,10 @@ from mutineck.clusters.kmeans import silhouette
 from mutineck.detection.evaluation import device_of
 from mutineck.detection.roi import instance_vectors
 from mutineck.detectors.folders import load_frozen
+from mutineck.detectors.loaders import MOST_PICTURES, some_pictures
 from mutineck.features.moments import between, mean_cosines
 from mutineck.study.stage import Study
-from mutineck.system.files import atomic_path, read_json
+from mutineck.system.files import atomic_path
 from mutineck.system.seeding import derive_seed
 
 FOLDS = 5
@@ -46,7 +46,7 @@ def measure_vectors(study: Study, *, pictures: int = MOST_PICTURES) -> pd.DataFr
         FileNotFoundError: a detector or the centroids are missing; the message names the command.
     """
     shown = detectors(study)
-    categories = read_json(study.need("dataset", "dataset.json"))["categories"]
+    categories = study.dataset.categories
     own = [*shown.teachers, *([shown.intermediate] if shown.intermediate else [])]
     reference = teaching_teacher(study.experiment, own)
     centroids = load_centroids(study.need("clusters", "centroids", f"{reference}.safetensors"), categories)

@@ -29,6 +29,7 @@ from mutineck.dataset.repeats import find_repeats, photograph, same_content
 from mutineck.dataset.shapes import write_shapes
 from mutineck.dataset.split import first_by_hash, stratified_split
 from mutineck.dataset.voc_folder import official_split
+from mutineck.study.dataset import Dataset
 from mutineck.system.files import write_json
 
 if TYPE_CHECKING:
@@ -268,14 +269,14 @@ def _write(study: Study, source: Source, reads: list[Path]) -> DatasetSummary:
     writes.append(write_json(folder / "defects.json", defect_rows(source.defects)))
     masks = [("segmentation" in item) for document in source.splits.values() for item in document["annotations"]]
     categories = tuple(category["name"] for category in source.splits["train"]["categories"])
-    description = {
-        "categories": list(categories),
-        "image_root": source.image_root,
-        "masks": "all" if all(masks) else "some" if any(masks) else "none",
-        "splits": splits,
-        "source": {"defects": len(source.defects)} | source.notes,
-    }
-    writes.append(write_json(folder / "dataset.json", description))
+    made = Dataset(
+        categories,
+        study.root / source.image_root,
+        masks="all" if all(masks) else "some" if any(masks) else "none",
+        splits=splits,
+        source={"defects": len(source.defects)} | source.notes,
+    )
+    writes.append(made.write(study.root))
     return DatasetSummary(categories, splits, source.defects, reads, writes)
 
 

@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader, Dataset
 from mutineck.detection.compat import prepare
 from mutineck.detection.configs import pipelines
 from mutineck.detection.specs import InputSpec
-from mutineck.study.stage import Study
 from mutineck.system.files import read_json
 
 SUMMARY = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
@@ -134,28 +133,6 @@ def collate(items: list[dict[str, Any]]) -> Batch:
     )
 
 
-def evaluation_loader(
-    study: Study, split: str, *, batch: int | None = None, share: tuple[int, int] = (0, 1)
-) -> DataLoader:
-    """Return a loader of `Batch` over a split of the study's data set, in order of image id."""
-    description = read_json(study.need("dataset", "dataset.json"))
-    dataset = SplitDataset(
-        study.need("dataset", f"{split}.json"),
-        picture_folder(study),
-        description["categories"],
-        study.experiment.input,
-        share,
-    )
-    size = batch or study.experiment.evaluation.batch
-    return DataLoader(dataset, size, collate_fn=collate, num_workers=study.experiment.resources.workers)
-
-
-def picture_folder(study: Study) -> Path:
-    """Return the folder of the data set's pictures."""
-    root = Path(read_json(study.need("dataset", "dataset.json"))["image_root"])
-    return root if root.is_absolute() else study.root / root
-
-
 def device_of(choice: str) -> torch.device:
     """Return the device for `auto`, `cpu` or `cuda`."""
     if choice == "auto":
@@ -177,7 +154,7 @@ def predict(
 
     Args:
         model: an mmdet detector; put into eval mode, and back into the mode it was in.
-        loader: see `evaluation_loader`.
+        loader: of `Batch`.
         category_ids: the COCO id of each of the detector's labels, None where detections are to be dropped.
         device: where to run.
         prepare_image: applied to each batch, for a detector that expects another normalisation.

@@ -11,7 +11,7 @@ from mutineck.detection.frozen import ARITHMETIC, PROPOSAL_LIMITS, FrozenDetecto
 from mutineck.detection.loading import load_strictly
 from mutineck.study.experiment import INTERMEDIATE, slug
 from mutineck.study.stage import Study
-from mutineck.system.files import read_json, sha256_file, sha256_json
+from mutineck.system.files import sha256_file, sha256_json
 
 WEIGHTS = ("checkpoint.pth", "student.pth")
 
@@ -115,7 +115,7 @@ def load_frozen(study: Study, name: str) -> FrozenDetector:
     Raises:
         FileNotFoundError: it has not been made yet; the message names the command that makes it.
     """
-    categories = read_json(study.need("dataset", "dataset.json"))["categories"]
+    categories = study.dataset.categories
     if "/" in name:
         arm, seed = name.split("/")
         folder, aliases = study.need("distillation", slug(arm), seed, "student.pth").parent, {}

@@ -1,77 +1,154 @@
-"""Teachers that know a part of the conditions: the training pictures or objects that one is shown."""
+"""Outputs of frozen teachers on one batch: maps, proposals, merged maps; no teacher runs twice over it."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from statistics import median
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import mmcv
+import torch
+from torch import Tensor
 
-from mutineck.detection.evaluation import picture_folder
-from mutineck.study.experiment import INTERMEDIATE, SeesSpec
-from mutineck.study.stage import Study
-from mutineck.system.errors import ExperimentError
-from mutineck.system.files import read_json, write_json
+from mutineck.detection.frozen import FrozenDetector, Proposals
+from mutineck.detectors.cache import TensorCache, digest
 
-SEEN = "train.json"
-"""The part of the training split that a teacher is shown, in its folder; COCO's layout."""
+Maps = dict[int, Tensor]
+Tensors = dict[str, Tensor]
+Metas = list[dict[str, Any]]
 
 
-def training_annotations(study: Study) -> Path:
-    """Return the annotations that the teacher `study.item` learns from, and write them if it sees but a part.
+def outputs_of(image: Tensor, metas: Metas | None, cache: TensorCache | None) -> BatchOutputs:
+    """Return the outputs on a batch, with a cache or without."""
+    return BatchOutputs(image, metas) if cache is None else CachedBatchOutputs(image, metas, cache)
 
-    Thresholds are medians over the whole training split, so that two teachers of the two sides share it out. A picture
-    without any object left is left out; crowd regions stay with their pictures. What an object teacher is not shown is
-    background to it, as is a category that it does not know.
 
-    Raises:
-        ExperimentError: nothing is left.
+def by_image(proposals: Sequence[Sequence[Proposals]]) -> list[list[Proposals]]:
+    """Turn each teacher's proposals of each image into each image's of each teacher."""
+    return [list(row) for row in zip(*proposals, strict=True)]
+
+
+class BatchOutputs:
+    """A batch, and the outputs of teachers on it, computed when first asked for.
+
+    Args:
+        image: `(N, 3, H, W)` float32, normalised as the student's pipeline does.
+        metas: mmdet's `img_metas`; None where no proposals are asked for.
     """
-    whole = study.need("dataset", "train.json")
-    sees = study.experiment.teacher(study.item or "").sees
-    if sees is None:
-        return whole
-    content = read_json(whole)
-    images, annotations = content["images"], content["annotations"]
-    said: dict[str, Any] = {}
-    if sees.brightness is not None:
-        values = {image["id"]: brightness(picture_folder(study) / image["file_name"]) for image in images}
-        middle = median(values.values())
-        said["brightness"] = {"side": sees.brightness, "threshold": middle}
-        images = [image for image in images if (values[image["id"]] < middle) == (sees.brightness == "dark")]
-    if sees.area is not None:
-        middle = median(a["area"] for a in annotations if not a.get("iscrowd"))
-        said["area"] = {"side": sees.area, "threshold": middle}
-        annotations = [a for a in annotations if a.get("iscrowd") or (a["area"] < middle) == (sees.area == "small")]
-    with_objects = {a["image_id"] for a in annotations if not a.get("iscrowd")}
-    images = [image for image in images if image["id"] in with_objects]
-    kept = {image["id"] for image in images}
-    annotations = [a for a in annotations if a["image_id"] in kept]
-    if not images:
-        raise ExperimentError(f"teachers.{study.item}.sees: {_in_words(sees)}: no training picture is left for it")
-    said |= {"pictures": len(images), "boxes": sum(not a.get("iscrowd") for a in annotations)}
-    print(f"teacher {study.item!r} sees {said}, of {len(content['images'])} pictures")
-    info = {**content.get("info", {}), "sees": said}
-    return write_json(
-        study.folder / SEEN, content | {"info": info, "images": images, "annotations": annotations}, indent=None
-    )
+
+    def __init__(self, image: Tensor, metas: Metas | None) -> None:
+        self.image = image
+        self.metas = metas
+        self._maps: dict[FrozenDetector, Maps] = {}
+
+    def maps(self, teacher: FrozenDetector) -> Maps:
+        """Return a teacher's maps, stride to `(N, C, H, W)` float32, no gradient."""
+        if teacher not in self._maps:
+            self._maps[teacher] = teacher.maps(self.image)
+        return self._maps[teacher]
+
+    def proposals(self, teacher: FrozenDetector) -> list[Proposals]:
+        """Return each image's proposals of a teacher."""
+        if self.metas is None:
+            raise RuntimeError("proposals need the batch's img_metas, and there are none")
+        return teacher.proposals(self.maps(teacher), self.metas)
+
+    @torch.no_grad()
+    def merged(self, intermediate: FrozenDetector) -> Maps:
+        """Return the maps of a frozen intermediate teacher, merged from its teachers' maps."""
+        return _merge(intermediate, self.maps, self.image.device)
 
 
-def seen_part(study: Study) -> dict[str, Any]:
-    """Return `{"sees": ...}` of a teacher that was shown a part: side and threshold of each condition, pictures, boxes.
+class CachedBatchOutputs(BatchOutputs):
+    """Outputs that are kept on disk.
 
-    Empty for a teacher that saw all, and for the intermediate one.
+    Pictures are run one by one and maps rounded to float16, whether they were in the cache or not: what is kept
+    is a function of the picture alone, and a training ends alike whatever the cache held.
+
+    Args:
+        image: see `BatchOutputs`.
+        metas: see `BatchOutputs`.
+        cache: where.
     """
-    if study.item == INTERMEDIATE or study.experiment.teacher(study.item or "").sees is None:
-        return {}
-    return {"sees": read_json(study.need("teachers", str(study.item), SEEN))["info"]["sees"]}
+
+    def __init__(self, image: Tensor, metas: Metas | None, cache: TensorCache) -> None:
+        super().__init__(image, metas)
+        each = [None] * len(image) if metas is None else metas
+        self._pictures = [_Picture(one[None], meta, cache) for one, meta in zip(image, each, strict=True)]
+
+    def maps(self, teacher: FrozenDetector) -> Maps:
+        """Return a teacher's maps, stride to `(N, C, H, W)` float32 of float16 values, no gradient."""
+        if teacher not in self._maps:
+            self._maps[teacher] = self._stack([picture.maps(teacher) for picture in self._pictures])
+        return self._maps[teacher]
+
+    def proposals(self, teacher: FrozenDetector) -> list[Proposals]:
+        """Return each image's proposals of a teacher, from its rounded maps."""
+        rows = [picture.proposals(teacher) for picture in self._pictures]
+        return [Proposals(**{name: value.to(self.image.device) for name, value in row.items()}) for row in rows]
+
+    @torch.no_grad()
+    def merged(self, intermediate: FrozenDetector) -> Maps:
+        """Return the maps of a frozen intermediate teacher, rounded, merged from its teachers' rounded maps."""
+        return self._stack([picture.merged(intermediate) for picture in self._pictures])
+
+    def _stack(self, rows: list[Tensors]) -> Maps:
+        # Files give their tensors in an order of their own.
+        strides = sorted(map(int, rows[0]))
+        return {s: torch.stack([row[str(s)] for row in rows]).to(self.image.device).float() for s in strides}
 
 
-def brightness(picture: Path) -> float:
-    """Return the mean of a picture's grey values, 0 to 255."""
-    return float(mmcv.imread(str(picture), flag="grayscale").mean())
+class _Picture:
+    """One picture `(1, 3, H, W)` of a batch, and what is kept of it: tensors by name, on the CPU."""
+
+    def __init__(self, image: Tensor, meta: dict[str, Any] | None, cache: TensorCache) -> None:
+        self.image = image
+        self.meta = meta
+        self.cache = cache
+        # Kinds of machine and releases round differently; what they compute must not pass for the same.
+        self.digest = digest(image, image.device.type, torch.__version__)
+        self._rows: dict[str, Tensors] = {}
+
+    def maps(self, teacher: FrozenDetector) -> Tensors:
+        """Return a teacher's maps by stride, `(C, H, W)` float16."""
+        return self._row(teacher, "maps", lambda: _rounded(teacher.maps(self.image)))
+
+    def proposals(self, teacher: FrozenDetector) -> Tensors:
+        """Return the fields of a teacher's proposals."""
+        if self.meta is None:
+            raise RuntimeError("proposals need the batch's img_metas, and there are none")
+        metas = [self.meta]
+        # Boxes are clipped to the picture, which the padded batch does not show.
+        height, width = self.meta["img_shape"][:2]
+        return self._row(
+            teacher, f"proposals-{height}x{width}", lambda: vars(teacher.proposals(self._widened(teacher), metas)[0])
+        )
+
+    def merged(self, intermediate: FrozenDetector) -> Tensors:
+        """Return the intermediate teacher's maps by stride, `(C, H, W)` float16."""
+        return self._row(intermediate, "maps", lambda: _rounded(_merge(intermediate, self._widened, self.image.device)))
+
+    def _widened(self, teacher: FrozenDetector) -> Maps:
+        return {int(stride): m[None].to(self.image.device).float() for stride, m in self.maps(teacher).items()}
+
+    def _row(self, teacher: FrozenDetector, kind: str, compute: Callable[[], Mapping[str, Tensor]]) -> Tensors:
+        key = f"{teacher.name}-{teacher.identity[:16]}/{kind}/{self.digest[:2]}/{self.digest}"
+        if key not in self._rows:
+            found = self.cache.get(key)
+            if found is None:
+                found = {name: value.cpu().contiguous() for name, value in compute().items()}
+                self.cache.put(key, found)
+            self._rows[key] = found
+        return self._rows[key]
 
 
-def _in_words(sees: SeesSpec) -> str:
-    return ", ".join(f"{name}: {value}" for name, value in sees.model_dump(exclude_none=True).items())
+def _merge(intermediate: FrozenDetector, maps: Callable[[FrozenDetector], Maps], device: torch.device) -> Maps:
+    backbone: Any = intermediate.to(device).model.backbone
+    return backbone.neck([maps(teacher) for teacher in backbone.teachers])
+
+
+def _rounded(maps: Maps) -> Tensors:
+    """Return one picture's maps in float16; a map with values beyond float16's range stays as it is."""
+    rows = {}
+    for stride, level in maps.items():
+        half = level[0].half()
+        rows[str(stride)] = half if half.isfinite().all() else level[0]
+    return rows

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from mutineck.detection.frozen import FrozenDetector, Proposals, detector_strides
-from mutineck.detectors.batch_view import View, by_image, view_of
 from mutineck.detectors.cache import open_cache
 from mutineck.detectors.folders import load_folder
+from mutineck.detectors.outputs import BatchOutputs, by_image, outputs_of
 from mutineck.distillation.heads import SecondStage
 from mutineck.study.arms import ArmSpec
 from mutineck.study.experiment import INTERMEDIATE
@@ -176,26 +176,26 @@ class TeacherEnsemble(nn.Module):
             labels: for each image `(n,)` int64.
             proposals: whether the single teachers' proposals are needed.
         """
-        view = view_of(image, metas, self.cache)
-        found = self._proposals(view) if proposals else []
+        outputs = outputs_of(image, metas, self.cache)
+        found = self._proposals(outputs) if proposals else []
         merged = self.merged
         if merged is None:
-            return TeacherOutputs([view.maps(teacher) for teacher in self.teachers], found, {})
+            return TeacherOutputs([outputs.maps(teacher) for teacher in self.teachers], found, {})
         if self.intermediate is not None:
             self.intermediate.to(image.device)  # merged maps that were kept come from no pass of it
             if merged.neck.gates:
-                return TeacherOutputs([view.merged(self.intermediate)], found, {})
+                return TeacherOutputs([outputs.merged(self.intermediate)], found, {})
             # `mode: prior`: the quality of the proposals for this batch's truth mixes, which no cache can know.
             with torch.no_grad():
-                own = [view.maps(teacher) for teacher in merged.teachers]
-                targets = match_batch(found or self._proposals(view), boxes, labels, merged.settings)
+                own = [outputs.maps(teacher) for teacher in merged.teachers]
+                targets = match_batch(found or self._proposals(outputs), boxes, labels, merged.settings)
                 return TeacherOutputs([merged.neck(own, merged.prior(targets, own))], found, {})
         assert self.joint is not None
-        with merged.seeing(view):
+        with merged.using(outputs):
             terms = self.joint.forward_train(image, metas, list(boxes), list(labels))
         with torch.no_grad():
-            maps = merged.neck([view.maps(teacher) for teacher in merged.teachers])
+            maps = merged.neck([outputs.maps(teacher) for teacher in merged.teachers])
         return TeacherOutputs([maps], found, {f"merge.{name}": value for name, value in terms.items()})
 
-    def _proposals(self, view: View) -> list[list[Proposals]]:
-        return by_image([view.proposals(teacher) for teacher in self.single])
+    def _proposals(self, outputs: BatchOutputs) -> list[list[Proposals]]:
+        return by_image([outputs.proposals(teacher) for teacher in self.single])

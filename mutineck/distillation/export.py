@@ -9,7 +9,7 @@ from typing import Any
 from mutineck.detection.configs import read_config, write_config
 from mutineck.detection.frozen import build_model
 from mutineck.detection.loading import load_strictly, read_weights, write_checkpoint
-from mutineck.teachers.stage import TRAINING_CONFIG
+from mutineck.detectors.training import TRAINING_CONFIG
 
 
 def export_student(folder: str | Path, out: str | Path) -> tuple[Path, Path]:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from mutineck.detection.evaluation import device_of, evaluation_loader
+from mutineck.detection.evaluation import device_of
 from mutineck.detectors.folders import load_frozen
+from mutineck.detectors.loaders import evaluation_loader
 from mutineck.distillation.losses.attention import attend, strength_of
 from mutineck.distillation.stage import arm_and_seed
 from mutineck.study.experiment import CHOOSING, INTERMEDIATE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from mutineck.detection.evaluation import device_of
 from mutineck.detection.training import finish_training, save_detector, train
 from mutineck.detectors.cache import cache_settings
 from mutineck.detectors.folders import input_normalisation, sha256_config
+from mutineck.detectors.measuring import measure_detector
+from mutineck.detectors.training import detector_training
 from mutineck.study.arms import ArmSpec
 from mutineck.study.experiment import INTERMEDIATE, DistillationSpec
 from mutineck.study.stage import Study
 from mutineck.system.files import sha256_file
 from mutineck.teachers.intermediate import START
-from mutineck.teachers.stage import dataset_categories, detector_training, measure_detector
 
 STUDENT = "student.pth"
 MODULES = ("mutineck.distillation.distiller",)
@@ -64,11 +66,11 @@ def distiller_config(study: Study) -> dict[str, Any]:
     experiment = study.experiment
     name, seed = arm_and_seed(study)
     arm = experiment.arm(name)
-    categories = dataset_categories(study)
+    categories = study.dataset.categories
     return {
         "type": "Distiller",
         "student": model_config(experiment.student.detector, len(categories)),
-        "categories": categories,
+        "categories": list(categories),
         "normalisation": input_normalisation(study),
         "seed": seed,
         "inherit": arm.inherit if arm.inherit is not None else experiment.student.inherit,
@@ -113,7 +115,7 @@ def distil(study: Study) -> list[dict[str, Any]]:
         FileNotFoundError: an earlier stage has not been run; the message names the command.
     """
     name, seed = arm_and_seed(study)
-    categories = dataset_categories(study)
+    categories = study.dataset.categories
     distiller, config = train_student(study)
     model_dict = model_config(study.experiment.student.detector, len(categories))
     save_student(study, distiller.student, model_dict, categories)
@@ -140,7 +142,7 @@ def train_student(study: Study) -> tuple[Any, Any]:
     if arm.epochs:
         schedule = schedule.model_copy(update={"epochs": arm.epochs})
     masks = has_masks(model_dict["student"])
-    categories = dataset_categories(study)
+    categories = study.dataset.categories
     config = detector_training(
         study, model_dict, categories, schedule, seed=seed, masks=masks, hooks=HOOKS, modules=MODULES
     )
@@ -149,7 +151,7 @@ def train_student(study: Study) -> tuple[Any, Any]:
     return train(config, device=device, identity=identity, root=study.root), config
 
 
-def save_student(study: Study, student: torch.nn.Module, model_dict: dict[str, Any], categories: list[str]) -> None:
+def save_student(study: Study, student: torch.nn.Module, model_dict: dict[str, Any], categories: Sequence[str]) -> None:
     """Write the plain student: mmdet's layout, no teacher, no adapter."""
     save_detector(
         study.folder,

@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader, Subset
 
 from mutineck.detection.cells import box_levels
 from mutineck.detection.distributed import Processes, processes
-from mutineck.detection.evaluation import Batch, SplitDataset, device_of, evaluation_loader
+from mutineck.detection.evaluation import Batch, SplitDataset, device_of
 from mutineck.detection.roi import instance_features
 from mutineck.detectors.folders import load_frozen, sha256_config
+from mutineck.detectors.loaders import evaluation_loader
 from mutineck.features.shards import INDEX, Shard, find_shards, write_shard
 from mutineck.study.experiment import INTERMEDIATE, FeaturesSpec
 from mutineck.study.stage import Study

@@ -25,7 +25,6 @@ from mutineck.figures.style import (
     new_figure,
 )
 from mutineck.study.stage import Study
-from mutineck.system.files import read_json
 from mutineck.system.tables import read_table
 
 METHODS = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
@@ -190,7 +189,7 @@ def _embedding(study: Study) -> pd.DataFrame:
 
 def _scatter_grid(study: Study, table: pd.DataFrame, by: str, titles: dict[str, str], teachers: Sequence[str]):
     """Return a scatter plot for each value of a column, and the instances of each category in one of them."""
-    categories = read_json(study.need("dataset", "dataset.json"))["categories"]
+    categories = study.dataset.categories
     colours = category_colours(categories)
     panels = list(dict.fromkeys(table[by]))
     columns = len(panels) if len(panels) <= 3 else math.ceil(len(panels) / math.ceil(len(panels) / 3))

@@ -23,7 +23,6 @@ from mutineck.figures.style import (
     new_figure,
 )
 from mutineck.study.stage import Study
-from mutineck.system.files import read_json
 
 LONGEST = 480
 """Longer side in pixels of a picture inside a figure: enough in print, small in the PDF."""
@@ -48,8 +47,7 @@ def gallery(study: Study) -> Drawing:
 
 def categories(study: Study) -> Drawing:
     """Draw how many boxes of each category every split has, and how large boxes are."""
-    info = read_json(study.need("dataset", "dataset.json"))
-    names = list(info["categories"])
+    names = list(study.dataset.categories)
     splits = {name: Split(study, name) for name in SPLITS if study.path("dataset", f"{name}.json").is_file()}
     rows, sides = [], []
     for name, split in splits.items():

@@ -134,17 +134,17 @@ def duration(seconds: float) -> str:
 
 
 def _data(study: Study) -> dict[str, Any] | None:
-    path = study.path("dataset", "dataset.json")
-    if not path.is_file():
+    try:
+        data = study.dataset
+    except FileNotFoundError:
         return None
-    info = read_json(path)
     defects = study.path("dataset", "defects.json")
     counted: Counter[tuple[str, str]] = Counter()
     if defects.is_file():
         counted.update((item["reason"], item["action"]) for item in read_json(defects))
     return {
-        "categories": info["categories"],
-        "splits": info["splits"],
+        "categories": data.categories,
+        "splits": data.splits,
         "doubled": TEST_IS_VAL if repeats_val(study) else "",
         "defects": [{"reason": reason, "action": action, "count": n} for (reason, action), n in counted.most_common()],
     }

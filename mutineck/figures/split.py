@@ -34,11 +34,9 @@ class Split:
     def __init__(self, study: Study, name: str) -> None:
         self.name = name
         self.document: dict[str, Any] = read_json(study.need("dataset", f"{name}.json"))
-        info = read_json(study.need("dataset", "dataset.json"))
-        self.categories: tuple[str, ...] = tuple(info["categories"])
+        self.categories = study.dataset.categories
         self.images: dict[int, dict[str, Any]] = {image["id"]: image for image in self.document["images"]}
-        root = Path(info["image_root"])
-        self.image_root = root if root.is_absolute() else study.root / root
+        self.image_root = study.dataset.pictures
 
     @cached_property
     def label_of(self) -> dict[int, int]:

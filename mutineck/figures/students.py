@@ -9,7 +9,6 @@ from matplotlib.lines import Line2D
 from mutineck.ablations.detectors import LAYOUT, TIGHTNESS
 from mutineck.figures.style import TWO_COLUMNS, Drawing, category_colours, hide_axes, in_words, new_figure
 from mutineck.study.stage import Study
-from mutineck.system.files import read_json
 from mutineck.system.tables import read_table
 
 COLUMNS, MOST_COLUMNS = 3, 4
@@ -20,7 +19,7 @@ def tightening(study: Study) -> Drawing:
     """Draw every detector's targets in one UMAP, with the centroids, and how tightly they gather."""
     table = read_table(study.need("ablations", TIGHTNESS)).set_index("detector")
     layout = read_table(study.need("ablations", LAYOUT))
-    categories = read_json(study.need("dataset", "dataset.json"))["categories"]
+    categories = study.dataset.categories
     colours = category_colours(categories)
     names = list(table.index)
     rows = 1 if len(names) <= MOST_COLUMNS else -(-len(names) // COLUMNS)

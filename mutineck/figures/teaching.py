@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,6 @@ from matplotlib.patches import Rectangle
 from mutineck.figures.style import TWO_COLUMNS, Drawing, distinct_colours, new_figure
 from mutineck.study.experiment import slug
 from mutineck.study.stage import Study
-from mutineck.system.files import read_json
 
 BACKGROUND, BOUNDARY, CENTRE = (0.93, 0.93, 0.93), (0.337, 0.706, 0.914), (0.835, 0.369, 0.0)
 SHOWN_LEVELS = 3
@@ -26,7 +25,7 @@ def draw_teaching(study: Study, observed: Mapping[str, np.ndarray]) -> Drawing:
         study: any stage of it (for the categories' names).
         observed: what `mutineck.distillation.observation.observe` returned.
     """
-    categories = read_json(study.need("dataset", "dataset.json"))["categories"]
+    categories = study.dataset.categories
     teachers = [str(name) for name in observed["teachers"]]
     strides = [int(s) for s in observed["strides"]][:SHOWN_LEVELS]
     sources = [*teachers, *(["merged"] if f"energy/merged/{strides[0]}" in observed else [])]
@@ -67,7 +66,7 @@ def draw_teaching(study: Study, observed: Mapping[str, np.ndarray]) -> Drawing:
     )
 
 
-def weights_table(observed: Mapping[str, np.ndarray], categories: list[str]) -> pd.DataFrame:
+def weights_table(observed: Mapping[str, np.ndarray], categories: Sequence[str]) -> pd.DataFrame:
     """Return one row a target and teacher: `target`, `category`, `teacher`, `omega`, `quality`, `proposals`."""
     rows = []
     for target, label in enumerate(observed["labels"]):
@@ -148,7 +147,7 @@ def _draw_weights(
     observed: Mapping[str, np.ndarray],
     teachers: list[str],
     colours: Mapping[str, str],
-    categories: list[str],
+    categories: Sequence[str],
 ) -> None:
     omega = observed["omega"]
     left = np.zeros(len(omega))

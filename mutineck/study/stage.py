@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
 import resource
@@ -16,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from mutineck.study.dataset import DATASET_FILE, Dataset
 from mutineck.study.experiment import INTERMEDIATE, STAGES, Experiment, slug
 from mutineck.study.experiment_file import find_file, repository
 from mutineck.study.inputs import INPUTS, Outside, outside
@@ -74,6 +76,16 @@ class Study:
     def path(self, *parts: str) -> Path:
         """Return a path below the experiment's folder; it need not exist."""
         return self.root.joinpath(*parts)
+
+    @functools.cached_property
+    def dataset(self) -> Dataset:
+        """What the dataset stage made, read once.
+
+        Raises:
+            FileNotFoundError: it is not finished; the message names the command that makes it.
+        """
+        self.need("dataset", DATASET_FILE)
+        return Dataset.read(self.root)
 
     def need(self, *parts: str) -> Path:
         """Return a path below the experiment's folder that an earlier stage has written.

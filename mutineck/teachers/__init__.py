@@ -41,11 +41,11 @@ def results(study: Study, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         study: at the teacher, which is ready.
         rows: its metrics.
     """
-    from mutineck.detectors.outputs import seen_part
+    from mutineck.teachers.training_subset import shown_part
 
     found = {str(row["split"]): row["value"] for row in rows if row["metric"] == "bbox_mAP"}
     told = {name: read_json(path) for name, path in _told(study).items() if path.is_file()}
-    return found | seen_part(study) | told
+    return found | shown_part(study) | told
 
 
 def _told(study: Study) -> dict[str, Path]:
@@ -65,5 +65,5 @@ def compare(study: Study, split: str = CHOOSING) -> pd.DataFrame:
         if path.is_file():
             rows = [r for r in read_json(path) if r["split"] == split and r["metric"] in ("bbox_mAP", "AP")]
             columns[name] = {r["category"] or "all": r["value"] for r in rows}
-    order = ["all", *read_json(study.need("dataset", "dataset.json"))["categories"]]
+    order = ["all", *study.dataset.categories]
     return pd.DataFrame(columns).reindex(order)

@@ -43,7 +43,7 @@ def check_intermediate(study: Study) -> Check:
     Raises:
         TooWeak: it is weaker by more than the gate and the pictures allow, and `checks.on_weak` is `stop`.
     """
-    categories = read_json(study.need("dataset", "dataset.json"))["categories"]
+    categories = study.dataset.categories
     counts = draw(len(read_json(study.need("dataset", f"{CHOOSING}.json"))["images"]))
     teachers = [teacher.name for teacher in study.experiment.teachers]
     best = max(teachers, key=lambda name: ap_on_all_categories(study, name))

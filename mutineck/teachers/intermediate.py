@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mutineck.detection.evaluation import device_of, evaluation_loader
+from mutineck.detection.evaluation import device_of
 from mutineck.detection.frozen import FrozenDetector, build_model
 from mutineck.detection.hooks import STATES
 from mutineck.detection.loading import inherit_weights, write_checkpoint
 from mutineck.detection.training import finish_training, save_detector, train
 from mutineck.detectors.cache import cache_settings
 from mutineck.detectors.folders import input_normalisation, load_frozen, sha256_config
+from mutineck.detectors.loaders import evaluation_loader
+from mutineck.detectors.measuring import measure_detector
+from mutineck.detectors.training import detector_training
 from mutineck.study.experiment import INTERMEDIATE
 from mutineck.study.stage import Study
 from mutineck.system.errors import ExperimentError
@@ -23,7 +26,6 @@ from mutineck.system.seeding import derive_seed, seeded
 from mutineck.teachers.alignment import RidgeRegression
 from mutineck.teachers.checks import check_intermediate
 from mutineck.teachers.merge import IntermediateTeacher, MergedTeachers
-from mutineck.teachers.stage import dataset_categories, detector_training, measure_detector
 
 START = "start.pth"
 ALIGNMENT = "alignment.json"
@@ -53,7 +55,7 @@ def prepare_intermediate(study: Study) -> list[dict[str, Any]]:
         TooWeak: see `check_intermediate`.
     """
     spec = study.experiment.intermediate
-    categories = dataset_categories(study)
+    categories = study.dataset.categories
     teachers = [load_frozen(study, teacher.name) for teacher in study.experiment.teachers]
     model_dict = intermediate_config(study, teachers)
     with seeded(derive_seed(spec.seed, "intermediate")):
@@ -130,7 +132,7 @@ def _identity(study: Study) -> dict[str, str]:
     return found
 
 
-def _refuse_partial_anchor(anchor: FrozenDetector, categories: list[str]) -> None:
+def _refuse_partial_anchor(anchor: FrozenDetector, categories: Sequence[str]) -> None:
     known = {int(label) for label in anchor.label_map if label >= 0}
     lacking = [name for label, name in enumerate(categories) if label not in known]
     if lacking:
@@ -144,7 +146,7 @@ def intermediate_config(study: Study, teachers: list[FrozenDetector]) -> dict[st
     from mutineck.detection.configs import categories_in, read_config
 
     spec = study.experiment.intermediate
-    categories = dataset_categories(study)
+    categories = study.dataset.categories
     anchor = teachers[0]
     head = read_config(study.need("teachers", anchor.name, "config.py")).model.to_dict()
     categories_in(head, len(categories))
@@ -158,7 +160,7 @@ def intermediate_config(study: Study, teachers: list[FrozenDetector]) -> dict[st
                 {"name": t.name, "folder": str(study.path("teachers", t.name).resolve()), "aliases": dict(t.aliases)}
                 for t in study.experiment.teachers
             ],
-            "categories": categories,
+            "categories": list(categories),
             "normalisation": input_normalisation(study),
             "out_strides": list(anchor.strides),
             "gates": spec.mode != "prior",

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mutineck.detection.frozen import FrozenDetector
-from mutineck.detectors.batch_view import View, by_image, view_of
 from mutineck.detectors.cache import open_cache
 from mutineck.detectors.folders import load_folder
+from mutineck.detectors.outputs import BatchOutputs, by_image, outputs_of
 from mutineck.teachers.regions import RegionSettings, Targets, build_regions, match_batch, quality_prior
 
 REDUCTION = 4
@@ -190,7 +190,7 @@ class MergedTeachers(BaseModule):
         self.settings = RegionSettings(**(regions or {}))
         self.cache = open_cache(cache)
         self._context: tuple[Any, Any, Any] | None = None
-        self._view: View | None = None
+        self._outputs: BatchOutputs | None = None
 
     def init_weights(self) -> None:
         """Keep the starts that the merge neck gave itself."""
@@ -199,12 +199,12 @@ class MergedTeachers(BaseModule):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return merged maps by stride; with the prior inside `targets`."""
         metas = self._context[0] if self._context else None
-        view = self._view or view_of(image, metas, self.cache if self.training else None)
-        maps = [view.maps(teacher) for teacher in self.teachers]
+        outputs = self._outputs or outputs_of(image, metas, self.cache if self.training else None)
+        maps = [outputs.maps(teacher) for teacher in self.teachers]
         prior = None
         if self._context is not None:
             _, boxes, labels = self._context
-            proposals = by_image([view.proposals(teacher) for teacher in self.teachers])
+            proposals = by_image([outputs.proposals(teacher) for teacher in self.teachers])
             prior = self.prior(match_batch(proposals, boxes, labels, self.settings), maps)
         return tuple(self.neck(maps, prior).values())
 
@@ -227,13 +227,13 @@ class MergedTeachers(BaseModule):
             self._context = None
 
     @contextlib.contextmanager
-    def seeing(self, view: View) -> Iterator[None]:
-        """Within the block, what teachers say of the batch is taken from a view of it: they do not run again."""
-        self._view = view
+    def using(self, outputs: BatchOutputs) -> Iterator[None]:
+        """Within the block, the teachers' outputs on the batch are taken from these: they do not run again."""
+        self._outputs = outputs
         try:
             yield
         finally:
-            self._view = None
+            self._outputs = None
 
 
 @DETECTORS.register_module()

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from mutineck.detection.evaluation import _run_lengths, category_ids, evaluation_loader, measure, predict
+from mutineck.detection.evaluation import _run_lengths, category_ids, measure, predict
 from mutineck.detectors.folders import load_model
+from mutineck.detectors.loaders import evaluation_loader
 from mutineck.study.stage import Study
 from mutineck.system.files import read_json, write_json
 
@@ -145,7 +146,7 @@ def test_masks_are_measured_beside_boxes_and_by_themselves(tmp_path: Path) -> No
 
 def test_a_mask_branch_predicts_masks_of_the_pictures_size(tiny: Study) -> None:
     model = load_model(tiny.path("teachers", "mask_rcnn"))[0]
-    ids = category_ids(tiny.path("dataset", "val.json"), read_json(tiny.path("dataset", "dataset.json"))["categories"])
+    ids = category_ids(tiny.path("dataset", "val.json"), tiny.dataset.categories)
     rows = predict(model, evaluation_loader(tiny, "val"), ids, device=torch.device("cpu"))
     sizes = {i["id"]: [i["height"], i["width"]] for i in read_json(tiny.path("dataset", "val.json"))["images"]}
     assert rows and all(row["segmentation"]["size"] == sizes[row["image_id"]] for row in rows)
@@ -160,7 +161,7 @@ def test_the_loader_gives_boxes_in_the_inputs_pixels_and_keeps_crowds_apart(tiny
     loader = evaluation_loader(tiny, "train", batch=3)
     document = read_json(tiny.path("dataset", "train.json"))
     rows = {a["id"]: a for a in document["annotations"]}
-    categories = read_json(tiny.path("dataset", "dataset.json"))["categories"]
+    categories = tiny.dataset.categories
     names = {c["id"]: c["name"] for c in document["categories"]}
     seen = []
     for batch in loader:
@@ -192,7 +193,7 @@ def test_shares_divide_a_split_without_rest(tiny: Study) -> None:
 
 def test_predictions_lie_in_the_pictures_own_pixels_and_leave_the_mode_alone(tiny: Study) -> None:
     model = load_model(tiny.path("teachers", "fcos"))[0].train()
-    ids = category_ids(tiny.path("dataset", "val.json"), read_json(tiny.path("dataset", "dataset.json"))["categories"])
+    ids = category_ids(tiny.path("dataset", "val.json"), tiny.dataset.categories)
     rows = predict(model, evaluation_loader(tiny, "val"), ids, device=torch.device("cpu"))
     assert model.training
     sizes = {i["id"]: (i["width"], i["height"]) for i in read_json(tiny.path("dataset", "val.json"))["images"]}

@@ -26,7 +26,6 @@ from mutineck.detection.specs import FAMILIES
 from mutineck.detectors.folders import load_frozen, load_model
 from mutineck.study.stage import Study
 from mutineck.system.errors import ExperimentError
-from mutineck.system.files import read_json
 from mutineck.system.seeding import seeded
 from tests.detection.tiny import experiment_of, first_batch, random_detector
 
@@ -141,7 +140,7 @@ class TestLabels:
             map_labels("t", ["aeroplane"], ["airplane"], {"aeroplan": "airplane"})
 
     def test_a_category_that_the_student_lacks_has_no_proposals(self, tiny: Study) -> None:
-        own = read_json(tiny.path("dataset", "dataset.json"))["categories"]
+        own = tiny.dataset.categories
         batch = first_batch(tiny)
         whole = frozen(tiny, "faster_rcnn").maps_and_proposals(batch["img"], batch["img_metas"])[1][0]
         second, first = whole.labels.bincount().argsort()[-2:].tolist()
@@ -175,7 +174,7 @@ class TestNormalisation:
         assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
     def test_a_teachers_maps_do_not_depend_on_how_the_student_normalises(self, tiny: Study) -> None:
-        categories = read_json(tiny.path("dataset", "dataset.json"))["categories"]
+        categories = tiny.dataset.categories
         model = load_model(tiny.path("teachers", "fcos"))[0]
         image = first_batch(tiny)["img"]
         expected = frozen(tiny, "fcos").maps(image)

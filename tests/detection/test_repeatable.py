@@ -11,7 +11,6 @@ import torch
 
 from mutineck.detection.compat import prepare
 from mutineck.detection.configs import dataset_config, pipelines
-from mutineck.detection.evaluation import picture_folder
 from mutineck.study.stage import Study
 from mutineck.system.files import read_json
 from mutineck.system.seeding import derive_seed, seed_everything
@@ -23,10 +22,12 @@ def dataset_of(tiny: Study, seed: int = 0, epoch: int = 0, categories: list[str]
     from mmdet.datasets import build_dataset
 
     import_modules_from_strings(["mutineck.detection.repeatable"])
-    categories = categories or read_json(tiny.path("dataset", "dataset.json"))["categories"]
+    categories = categories or tiny.dataset.categories
     annotations = tiny.path("dataset", "train.json")
     train = pipelines(tiny.experiment.input)[0]
-    dataset = build_dataset(dataset_config(annotations, picture_folder(tiny), categories, train, seed=seed, test=False))
+    dataset = build_dataset(
+        dataset_config(annotations, tiny.dataset.pictures, categories, train, seed=seed, test=False)
+    )
     dataset.epoch = epoch
     return dataset
 

@@ -12,7 +12,7 @@ from benchmarks.study import speak
 from mutineck.detection.specs import FAMILIES, DetectorSpec
 from mutineck.study.experiment import Experiment
 from mutineck.study.stage import Study
-from mutineck.system.files import read_json, write_json
+from mutineck.system.files import write_json
 
 SIZE = (128, 96)
 SCHEDULE = {"epochs": 1, "batch": 4, "learning_rate": 0.005, "warmup": 0}
@@ -82,7 +82,7 @@ def write_teachers(study: Study, families: Sequence[str] = FAMILIES) -> None:
     from mutineck.detection.training import save_detector
     from mutineck.detectors.folders import input_normalisation
 
-    categories = read_json(study.need("dataset", "dataset.json"))["categories"]
+    categories = study.dataset.categories
     for family in families:
         model, config = random_detector(family, len(categories))
         folder = study.path("teachers", family)
@@ -95,7 +95,7 @@ def write_teachers(study: Study, families: Sequence[str] = FAMILIES) -> None:
 
 def first_batch(study: Study, images: int = 2, split: str = "train") -> dict[str, Any]:
     """Return the arguments of mmdet's `forward_train` for the split's first pictures with targets, crowd left out."""
-    from mutineck.detection.evaluation import evaluation_loader
+    from mutineck.detectors.loaders import evaluation_loader
 
     batch = next(iter(evaluation_loader(study, split, batch=images)))
     return {

@@ -142,14 +142,14 @@ def test_the_published_study_is_too_large(tiny: Study, tmp_path: Path) -> None:
 
 
 def test_the_estimate_bounds_what_is_written(tiny: Study, tmp_path: Path) -> None:
-    from mutineck.detectors.batch_view import CachedView
     from mutineck.detectors.folders import load_frozen
+    from mutineck.detectors.outputs import CachedBatchOutputs
     from tests.detection.tiny import first_batch
 
     study = study_of(tiny, tmp_path / "s")
     cache = TensorCache(**cache_settings(study))  # type: ignore[arg-type]
     batch = first_batch(tiny, 4)
-    view = CachedView(batch["img"], None, cache)
+    view = CachedBatchOutputs(batch["img"], None, cache)
     for name in ("faster_rcnn", "retinanet"):
         view.maps(load_frozen(study, name))
     written = sum(f.stat().st_size for f in cache.folder.rglob("*.safetensors"))

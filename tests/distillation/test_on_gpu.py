@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from mutineck.detection.compat import prepare
-from mutineck.detection.evaluation import category_ids, evaluation_loader, predict
+from mutineck.detection.evaluation import category_ids, predict
 from mutineck.detection.frozen import FrozenDetector
 from mutineck.detection.loading import inherit_weights
 from mutineck.detection.specs import FAMILIES
 from mutineck.detectors.cache import TensorCache
 from mutineck.detectors.folders import load_model
+from mutineck.detectors.loaders import evaluation_loader
 from mutineck.distillation import distil
 from mutineck.features.extraction import extract
 from mutineck.features.shards import load_features

@@ -159,7 +159,7 @@ def test_another_schedule_discards_the_state_and_the_same_keeps_it(
 
 def test_only_what_changes_a_training_says_which_it_is(tiny: Study, ready: Study, tmp_path: Path) -> None:
     from mutineck.detection.training import describe
-    from mutineck.teachers.stage import detector_training
+    from mutineck.detectors.training import detector_training
 
     def described(name: str, **changes: Any) -> dict[str, Any]:
         resources = {"device": "cpu", **changes.pop("resources", {})}
@@ -363,7 +363,7 @@ class TestExport:
         gaps = build_detector(Config.fromfile(str(config)).model).load_state_dict(state, strict=False)
         assert gaps.missing_keys == [] and gaps.unexpected_keys == []
         model = init_detector(str(config), str(checkpoint), device="cpu")
-        assert list(model.CLASSES) == read_json(unstopped.need("dataset", "dataset.json"))["categories"]
+        assert list(model.CLASSES) == unstopped.dataset.categories
         picture = next(unstopped.path("dataset", "source", "JPEGImages").iterdir())
         assert len(inference_detector(model, str(picture))) == len(model.CLASSES)
 
@@ -379,11 +379,11 @@ def environment(**more: str) -> dict[str, str]:
 @pytest.fixture
 def written(tiny: Study, ready: Study, tmp_path: Path) -> Path:
     """The config of a training of two epochs, as the stage leaves it, with a `StoppingHook`."""
-    from mutineck.teachers.stage import detector_training
+    from mutineck.detectors.training import detector_training
 
     study = study_of(tiny, ready, tmp_path / "s", epochs=2)
     hook = {"type": "StoppingHook", "armed": str(tmp_path / "armed"), "steps": str(tmp_path / "steps")}
-    categories = read_json(study.need("dataset", "dataset.json"))["categories"]
+    categories = study.dataset.categories
     detector_training(
         study,
         stage.distiller_config(study),

@@ -12,7 +12,6 @@ from mutineck.distillation.distiller import Distiller
 from mutineck.distillation.stage import distiller_config
 from mutineck.study.experiment import INTERMEDIATE
 from mutineck.study.stage import Study
-from mutineck.system.files import read_json
 from tests.detection.tiny import first_batch, total
 
 ARMS = (
@@ -40,7 +39,7 @@ ARMS = (
 
 def plant_centroids(study: Study, channels: int = 32) -> None:
     """Write two random centroids a category for every teacher and the intermediate one, their gate wide open."""
-    categories = read_json(study.need("dataset", "dataset.json"))["categories"]
+    categories = study.dataset.categories
     generator = torch.Generator().manual_seed(0)
     for name in [*(t.name for t in study.experiment.teachers), INTERMEDIATE]:
         m = 2 * len(categories)

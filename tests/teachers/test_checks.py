@@ -33,7 +33,7 @@ def write_split(study: Study) -> None:
     categories = [{"id": n + 1, "name": name} for n, name in enumerate(NAMES)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     write_json(study.path("dataset", "val.json"), content)
-    write_json(study.path("dataset", "dataset.json"), {"categories": list(NAMES)})
+    write_json(study.path("dataset", "dataset.json"), {"categories": list(NAMES), "image_root": "pictures"})
 
 
 def write_teacher(study: Study, name: str, found: int, known: tuple[str, ...] = NAMES) -> list[dict[str, Any]]:

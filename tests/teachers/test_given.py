@@ -14,7 +14,6 @@ from mutineck.detection.loading import CheckpointError
 from mutineck.detectors.folders import load_model
 from mutineck.study.stage import Study
 from mutineck.system.errors import ExperimentError
-from mutineck.system.files import read_json
 from mutineck.teachers.stage import prepare_teacher
 from tests.detection.test_loading import Payload
 from tests.detection.tiny import experiment_of, random_detector
@@ -25,7 +24,7 @@ def brought(tiny: Study, folder: Path, content: Any, family: str = "faster_rcnn"
     prepare()
     from mmcv import Config
 
-    categories = read_json(tiny.path("dataset", "dataset.json"))["categories"]
+    categories = tiny.dataset.categories
     _, model = random_detector(family, len(categories))
     test = pipelines(tiny.experiment.input)[1]
     config = Config({"model": model, "data": {"train": {"classes": categories}, "test": {"pipeline": test}}})
@@ -78,7 +77,7 @@ def test_what_does_not_fit_or_is_no_data_is_refused(content: str, message: str, 
 def test_a_teacher_of_other_names_is_told_how_to_name_them_before_anything_is_loaded(
     tiny: Study, tmp_path: Path
 ) -> None:
-    own = read_json(tiny.path("dataset", "dataset.json"))["categories"]
+    own = tiny.dataset.categories
     theirs = [f"their {name}" for name in own]
     study = brought(tiny, tmp_path, {"state_dict": {}, "meta": {"CLASSES": tuple(theirs)}})
     said = f"it knows {', '.join(theirs[:5])} and 5 more; the data set has {', '.join(own[:5])} and 5 more"

@@ -13,14 +13,13 @@ import torch
 from mutineck import cli
 from mutineck.detection.configs import config_categories, pipelines, read_config, write_config
 from mutineck.detection.loading import write_checkpoint
-from mutineck.detectors.evaluate import evaluate
 from mutineck.detectors.folders import load_model
+from mutineck.detectors.measuring import evaluate, measure_split
 from mutineck.running.engine import write_experiment
 from mutineck.study.experiment_file import repository
 from mutineck.study.stage import Study
 from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json
-from mutineck.teachers.stage import dataset_categories, measure_split
 from tests.detection.tiny import random_detector
 
 RECORDING = """
@@ -45,7 +44,7 @@ def test_two_processes_measure_as_one_does(tiny: Study, tmp_path: Path) -> None:
     (tmp_path / "recording.py").write_text(RECORDING)
     detector = "teachers/faster_rcnn"
     model, _ = load_model(tiny.path(detector))
-    expected, rows = measure_split(tiny, model, dataset_categories(tiny), split="train")
+    expected, rows = measure_split(tiny, model, tiny.dataset.categories, split="train")
     command = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "recording.py", "evaluate"]
     command += [str(experiment), detector, "--split", "train", "--outputs", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(repository()), "OMP_NUM_THREADS": "1"}
@@ -91,7 +90,7 @@ def measured(rows: list[dict[str, object]]) -> set[object]:
 def test_a_stock_coco_checkpoint_is_measured_by_aliases(
     tiny: Study, foreign: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = dataset_categories(tiny)
+    own = tiny.dataset.categories
     known = shown(tiny)[:2]
     lacking = [name for name in own if name not in known]
     aliases = dict(zip(("person", "toothbrush"), known, strict=True))
@@ -130,7 +129,7 @@ def test_what_a_checkpoint_says_of_its_categories_goes_before_its_config(tiny: S
 def test_categories_that_cannot_be_matched(
     config: str, aliases: dict[str, str], message: str, tiny: Study, foreign: Path
 ) -> None:
-    first = dataset_categories(tiny)[0]
+    first = tiny.dataset.categories[0]
     aliases = {theirs: ours.format(first=first) for theirs, ours in aliases.items()}
     with pytest.raises(ExperimentError, match=message.format(first=first)):
         evaluate(tiny, str(foreign / "coco.pth"), split="val", config=str(foreign / config), aliases=aliases)
@@ -145,7 +144,7 @@ def test_a_detector_that_is_not_there_is_told_beside_those_that_are(tiny: Study)
 
 
 def test_a_teacher_is_measured_by_the_aliases_that_the_experiment_gives_it(tiny: Study, tmp_path: Path) -> None:
-    own = dataset_categories(tiny)
+    own = tiny.dataset.categories
     content = torch.load(tiny.path("teachers", "retinanet", "checkpoint.pth"), weights_only=True)
     fields = read_config(tiny.path("teachers", "retinanet", "config.py"))
     folder = tmp_path / "teachers" / "theirs"
@@ -164,7 +163,7 @@ def test_a_teacher_is_measured_by_the_aliases_that_the_experiment_gives_it(tiny:
 
 def test_the_command_line_hands_aliases_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     given = {}
-    monkeypatch.setattr("mutineck.detectors.evaluate.evaluate", lambda *_, **more: given.update(more) or [])
+    monkeypatch.setattr("mutineck.detectors.measuring.evaluate", lambda *_, **more: given.update(more) or [])
     words = [
         "evaluate",
         "smoke",

@@ -1,18 +1,91 @@
-"""Measure any detector on a study's pictures: one that the study made, or a plain mmdet checkpoint."""
+"""Measure a detector on a study's pictures: one that a stage has made, or any plain mmdet checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mutineck.detection.configs import read_config
-from mutineck.detection.distributed import processes
-from mutineck.detection.frozen import Normalisation, common_names, detector_categories, load_detector
-from mutineck.detectors.folders import load_model, normalisation_of
+from mutineck.detection.distributed import ALONE, Processes, processes
+from mutineck.detection.evaluation import category_ids, device_of, measure, predict
+from mutineck.detection.frozen import Normalisation, common_names, detector_categories, load_detector, renormaliser
+from mutineck.detectors.folders import input_normalisation, load_model, normalisation_of
+from mutineck.detectors.loaders import evaluation_loader
 from mutineck.study.stage import Study
 from mutineck.system.errors import ExperimentError, unknown
-from mutineck.teachers.stage import dataset_categories, measure_split
+from mutineck.system.files import write_json
+
+
+def measure_detector(
+    study: Study,
+    model: torch.nn.Module,
+    categories: Sequence[str],
+    *,
+    labels: Mapping[str, Any],
+    aliases: Mapping[str, str] | None = None,
+    normalisation: Normalisation | None = None,
+) -> list[dict[str, Any]]:
+    """Predict and measure on every split of the experiment; write predictions and metrics.json.
+
+    A detector is measured on the categories that it shares with the data set.
+
+    Args:
+        study: at the stage and item whose folder is written to.
+        model: an mmdet detector.
+        categories: its own, in label order.
+        labels: added to each row.
+        aliases: detector's category -> data set's.
+        normalisation: what the detector expects, if not the experiment's.
+
+    Returns:
+        Tidy rows: `labels`, `split`, `metric`, `category`, `value`.
+    """
+    rows: list[dict[str, Any]] = []
+    for split in study.experiment.evaluation.measured:
+        predictions, found = measure_split(
+            study, model, categories, split=split, aliases=aliases, normalisation=normalisation
+        )
+        write_json(study.folder / f"predictions_{split}.json", predictions, indent=None)
+        rows += [{**labels, **row} for row in found]
+    model.cpu()
+    write_json(study.folder / "metrics.json", rows)
+    return rows
+
+
+def measure_split(
+    study: Study,
+    model: torch.nn.Module,
+    categories: Sequence[str],
+    *,
+    split: str,
+    aliases: Mapping[str, str] | None = None,
+    normalisation: Normalisation | None = None,
+    group: Processes = ALONE,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return a detector's predictions on one split (COCO results), and its metrics on the categories that both know.
+
+    Args as for `measure_detector`; rows hold `split`, `metric`, `category`, `value` in [0, 1]. Each process of `group`
+    predicts its share of the pictures, and all of them return the whole.
+
+    Raises:
+        ExperimentError: no category in common.
+    """
+    own = study.dataset.categories
+    names = common_names("the detector", categories, own, aliases or {}, "aliases (detector's name: data set's name)")
+    annotations = study.need("dataset", f"{split}.json")
+    ids = category_ids(annotations, own)
+    predictions = predict(
+        model,
+        evaluation_loader(study, split, share=(group.rank, group.size)),
+        [ids[own.index(name)] if name in own else None for name in names],
+        device=device_of(study.experiment.resources.device),
+        prepare_image=renormaliser(normalisation_of(input_normalisation(study)), normalisation),
+    )
+    predictions = sorted(group.gather(predictions), key=lambda row: row["image_id"])
+    return predictions, [{"split": split, **row} for row in measure(annotations, predictions, names)]
 
 
 def evaluate(
@@ -39,7 +112,7 @@ def evaluate(
             or no category in common.
     """
     model, categories, normalisation, given = _load(study, detector, config)
-    own = dataset_categories(study)
+    own = study.dataset.categories
     for theirs, ours in (aliases or {}).items():
         if ours not in own:
             raise ExperimentError(f"--alias {theirs}={ours}: " + unknown("category of the data set", ours, own))
