@@ -27,10 +27,10 @@ def seeing(finished: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for name in ("faster", "retina"):
         (root / "teachers" / name / "checkpoint.pth").touch()
 
-    def look(study: Study, names: list[str], **given: Any) -> dict[str, Any]:
+    def inspected(study: Study, names: list[str], **given: Any) -> dict[str, Any]:
         return invented_look(list(names), [], len(CATEGORIES), np.random.default_rng(given["image"]))
 
-    monkeypatch.setattr(observation, "look", look)
+    monkeypatch.setattr(observation, "inspect_image", inspected)
     return Study(finished.experiment, root, "figures")
 
 
@@ -112,7 +112,7 @@ def test_a_picture_without_targets(seeing: Study, monkeypatch: pytest.MonkeyPatc
     document["annotations"] = [item for item in document["annotations"] if item["image_id"] != bare]
     write_json(seeing.path("dataset", "test.json"), document)
     empty = invented_look(["faster", "retina"], [], 3, np.random.default_rng(0), targets=0)
-    monkeypatch.setattr(observation, "look", lambda *args, **kwargs: empty)
+    monkeypatch.setattr(observation, "inspect_image", lambda *args, **kwargs: empty)
     assert titles(explain(seeing, bare))[0] == "targets (0)"
 
 

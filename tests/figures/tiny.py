@@ -234,7 +234,7 @@ def write_closer_look(study: Study, document: dict[str, Any], categories: tuple[
 def invented_look(
     teachers: list[str], students: list[str], categories: int, rng: np.random.Generator, targets: int = 3
 ) -> dict[str, Any]:
-    """Return arrays as `mutineck.distillation.observation.look` does; the second teacher lacks the finest level."""
+    """Return arrays as `mutineck.distillation.observation.inspect_image` does; the second teacher lacks the finest level."""
     width, height = SIZE
     corners = rng.uniform(0, 40, (targets, 2))
     boxes = np.concatenate([corners, corners + 24], axis=1)
