@@ -24,8 +24,7 @@ def measure_costs(study: Study, *, passes: int = 10) -> pd.DataFrame:
     """Count and time every teacher, the intermediate one and a student (all arms' students are the same network);
     write `ablations/costs.csv`.
 
-    Counted are plain detectors. Timed are frozen ones, with BatchNorm folded into convolutions and those of 3x3 done by
-    fewer multiplications where that pays: so the teachers beneath the intermediate one run, and so run all here. A
+    Counted are plain detectors. Timed are frozen ones, with BatchNorm folded into convolutions, as teachers run; a
     plain mmdet detector takes longer.
 
     Args:

@@ -8,16 +8,12 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor
 
-FLOAT_NUMBERS = 2**24
-"""Whole numbers up to this one are told apart in float32."""
-_enough: ContextVar[int] = ContextVar("enough", default=FLOAT_NUMBERS)
-"""Boxes after which suppression may end."""
+from mutineck.detection import cpu
 
 
 @functools.cache
@@ -32,8 +28,7 @@ def prepare() -> None:
     _let_batches_reach_a_gpu()
     _keep_to_the_cpu()
     _let_cpu_processes_train_together()
-    _suppress_faster()
-    _pool_faster()
+    cpu.install()
     from mutineck.detection import pretrained  # noqa: F401  what is fetched is verified, and fits
 
     torch.serialization.add_safe_globals(checkpoint_globals())
@@ -42,8 +37,8 @@ def prepare() -> None:
 
 
 def _read_maps_as_they_lie() -> None:
-    """Let deformable convolutions read channels-last maps: mmcv's operators take any memory for channels-first."""
-    from mmcv.ops import deform_conv, modulated_deform_conv
+    """Let RoIAlign and deformable convolutions read channels-last maps: mmcv's take any memory for channels-first."""
+    from mmcv.ops import RoIAlign, deform_conv, modulated_deform_conv
 
     def laid_out(published: Any) -> Any:
         def convolve(*given: Any) -> Any:
@@ -53,6 +48,7 @@ def _read_maps_as_they_lie() -> None:
 
     deform_conv.deform_conv2d = laid_out(deform_conv.deform_conv2d)
     modulated_deform_conv.modulated_deform_conv2d = laid_out(modulated_deform_conv.modulated_deform_conv2d)
+    RoIAlign.forward = laid_out(RoIAlign.forward)
 
 
 def _keep_to_the_cpu() -> None:
@@ -110,87 +106,6 @@ def _let_cpu_processes_train_together() -> None:
         return CPUDistributedDataParallel(model, *args, **{**kwargs, "device_ids": None})
 
     mmdet.utils.build_ddp = mmdet.apis.train.build_ddp = build_ddp
-
-
-def _suppress_faster() -> None:
-    """Let torchvision suppress on a CPU: mmcv's operator is a third of a small two-stage detector's forward pass."""
-    from mmcv.ops.nms import ext_module
-
-    ext_module.nms = functools.partial(suppress, ext_module.nms)
-    from mmdet.models.dense_heads import RPNHead
-
-    published = RPNHead._bbox_post_process
-
-    def post_process(head: Any, scores: Any, boxes: Any, anchors: Any, levels: Any, cfg: Any, *rest: Any) -> Any:
-        with suppression_limit(cfg.max_per_img):
-            return published(head, scores, boxes, anchors, levels, cfg, *rest)
-
-    RPNHead._bbox_post_process = post_process
-
-
-def suppress(published: Any, boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Return what mmcv's operator `published` returns, on a CPU in a fifth of its time.
-
-    Args:
-        published: mmcv's, for what torchvision's does not do.
-        boxes: `(M, 4)` as `(x_min, y_min, x_max, y_max)`.
-        scores: `(M,)`.
-        iou_threshold: boxes that overlap a better one by more are dropped.
-        offset: what mmcv adds to a box's sides.
-
-    Returns:
-        `(n,)` int64, the rows of the boxes kept, best first.
-    """
-    from torchvision.ops import nms
-
-    if boxes.device.type != "cpu" or offset or boxes.dtype != torch.float32 or len(boxes) > FLOAT_NUMBERS:
-        return published(boxes, scores, iou_threshold=iou_threshold, offset=offset)
-    # mmcv's own order, handed on as ranks: boxes of equal scores keep their places in it.
-    order = scores.sort(descending=True).indices
-    ranks = torch.arange(len(order), 0, -1, dtype=torch.float32)
-    enough = _enough.get()
-    looked_at = min(len(order), 2 * enough)
-    while True:
-        # A box is dropped for better ones alone: what is kept of the best is kept of all.
-        kept = nms(boxes[order[:looked_at]], ranks[:looked_at], iou_threshold)
-        if len(kept) >= enough or looked_at == len(order):
-            return order[kept[:enough]]
-        looked_at = min(len(order), 2 * looked_at)
-
-
-@contextlib.contextmanager
-def suppression_limit(count: int) -> Iterator[None]:
-    """Within the block, suppression on a CPU ends with so many boxes: nobody asks for more."""
-    token = _enough.set(min(count, _enough.get()))
-    try:
-        yield
-    finally:
-        _enough.reset(token)
-
-
-def _pool_faster() -> None:
-    """Let RoIAlign of a fixed number of samples go by rows on a CPU; back, it is a quarter of a small training step."""
-    from mmcv.ops import RoIAlign
-
-    RoIAlign.forward = functools.partialmethod(pool, RoIAlign.forward)
-
-
-def pool(layer: Any, published: Any, maps: Tensor, regions: Tensor) -> Tensor:
-    """Return what mmcv's `RoIAlign` returns, to rounding.
-
-    Args:
-        layer: mmcv's.
-        published: its `forward`, for what `align_rows` does not do.
-        maps: `(N, C, H, W)`.
-        regions: `(R, 5)` as `(image, x_min, y_min, x_max, y_max)`, pixels.
-    """
-    from mutineck.detection.cpu.pooling import align_rows
-
-    suits = layer.sampling_ratio > 0 and layer.pool_mode == "avg" and layer.aligned
-    if not suits or maps.device.type != "cpu" or maps.dtype != torch.float32:
-        # mmcv's operator for GPUs takes the memory for channels-first, whatever the tensor says.
-        return published(layer, maps.contiguous(), regions)
-    return align_rows(maps, regions, layer.output_size, layer.spatial_scale, layer.sampling_ratio)
 
 
 def checkpoint_globals() -> list[Any]:

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mutineck.detection.compat import prepare, quiet, suppression_limit
+from mutineck.detection.compat import prepare, quiet
 from mutineck.detection.configs import category_counts, config_categories
-from mutineck.detection.cpu.extractors import inference_extractor
-from mutineck.detection.cpu.winograd import with_winograd
+from mutineck.detection.cpu.suppression import suppression_limit
 from mutineck.detection.layouts import some
 from mutineck.detection.loading import LoadReport, load_strictly, read_checkpoint
 from mutineck.system.errors import ExperimentError, unknown
@@ -164,19 +163,14 @@ class FrozenDetector:
 def freeze(model: nn.Module) -> nn.Module:
     """Put a model into eval mode for good, without gradients and mask branch, and make it fast.
 
-    BatchNorm is folded into convolutions, those of 3x3 do with fewer multiplications where that pays, and memory goes
-    channels-last: outputs stay the same to rounding.
+    BatchNorm is folded into convolutions, and memory goes channels-last: outputs stay the same to rounding.
     """
     from mmcv.cnn import fuse_conv_bn
 
-    roi_head = getattr(model, "roi_head", None)
-    if roi_head is not None:
-        roi_head.bbox_roi_extractor = inference_extractor(roi_head.bbox_roi_extractor)
-        if getattr(roi_head, "with_mask", False):
-            # Neither maps nor proposals come from it.
-            roi_head.mask_head = None
+    if getattr(getattr(model, "roi_head", None), "with_mask", False):
+        # Neither maps nor proposals come from it.
+        model.roi_head.mask_head = None
     model.backbone = fuse_conv_bn(model.backbone)
-    with_winograd(model)
     # Last: folding makes new modules and parameters, which come in train mode and ask for gradients.
     model.eval().requires_grad_(False)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -7,11 +7,34 @@ speed of memory; loops over channels, bins and samples take five to ten times as
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+
+def install() -> None:
+    """Put `pool` in the place of the forward pass of mmcv's `RoIAlign`."""
+    from mmcv.ops import RoIAlign
+
+    RoIAlign.forward = functools.partialmethod(pool, RoIAlign.forward)
+
+
+def pool(layer: Any, published: Any, maps: Tensor, regions: Tensor) -> Tensor:
+    """Return what mmcv's `RoIAlign` returns, to rounding.
+
+    Args:
+        layer: mmcv's.
+        published: its `forward`, for what `align_rows` does not do.
+        maps: `(N, C, H, W)`.
+        regions: `(R, 5)` as `(image, x_min, y_min, x_max, y_max)`, pixels.
+    """
+    suits = layer.sampling_ratio > 0 and layer.pool_mode == "avg" and layer.aligned
+    if not suits or maps.device.type != "cpu" or maps.dtype != torch.float32:
+        return published(layer, maps, regions)
+    return align_rows(maps, regions, layer.output_size, layer.spatial_scale, layer.sampling_ratio)
 
 
 def align_rows(maps: Tensor, regions: Tensor, size: tuple[int, int], scale: float, samples: int) -> Tensor:
