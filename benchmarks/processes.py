@@ -166,7 +166,7 @@ def train_steps(study: Study, group: Processes) -> tuple[list[tuple[float, float
 
     What halves of a batch cannot agree on is set aside: samplers take the first samples, BatchNorm its running numbers.
     """
-    from mutineck.detection.compat import prepare
+    from mutineck.detection.prepare import prepare
 
     prepare()  # before what it mends is imported: mmdet's own `build_ddp` knows no CPU
     from mmdet.core.bbox.samplers import RandomSampler

@@ -14,11 +14,11 @@ from mmdet.models.detectors import TwoStageDetector
 from benchmarks.stopwatch import shares, tell
 from benchmarks.study import random_study, take_step
 from benchmarks.table import Rounds, Row, Target, side_by_side
-from mutineck.detection.compat import prepare
 from mutineck.detection.configs import optimizer_config
 from mutineck.detection.evaluation import device_of
 from mutineck.detection.frozen import FrozenDetector, build_model
-from mutineck.detectors import outputs as view
+from mutineck.detection.prepare import prepare
+from mutineck.detectors import outputs
 from mutineck.detectors.folders import load_model
 from mutineck.detectors.loaders import evaluation_loader
 from mutineck.distillation import guidance, teacher_loss
@@ -55,7 +55,7 @@ PARTS: dict[str, tuple[tuple[Any, str], ...]] = {
     "second stages": ((guidance, "comparison_boxes"), (guidance, "compare_heads")),
     "centroid loss": ((teacher_loss, "instance_vectors"), (teacher_loss.CentroidLoss, "forward")),
     "region, attention and global loss": ((teacher_loss.TeacherLoss, "_level"),),
-    "cache": ((view.TensorCache, "get"), (view.TensorCache, "put"), (view, "digest")),
+    "cache": ((outputs.TensorCache, "get"), (outputs.TensorCache, "put"), (outputs, "digest")),
 }
 """Parts of a step and the functions that do them; what the losses of maps cost going back is in the backward pass."""
 

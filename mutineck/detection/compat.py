@@ -17,8 +17,8 @@ from mutineck.detection import cpu
 
 
 @functools.cache
-def prepare() -> None:
-    """Make mmcv and mmdet ready: call before anything of theirs is built. Idempotent."""
+def mend() -> None:
+    """Change of mmcv and mmdet what does not run, or runs slowly, on a current torch. Idempotent."""
     from mmcv.parallel import MMDistributedDataParallel
 
     # MMDistributedDataParallel.forward reads an attribute of replicated tensors that torch dropped after 2.0.
@@ -29,8 +29,6 @@ def prepare() -> None:
     _keep_to_the_cpu()
     _let_cpu_processes_train_together()
     cpu.install()
-    from mutineck.detection import pretrained  # noqa: F401  what is fetched is verified, and fits
-
     torch.serialization.add_safe_globals(checkpoint_globals())
     # mmcv writes a line a parameter at every initialisation.
     logging.getLogger("mmcv").setLevel(logging.ERROR)

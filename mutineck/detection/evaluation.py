@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mutineck.detection.compat import prepare
 from mutineck.detection.configs import pipelines
+from mutineck.detection.prepare import prepare
 from mutineck.detection.specs import InputSpec
 from mutineck.system.files import read_json
 

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mutineck.detection.compat import prepare, quiet
+from mutineck.detection.compat import quiet
 from mutineck.detection.configs import category_counts, config_categories
 from mutineck.detection.cpu.suppression import suppression_limit
 from mutineck.detection.layouts import some
 from mutineck.detection.loading import LoadReport, load_strictly, read_checkpoint
+from mutineck.detection.prepare import prepare
 from mutineck.system.errors import ExperimentError, unknown
 
 TWO_STAGE_PROPOSALS = 300

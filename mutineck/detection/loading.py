@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mutineck.detection.compat import prepare
+from mutineck.detection.compat import mend
 from mutineck.detection.layouts import find_detector, some, split_foreign
 from mutineck.system.files import write_bytes
 
@@ -65,7 +65,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: missing, truncated, or holding objects that are neither tensors nor plain data.
     """
-    prepare()
+    mend()
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")

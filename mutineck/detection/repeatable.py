@@ -14,8 +14,8 @@ import torch
 from mmcv.runner import HOOKS, RUNNERS, EpochBasedRunner, Hook, get_dist_info
 from mmdet.datasets import DATASETS, CocoDataset
 
-from mutineck.detection.compat import prepare
 from mutineck.detection.loading import CheckpointError, match_weights, read_checkpoint
+from mutineck.detection.prepare import prepare
 from mutineck.system.seeding import derive_seed, seed_everything
 
 # A training started by mmdet's own tools imports this module, by its config, and otherwise nothing that calls it.

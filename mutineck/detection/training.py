@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
-from mutineck.detection.compat import prepare, quiet
+from mutineck.detection.compat import quiet
 from mutineck.detection.configs import write_config
 from mutineck.detection.hooks import CURVES, LATEST, STATES
 from mutineck.detection.loading import write_checkpoint
+from mutineck.detection.prepare import prepare
 from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json, write_json
 from mutineck.system.seeding import seed_everything

@@ -11,10 +11,10 @@ import torch
 from pydantic import ValidationError
 
 from mutineck.detection import backbones
-from mutineck.detection.compat import prepare
 from mutineck.detection.configs import model_config
 from mutineck.detection.frozen import FrozenDetector, build_model
 from mutineck.detection.loading import CheckpointError
+from mutineck.detection.prepare import prepare
 from mutineck.detection.specs import FAMILIES, RESNETS, DetectorSpec
 
 prepare()

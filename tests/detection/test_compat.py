@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from mutineck.detection.compat import prepare
+from mutineck.detection.prepare import prepare
 
 
 def test_a_training_told_cpu_is_wrapped_for_no_gpu_whatever_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from mutineck.detection.compat import prepare
 from mutineck.detection.configs import dataset_config, pipelines
+from mutineck.detection.prepare import prepare
 from mutineck.study.stage import Study
 from mutineck.system.files import read_json
 from mutineck.system.seeding import derive_seed, seed_everything

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from mutineck.detection.compat import prepare
 from mutineck.detection.evaluation import category_ids, predict
 from mutineck.detection.frozen import FrozenDetector
 from mutineck.detection.loading import inherit_weights
+from mutineck.detection.prepare import prepare
 from mutineck.detection.specs import FAMILIES
 from mutineck.detectors.cache import TensorCache
 from mutineck.detectors.folders import load_model

@@ -45,7 +45,7 @@ def gradients(config: Any, data: dict[str, Any], *, rank: int = 0, processes: in
 
 def main(folder: Path) -> None:
     """Read `config.pt` and `data.pt`; the first process writes `two.pt`."""
-    from mutineck.detection.compat import prepare
+    from mutineck.detection.prepare import prepare
 
     dist.init_process_group("gloo")
     prepare()

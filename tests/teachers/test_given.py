@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from mutineck.detection.compat import prepare
 from mutineck.detection.configs import pipelines
 from mutineck.detection.loading import CheckpointError
+from mutineck.detection.prepare import prepare
 from mutineck.detectors.folders import load_model
 from mutineck.study.stage import Study
 from mutineck.system.errors import ExperimentError

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from mutineck.detection.compat import prepare
 from mutineck.detection.cpu.pooling import align_rows
+from mutineck.detection.prepare import prepare
 
 SIZE, SCALE = (7, 5), 1 / 8
 

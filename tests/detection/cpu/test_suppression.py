@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mutineck.detection.compat import prepare
 from mutineck.detection.cpu.suppression import suppression_limit
+from mutineck.detection.prepare import prepare
 
 CASES = ("spread", "crowded", "equal_scores", "levels_far_apart", "empty_boxes", "none")
 
