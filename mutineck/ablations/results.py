@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from mutineck.study.arms import ALONE, TEACHER
 from mutineck.study.experiment import CHOOSING, slug
 from mutineck.study.jobs import Job, changed_settings
 from mutineck.study.stage import Study, read_manifest
@@ -16,8 +17,6 @@ from mutineck.system.files import read_json
 
 METRICS = "metrics.json"
 COLUMNS = ("arm", "seed", "split", "metric", "category", "value")
-TEACHER = "teacher:"
-"""Prefix of a teacher's name in the column `arm`."""
 HEADLINE = "bbox_mAP"
 METHOD = "mutineck"
 """The arm that the study is about."""
@@ -132,7 +131,7 @@ def shown_arm(frame: pd.DataFrame) -> str | None:
     the highest mean mAP over seeds on the validation split.
     """
     rows = scores(frame, CHOOSING)
-    rows = rows[~rows["arm"].str.startswith(TEACHER) & (rows["arm"] != "student")]
+    rows = rows[~rows["arm"].str.startswith(TEACHER) & (rows["arm"] != ALONE)]
     means = rows.groupby("arm", sort=False)["value"].mean().dropna()
     if METHOD in means.index:
         return METHOD

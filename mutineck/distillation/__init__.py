@@ -30,7 +30,7 @@ def preview(study: Study) -> dict[str, Any] | None:
     from mutineck.distillation.observation import observe, save_observation
     from mutineck.distillation.stage import arm_and_seed
 
-    if study.experiment.arm(arm_and_seed(study)[0]).feature == "none":
+    if not study.experiment.arm(arm_and_seed(study)[0]).taught:
         return None
     observed = observe(study)
     save_observation(study, observed)

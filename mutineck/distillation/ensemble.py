@@ -110,7 +110,7 @@ class TeacherEnsemble(nn.Module):
                 raise ExperimentError("this arm learns from the intermediate teacher, and none was given")
             self.intermediate = load(INTERMEDIATE, intermediate)
         else:
-            chosen = [t for t in teachers if arm.source in ("", t["name"])] or list(teachers)
+            chosen = [t for t in teachers if t["name"] == arm.source] or list(teachers)
             self.teachers = [load(t["name"], t["folder"], t.get("aliases")) for t in chosen]
 
     @property

@@ -16,7 +16,7 @@ from mutineck.detectors.folders import input_normalisation, sha256_config
 from mutineck.detectors.measuring import measure_detector
 from mutineck.detectors.training import detector_training
 from mutineck.study.arms import ArmSpec
-from mutineck.study.experiment import INTERMEDIATE, DistillationSpec
+from mutineck.study.experiment import INTERMEDIATE, DistillationSpec, slug
 from mutineck.study.stage import Study
 from mutineck.system.files import sha256_file
 from mutineck.teachers.intermediate import START
@@ -30,7 +30,7 @@ HOOKS = ({"type": "DistillationHook", "priority": "VERY_HIGH"},)
 def arm_and_seed(study: Study) -> tuple[str, int]:
     """Return the arm's name and the seed of a study at the distillation stage."""
     folder, seed = (study.item or "").split("/seed")
-    names = [name for name in study.experiment.arms if name.replace(":", "-") == folder]
+    names = [name for name in study.experiment.arms if slug(name) == folder]
     return names[0], int(seed)
 
 
@@ -74,7 +74,7 @@ def distiller_config(study: Study) -> dict[str, Any]:
         "normalisation": input_normalisation(study),
         "seed": seed,
         "inherit": arm.inherit if arm.inherit is not None else experiment.student.inherit,
-        "guidance": guidance_config(study, arm) if arm.feature != "none" else None,
+        "guidance": guidance_config(study, arm) if arm.taught else None,
     }
 
 

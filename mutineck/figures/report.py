@@ -153,13 +153,12 @@ def _data(study: Study) -> dict[str, Any] | None:
 def _arms(study: Study) -> list[dict[str, str]]:
     rows = []
     for name, spec in study.experiment.arms.items():
-        taught = spec.feature != "none" or spec.centroids
-        inherit = study.experiment.student.inherit and taught if spec.inherit is None else spec.inherit
+        inherit = study.experiment.student.inherit and spec.taught if spec.inherit is None else spec.inherit
         parts = [part for part, given in (("regions", spec.regions), ("centroids", spec.centroids)) if given]
         rows.append(
             {
                 "arm": name,
-                "feature loss": "none" if spec.feature == "none" else spec.feature.upper(),
+                "feature loss": spec.feature.upper() if spec.taught else "none",
                 "learns from": spec.source or "ground truth alone",
                 "further parts": ", ".join(parts) or "–",
                 "inherits": "yes" if inherit else "no",

@@ -11,6 +11,22 @@ from pydantic import BaseModel, ConfigDict, Field
 FEATURES = ("fgd", "mgd", "pkd", "cwd")
 SOURCES = ("mean", "confidence", "sequential", "adapters", "intermediate")
 PARTS = ("intermediate", "regions", "centroids")
+ALONE = "student"
+"""The arm that every other is compared with: nobody teaches it."""
+RESERVED = {
+    **dict.fromkeys(SOURCES, "a source of arms"),
+    ALONE: "the student's row in tables of detectors",
+    "merged": "the intermediate teacher's maps in what is stored of a picture",
+    "all": "all teachers together in the pictures of clusters",
+}
+"""What no teacher may be called, and what it means."""
+TEACHER = "teacher:"
+"""Prefix of a teacher's name where teachers and arms stand in one column; no arm begins so."""
+FEATURE_WEIGHTS = {"fgd": ("temperature", "alpha", "beta", "gamma", "lambda", "cwd")} | dict.fromkeys(
+    FEATURES[1:], ("peer",)
+)
+CENTROID_WEIGHTS = ("centroid", "centroid_distance", "centroid_cosine")
+HEAD_WEIGHTS = ("logits", "logit_proposals")
 
 
 class ArmSpec(BaseModel):
@@ -22,12 +38,14 @@ class ArmSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True)
 
     feature: Literal["none", "fgd", "mgd", "pkd", "cwd"] = "none"
-    """The loss by which the student's maps are compared; `none` teaches nothing, whatever else is set."""
+    """The loss by which the student's maps are compared; with `none` nobody teaches, and the fields about teaching are
+    refused."""
     source: str = ""
     """Whose maps: a teacher's name, `mean`, `confidence`, `sequential`, `adapters`, or `intermediate`."""
     regions: bool = False
-    """Centre, boundary and background from stacked proposals, instead of ground-truth boxes (`fgd` alone); and where
-    `distillation.logits` is above 0 and the source is `intermediate`, second stages are compared at the proposals."""
+    """Centre, boundary and background from stacked proposals, instead of ground-truth boxes (`fgd`); and where
+    `distillation.logits` is above 0 and the source is `intermediate`, second stages are compared at the proposals. An
+    arm that has no use for the proposals is refused."""
     centroids: bool = False
     """Pull the student's instance vectors toward class centroids."""
     inherit: bool | None = None
@@ -35,7 +53,13 @@ class ArmSpec(BaseModel):
     epochs: int | None = Field(None, ge=1)
     """Override of `student.schedule.epochs`."""
     weights: dict[str, float | tuple[int, ...]] = {}
-    """Overrides of fields of `distillation`, e.g. `{alpha: 1.e-4}`: numbers, or a list of `strides`."""
+    """Overrides of fields of `distillation`, e.g. `{alpha: 1.e-4}`: numbers, or a list of `strides`; of those that the
+    arm's losses have."""
+
+    @property
+    def taught(self) -> bool:
+        """Whether the student learns from anybody beside the ground truth."""
+        return self.feature != "none"
 
     @property
     def needs_intermediate(self) -> bool:
@@ -50,13 +74,45 @@ class ArmSpec(BaseModel):
     @property
     def needs_proposals(self) -> bool:
         """Whether the arm asks what the teachers propose, and not for their maps alone."""
-        return self.regions or self.source in ("adapters", "confidence")
+        by_omega = self.source == "adapters" and self.feature == "fgd"
+        return self.regions or by_omega or self.source == "confidence"
 
     def teacher_names(self, teachers: Sequence[str]) -> tuple[str, ...]:
         """Return the single teachers whose networks run while this arm trains, the anchor first."""
-        if self.feature == "none" and not self.centroids:
+        if not self.taught:
             return ()
         return (self.source,) if self.source in teachers else tuple(teachers)
+
+    def unread(self, logits: float) -> str:
+        """Return what the arm says and nothing would read, and why; '' if all of it is read.
+
+        Args:
+            logits: weight of second stages in this arm; 0 where the student has none to compare.
+        """
+        if not self.taught:
+            if said := [
+                name for name in ("source", "regions", "centroids", "inherit", "weights") if getattr(self, name)
+            ]:
+                return f"{' and '.join(said)} would not be read: `feature: none` teaches nothing. Name a feature"
+            return ""
+        if self.regions and self.feature != "fgd" and not (self.compares_heads and logits):
+            return (
+                f"`regions` would not be read: they are of `feature: fgd` (this is {self.feature}), or say where "
+                "second stages are compared (`source: intermediate`, `logits` above 0, a two-stage student)"
+            )
+        if self.regions and self.source == "adapters":
+            return (
+                "`regions` and `source: adapters` each say what counts as foreground (the stack, a teacher's omega for "
+                "a target): leave `regions` out, or take `source: mean`"
+            )
+        read = {"strides", "warmup_epochs", *FEATURE_WEIGHTS[self.feature]}
+        if self.centroids:
+            read |= {*CENTROID_WEIGHTS}
+        if self.compares_heads and (logits or self.weights.get("logits") == 0):
+            read |= {*HEAD_WEIGHTS}
+        if unread := [name for name in self.weights if name not in read]:
+            return f"weights: {', '.join(unread)} would not be read: this arm's losses have {', '.join(sorted(read))}"
+        return ""
 
 
 def resolve_arm(name: str, spec: Any, teachers: Sequence[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mutineck.detection.specs import SECOND_STAGED, DetectorSpec, InputSpec, ScheduleSpec
-from mutineck.study.arms import ArmSpec, resolve_arm
+from mutineck.study.arms import ALONE, HEAD_WEIGHTS, RESERVED, TEACHER, ArmSpec, resolve_arm
 from mutineck.study.experiment_file import STUDIES, apply_override, find_file, read_fields, study_files
 from mutineck.system.errors import ExperimentError, unknown
 from mutineck.system.records import Record
@@ -86,8 +86,8 @@ class TeacherSpec(Record):
     """A teacher: a zoo name, a config with a checkpoint, or a detector that the experiment trains."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")
-    """What it is called in arms (`fgd:NAME`), folders and tables. `intermediate`, `mean`, `confidence` and `sequential`
-    are taken."""
+    """What it is called in arms (`fgd:NAME`), folders and tables. Taken are the sources of arms (`mean`, `confidence`,
+    `sequential`, `adapters`, `intermediate`), `student`, `merged` and `all`."""
     zoo: str | None = None
     """Name in mmdet's model index, e.g. `faster_rcnn_r101_fpn_2x_coco`. Exactly one of `zoo`, `config` and `detector`
     says where a teacher comes from."""
@@ -121,10 +121,11 @@ class TeacherSpec(Record):
             raise ValueError(f"teacher {self.name!r} has a config and no checkpoint: add `checkpoint: PATH`")
         if self.checkpoint and not self.config:
             raise ValueError(f"teacher {self.name!r} has a checkpoint and no config: add `config: PATH`")
-        if self.sees and not self.detector:
-            raise ValueError(f"teacher {self.name!r} is not trained here: `sees` needs a `detector`")
-        if self.name == INTERMEDIATE or self.name in ("mean", "confidence", "sequential"):
-            raise ValueError(f"teacher name {self.name!r} is reserved")
+        for field in ("sees", "schedule"):
+            if getattr(self, field) and not self.detector:
+                raise ValueError(f"teacher {self.name!r} is not trained here: `{field}` needs a `detector`")
+        if self.name in RESERVED:
+            raise ValueError(f"teacher name {self.name!r} is reserved: it is {RESERVED[self.name]}")
         return self
 
 
@@ -167,6 +168,14 @@ class IntermediateSpec(Record):
     """Training pictures that the alignment is computed on."""
     seed: int = 0
     """Of the weights that start at random, and of the training."""
+
+    @model_validator(mode="after")
+    def _prior_has_gates(self) -> IntermediateSpec:
+        if self.prior and self.mode == "prior":
+            raise ValueError(
+                "`prior: true` adds to the gates in training, and with `mode: prior` there are neither; leave it out"
+            )
+        return self
 
 
 class FeaturesSpec(Record):
@@ -389,6 +398,10 @@ class Experiment(Record):
         for arm in self.arms:
             if not ARM_NAME.fullmatch(arm):
                 raise ValueError(f"arms: the name {arm!r} may have letters, digits and _ . : + - alone")
+            if arm.startswith(TEACHER):
+                raise ValueError(f"arms: the name {arm!r}: what begins with {TEACHER!r} are teachers' rows in tables")
+        if (alone := self.arms.get(ALONE)) and alone.taught:
+            raise ValueError(f"arm {ALONE!r} is the student that nobody teaches; give a taught arm another name")
         slugs = [slug(arm) for arm in self.arms]
         if len(set(slugs)) != len(slugs):
             raise ValueError(f"arms: names must differ when ':' is read as '-', got {sorted(self.arms)}")
@@ -408,6 +421,8 @@ class Experiment(Record):
                 first = error.errors()[0]
                 where = ".".join(map(str, first["loc"]))
                 raise ValueError(f"arm {arm!r}: weights: {where}: {first['msg']}") from error
+            if unread := spec.unread(self._logits_of(spec)):
+                raise ValueError(f"arm {arm!r}: {unread}")
         return self
 
     def teacher(self, name: str) -> TeacherSpec:
@@ -489,10 +504,13 @@ class Experiment(Record):
 
     def _weights_of(self, arm: ArmSpec) -> dict[str, Any]:
         """Return the weights that an arm depends on, those of second stages only where they can be compared."""
-        two_stage = self.student.detector.family in SECOND_STAGED
-        asked = two_stage and arm.compares_heads and arm.weights.get("logits", self.distillation.logits)
-        unread = set() if asked else {"logits", "logit_proposals"}
+        unread = set() if arm.compares_heads and self._logits_of(arm) else {*HEAD_WEIGHTS}
         return self.distillation.model_dump(mode="json", by_alias=True, exclude=unread)
+
+    def _logits_of(self, arm: ArmSpec) -> float:
+        """Return the weight of second stages in an arm, 0 where the student has none to compare."""
+        two_stage = self.student.detector.family in SECOND_STAGED
+        return float(arm.weights.get("logits", self.distillation.logits)) if two_stage else 0.0  # type: ignore[arg-type]
 
     @property
     def _rounding(self) -> dict[str, Any]:

@@ -79,9 +79,9 @@ PLACED = [
         TAUGHT,
     ),
     (
-        "arms.mutineck",
-        'feature=none source=big regions=false centroids=false inherit=true epochs=3 weights={"alpha":1}',
-        {"mutineck"},
+        "arms.fgd:big",
+        'feature=cwd source=zoo regions=true centroids=true inherit=true epochs=3 weights={"alpha":1}',
+        {"fgd-big"},
     ),
     ("evaluation", "splits=[test]", NOTHING),
     ("evaluation", "report=val", TABLES),
@@ -125,7 +125,7 @@ def settings(experiment: Experiment) -> dict[str, str]:
 
 
 def test_every_field_is_placed_once() -> None:
-    named = re.compile(r"(?<=teachers\.)(big|zoo|own)\.|(?<=arms\.)mutineck\.")
+    named = re.compile(r"(?<=teachers\.)(big|zoo|own)\.|(?<=arms\.)fgd:big\.")
     assert sorted(named.sub("", path) for path, *_ in CASES) == sorted(leaves(Experiment))
 
 

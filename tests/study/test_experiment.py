@@ -5,6 +5,7 @@ import copy
 import pytest
 import yaml
 
+from mutineck.study.arms import RESERVED
 from mutineck.study.experiment import INTERMEDIATE, STAGES, apply_override, load_experiment, slug
 from mutineck.study.experiment_file import repository, study_files
 from mutineck.system.errors import ExperimentError, unknown
@@ -147,10 +148,85 @@ def test_names_that_differ_only_by_a_colon_share_a_folder_and_are_refused(write)
         load_experiment(write(EXPERIMENT | {"arms": arms}))
 
 
-@pytest.mark.parametrize("name", [INTERMEDIATE, "mean", "sequential"])
+@pytest.mark.parametrize("name", RESERVED)
 def test_reserved_teacher_names(write, name):
     teachers = [{"name": name, "detector": DETECTOR}]
-    with pytest.raises(ExperimentError, match="reserved"):
+    with pytest.raises(ExperimentError, match=f"teacher name '{name}' is reserved: it is {RESERVED[name]}"):
+        load_experiment(write(EXPERIMENT | {"teachers": teachers, "arms": {"student": None}}))
+
+
+@pytest.mark.parametrize(
+    ("arms", "message"),
+    [
+        ({"student": {"feature": "fgd", "source": "big"}}, "'student' is the student that nobody teaches"),
+        ({"teacher:big": {"feature": "fgd", "source": "big"}}, "begins with 'teacher:' are teachers' rows"),
+    ],
+    ids=["a taught student", "a teacher's row"],
+)
+def test_reserved_arm_names(write, arms, message):
+    with pytest.raises(ExperimentError, match=message):
+        load_experiment(write(EXPERIMENT | {"arms": arms}))
+
+
+PLAIN = {"feature": "none"}
+COMPARED = {"distillation": {"logits": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("name", "arm", "fields", "message"),
+    [
+        ("a", PLAIN | {"centroids": True}, {}, "centroids would not be read: `feature: none` teaches nothing"),
+        ("student", {"regions": True, "source": "big"}, {}, "source and regions would not be read"),
+        ("student_long", PLAIN | {"weights": {"alpha": 1}}, {}, "weights would not be read: `feature: none`"),
+        ("mgd:mean", {"regions": True}, {}, "`regions` would not be read: they are of `feature: fgd` .this is mgd"),
+        ("mgd:mean", {"regions": True}, COMPARED, "`regions` would not be read"),
+        ("cwd:intermediate", {"regions": True}, {}, "`regions` would not be read"),
+        ("cwd:intermediate", {"regions": True, "weights": {"logits": 0}}, COMPARED, "`regions` would not be read"),
+        ("adapters", {"regions": True}, {}, ".*each say what counts as foreground"),
+        (
+            "pkd:mean",
+            {"weights": {"alpha": 1, "peer": 2}},
+            {},
+            "weights: alpha would not be read: .* have peer, strides",
+        ),
+        ("fgd:mean", {"weights": {"peer": 2, "logits": 1}}, {}, "weights: peer, logits would not be read"),
+        ("mutineck", {"weights": {"logit_proposals": 9}}, {}, "weights: logit_proposals would not be read"),
+        ("mutineck-centroids", {"weights": {"centroid": 1}}, {}, "weights: centroid would not be read"),
+    ],
+)
+def test_what_an_arm_says_and_nothing_reads_is_refused(write, name, arm, fields, message):
+    with pytest.raises(ExperimentError, match=f"arm '{name}': {message}"):
+        load_experiment(write(EXPERIMENT | fields | {"arms": {name: arm}}))
+
+
+@pytest.mark.parametrize(
+    ("name", "arm"),
+    [
+        ("cwd:intermediate", {"regions": True}),
+        ("mutineck", {"weights": {"logits": 0}}),
+        ("mutineck", {"weights": {"logits": 2, "logit_proposals": 9, "centroid": 0, "strides": [8]}}),
+        ("pkd:mean", {"weights": {"peer": 2}, "centroids": True}),
+    ],
+)
+def test_what_an_arm_reads_it_may_say(write, name, arm):
+    assert load_experiment(write(EXPERIMENT | COMPARED | {"arms": {name: arm}})).arm(name).taught
+
+
+def test_second_stages_that_the_student_lacks_are_not_weighed(write):
+    student = {"student": {"detector": {"family": "gfl"}}}
+    arms = {"arms": {"mutineck": {"weights": {"logits": 1}}}}
+    with pytest.raises(ExperimentError, match="arm 'mutineck': weights: logits would not be read"):
+        load_experiment(write(EXPERIMENT | student | arms))
+
+
+def test_a_prior_without_gates_is_refused(write):
+    with pytest.raises(ExperimentError, match="intermediate: `prior: true` adds to the gates"):
+        load_experiment(write(EXPERIMENT), ["intermediate.mode=prior", "intermediate.prior=true"])
+
+
+def test_a_schedule_needs_a_training(write):
+    teachers = [{"name": "big", "zoo": "retinanet_r50_fpn_1x_coco", "schedule": {"epochs": 3}}]
+    with pytest.raises(ExperimentError, match="not trained here: `schedule` needs a `detector`"):
         load_experiment(write(EXPERIMENT | {"teachers": teachers, "arms": {"student": None}}))
 
 
