@@ -106,13 +106,36 @@ def _let_cpu_processes_train_together() -> None:
     mmdet.utils.build_ddp = mmdet.apis.train.build_ddp = build_ddp
 
 
+class TrainingLog:
+    """Stands in for the log that mmengine's runner (mmdet 3) keeps beside the weights: numbers, which nothing uses."""
+
+    @staticmethod
+    def no_method(*_: Any) -> None:
+        """Stand in for `getattr`, by which such a file names the log's methods: nothing is looked up."""
+
+
 def checkpoint_globals() -> list[Any]:
-    """Return the types beside tensors that checkpoints of mmcv's runner hold, none of which runs code when read."""
+    """Return the types beside tensors that checkpoints of mmcv's and mmengine's runners hold.
+
+    None of them runs code when read. Functions of numpy are named in a file by where they were when it was written:
+    below `numpy.core` in numpy 1.
+    """
     import numpy as np
     from numpy._core import multiarray
 
-    plain = [np.dtype, np.ndarray, multiarray.scalar, multiarray._reconstruct]  # type: ignore[attr-defined]
-    return plain + [type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")]
+    functions = (multiarray.scalar, multiarray._reconstruct)  # type: ignore[attr-defined]
+    moved = [
+        (function, f"{module}.multiarray.{function.__name__}")
+        for function in functions
+        for module in ("numpy.core", "numpy._core")
+    ]
+    # No objects ("O"), and no records ("V"), which may hold some.
+    kinds = {type(np.dtype(code)) for code in "?bhilqBHILQefdgFDGSU"}
+    logs = [
+        (TrainingLog, "mmengine.logging.history_buffer.HistoryBuffer"),
+        (TrainingLog.no_method, "builtins.getattr"),
+    ]
+    return [np.dtype, np.ndarray, *moved, *kinds, *logs]
 
 
 @contextlib.contextmanager
