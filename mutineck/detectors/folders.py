@@ -24,10 +24,23 @@ def load_model(folder: Path) -> tuple[Any, Any]:
         CheckpointError: the weights do not fit.
     """
     weights = weights_of(folder)
-    config = read_config(folder / "config.py")
+    config = detector_config(folder)
     model = build_model(config)
     load_strictly(model, weights)
     return model, config
+
+
+def detector_config(folder: Path) -> Any:
+    """Return the config of a detector's folder, the teachers of an intermediate one by where they lie now.
+
+    It names them from its own folder, so that a study may be moved as a whole.
+    """
+    config = read_config(folder / "config.py")
+    for teacher in config.model.backbone.get("teachers", ()):
+        named = folder / teacher.folder
+        # Studies made before their folders were relative may have been moved since.
+        teacher.folder = str(named if named.is_dir() else folder.parent / named.name)
+    return config
 
 
 def weights_of(folder: Path) -> Path:
@@ -68,8 +81,8 @@ def load_folder(
         categories=config.categories,
         student_categories=student_categories,
         aliases=aliases,
-        normalisation=normalisation_of(config.normalisation),
-        student_normalisation=normalisation_of(student_normalisation),
+        normalisation=Normalisation.of_fields(config.normalisation),
+        student_normalisation=Normalisation.of_fields(student_normalisation),
         identity=sha256_json(
             [
                 sha256_file(weights_of(folder)),
@@ -92,11 +105,6 @@ def _without_folders(node: Any) -> Any:
     if isinstance(node, Mapping):
         return {key: _without_folders(value) for key, value in node.items() if key != "folder"}
     return [_without_folders(value) for value in node] if isinstance(node, list | tuple) else node
-
-
-def normalisation_of(fields: Mapping[str, Any]) -> Normalisation:
-    """Return the record of `{mean, std, to_rgb}`."""
-    return Normalisation(tuple(map(float, fields["mean"])), tuple(map(float, fields["std"])), bool(fields["to_rgb"]))
 
 
 def input_normalisation(study: Study) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from mutineck.detection.configs import read_config
 from mutineck.detection.distributed import ALONE, Processes, processes
 from mutineck.detection.evaluation import category_ids, device_of, measure, predict
-from mutineck.detection.frozen import Normalisation, common_names, detector_categories, load_detector, renormaliser
-from mutineck.detectors.folders import input_normalisation, load_model, normalisation_of
+from mutineck.detection.frozen import Normalisation, common_names, renormaliser
+from mutineck.detectors.folders import input_normalisation, load_model
+from mutineck.detectors.given import IN_THE_CONFIG, read_given
 from mutineck.detectors.loaders import evaluation_loader
 from mutineck.study.stage import Study
 from mutineck.system.errors import ExperimentError, unknown
@@ -82,7 +82,7 @@ def measure_split(
         evaluation_loader(study, split, share=(group.rank, group.size)),
         [ids[own.index(name)] if name in own else None for name in names],
         device=device_of(study.experiment.resources.device),
-        prepare_image=renormaliser(normalisation_of(input_normalisation(study)), normalisation),
+        prepare_image=renormaliser(Normalisation.of_fields(input_normalisation(study)), normalisation),
     )
     predictions = sorted(group.gather(predictions), key=lambda row: row["image_id"])
     return predictions, [{"split": split, **row} for row in measure(annotations, predictions, names)]
@@ -137,7 +137,7 @@ def _load(study: Study, detector: str, config: str | None) -> tuple[Any, list[st
             teachers = study.experiment.teachers
             own_aliases = {study.path("teachers", teacher.name).resolve(): teacher.aliases for teacher in teachers}
             aliases = own_aliases.get(folder.resolve(), {})
-            return model, list(own.categories), normalisation_of(own.normalisation), aliases
+            return model, list(own.categories), Normalisation.of_fields(own.normalisation), aliases
     checkpoint = Path(detector).expanduser()
     if not checkpoint.is_file():
         folders = [
@@ -150,10 +150,7 @@ def _load(study: Study, detector: str, config: str | None) -> tuple[Any, list[st
         )
     if config is None:
         raise ExperimentError(f"{detector} is a checkpoint: name its mmdet config with --config PATH")
-    read = read_config(config)
-    categories = detector_categories(
-        read, checkpoint, owner=config, remedy="add `classes = [...]` to the config, in the order of the labels"
-    )
-    model, report = load_detector(read, checkpoint)
+    given = read_given(config, checkpoint, owner=config, remedies=IN_THE_CONFIG)
+    model, report = given.load()
     print(f"{checkpoint.name}: {report}")
-    return model, categories, Normalisation.of(read.data.test.pipeline, detector), {}
+    return model, list(given.categories), given.normalisation, {}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mutineck.detection.configs import read_config, write_config
+from mutineck.detection.configs import custom_imports, read_config, write_config
 from mutineck.detection.frozen import build_model
 from mutineck.detection.loading import load_strictly, read_weights, write_checkpoint
 from mutineck.detectors.training import TRAINING_CONFIG
@@ -15,8 +15,8 @@ from mutineck.detectors.training import TRAINING_CONFIG
 def export_student(folder: str | Path, out: str | Path) -> tuple[Path, Path]:
     """Write a student as stock mmdet reads it: `OUT.pth` (`state_dict`, `meta.CLASSES`) and `OUT.py`.
 
-    The config holds model, test pipeline and categories, and imports nothing of this project:
-    `mmdet.apis.init_detector("OUT.py", "OUT.pth")` is all it takes.
+    The config holds model, test pipeline and categories, and imports nothing of this project, only what the student's
+    own config wants imported: `mmdet.apis.init_detector("OUT.py", "OUT.pth")` is all it takes.
 
     Args:
         folder: a student's folder, `outputs/EXPERIMENT/distillation/ARM/seedN`.
@@ -42,6 +42,8 @@ def export_student(folder: str | Path, out: str | Path) -> tuple[Path, Path]:
         "dataset_type": "CocoDataset",
         "classes": list(own.categories),
     }
+    if imports := custom_imports(own):
+        config["custom_imports"] = {"imports": imports, "allow_failed_imports": False}
     target = out.with_name(out.name + ".pth"), out.with_name(out.name + ".py")
     write_checkpoint(target[0], {"state_dict": read_weights(needed[0]), "meta": {"CLASSES": tuple(own.categories)}})
     write_config(target[1], config)

@@ -8,15 +8,16 @@ from typing import Any
 
 import torch
 
-from mutineck.detection.configs import has_masks, model_config, read_config
+from mutineck.detection.configs import custom_imports, detector_imports, has_masks, model_config, read_config
 from mutineck.detection.evaluation import device_of
 from mutineck.detection.training import finish_training, save_detector, train
 from mutineck.detectors.cache import cache_settings
-from mutineck.detectors.folders import input_normalisation, sha256_config
+from mutineck.detectors.files import locate
+from mutineck.detectors.folders import detector_config, input_normalisation, sha256_config
 from mutineck.detectors.measuring import measure_detector
 from mutineck.detectors.training import detector_training
 from mutineck.study.arms import ArmSpec
-from mutineck.study.experiment import INTERMEDIATE, DistillationSpec, slug
+from mutineck.study.experiment import INTERMEDIATE, DetectorSpec, DistillationSpec, slug
 from mutineck.study.stage import Study
 from mutineck.system.files import sha256_file
 from mutineck.teachers.intermediate import START
@@ -61,6 +62,13 @@ def centroid_sources(study: Study, arm: ArmSpec) -> tuple[str, ...]:
     return (INTERMEDIATE,) if arm.needs_intermediate else arm.teacher_names([t.name for t in study.experiment.teachers])
 
 
+def student_detector(study: Study) -> DetectorSpec:
+    """Return the student's record with the files that it names where they lie; they are noted as inputs."""
+    detector, files = locate(study.experiment.student.detector, study.experiment, "student.detector")
+    study.note(*files)
+    return detector
+
+
 def distiller_config(study: Study) -> dict[str, Any]:
     """Return the `model` dict of the distiller of this arm and seed."""
     experiment = study.experiment
@@ -69,7 +77,7 @@ def distiller_config(study: Study) -> dict[str, Any]:
     categories = study.dataset.categories
     return {
         "type": "Distiller",
-        "student": model_config(experiment.student.detector, len(categories)),
+        "student": model_config(student_detector(study), len(categories)),
         "categories": list(categories),
         "normalisation": input_normalisation(study),
         "seed": seed,
@@ -84,7 +92,7 @@ def guidance_config(study: Study, arm: ArmSpec) -> dict[str, Any]:
     wanted = set(arm.teacher_names([t.name for t in experiment.teachers]))
     joint = None
     if arm.needs_intermediate and experiment.intermediate.mode == "joint":
-        joint = read_config(study.need("teachers", INTERMEDIATE, "config.py")).model.to_dict()
+        joint = detector_config(study.need("teachers", INTERMEDIATE, "config.py").parent.resolve()).model.to_dict()
         joint["start"] = str(study.need("teachers", INTERMEDIATE, START).resolve())
     return {
         # mmcv writes configs as Python calls, and `lambda` is no name there: the weights go by field names.
@@ -117,8 +125,7 @@ def distil(study: Study) -> list[dict[str, Any]]:
     name, seed = arm_and_seed(study)
     categories = study.dataset.categories
     distiller, config = train_student(study)
-    model_dict = model_config(study.experiment.student.detector, len(categories))
-    save_student(study, distiller.student, model_dict, categories)
+    save_student(study, distiller.student, categories)
     rows = measure_detector(study, distiller.student, categories, labels={"name": name, "arm": name, "seed": seed})
     finish_training(config, study.folder)
     return rows
@@ -143,21 +150,26 @@ def train_student(study: Study) -> tuple[Any, Any]:
         schedule = schedule.model_copy(update={"epochs": arm.epochs})
     masks = has_masks(model_dict["student"])
     categories = study.dataset.categories
+    modules = [*MODULES, *detector_imports(student_detector(study))]
+    if arm.needs_intermediate and experiment.intermediate.mode == "joint":
+        modules += custom_imports(read_config(study.need("teachers", INTERMEDIATE, "config.py")))
     config = detector_training(
-        study, model_dict, categories, schedule, seed=seed, masks=masks, hooks=HOOKS, modules=MODULES
+        study, model_dict, categories, schedule, seed=seed, masks=masks, hooks=HOOKS, modules=modules
     )
     identity = {key: (sha256_config if path.suffix == ".py" else sha256_file)(path) for key, path in files.items()}
     device = device_of(experiment.resources.device)
     return train(config, device=device, identity=identity, root=study.root), config
 
 
-def save_student(study: Study, student: torch.nn.Module, model_dict: dict[str, Any], categories: Sequence[str]) -> None:
+def save_student(study: Study, student: torch.nn.Module, categories: Sequence[str]) -> None:
     """Write the plain student: mmdet's layout, no teacher, no adapter."""
+    detector = student_detector(study)
     save_detector(
         study.folder,
         student,
-        model_dict,
+        model_config(detector, len(categories)),
         categories=categories,
         normalisation=input_normalisation(study),
         checkpoint=STUDENT,
+        imports=detector_imports(detector),
     )

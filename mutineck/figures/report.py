@@ -22,6 +22,7 @@ from mutineck.figures.registry import SECTIONS, section_of
 from mutineck.figures.style import read_index
 from mutineck.study.checks import remarks
 from mutineck.study.experiment import STAGES
+from mutineck.study.experiment_file import RELATIVE_TO
 from mutineck.study.jobs import NOTEBOOK, Job, page_of
 from mutineck.study.stage import MANIFEST, Study
 from mutineck.system.files import read_json, write_text
@@ -119,7 +120,11 @@ def _page(study: Study, pages: dict[str, str], quality: int) -> str:
         revisions=sorted({_revision(item) for item in done}),
         versions=done[-1]["versions"] if done else {},
         notebooks=pages,
-        settings=yaml.safe_dump(experiment.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True),
+        settings=yaml.safe_dump(
+            experiment.model_dump(mode="json", by_alias=True, exclude={RELATIVE_TO}),
+            sort_keys=False,
+            allow_unicode=True,
+        ),
     )
 
 

@@ -9,9 +9,17 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from mutineck.detection.specs import SECOND_STAGED, DetectorSpec, InputSpec, ScheduleSpec
+from mutineck.detection.specs import SECOND_STAGED, DetectorSpec, InputSpec, NormalisationSpec, ScheduleSpec
 from mutineck.study.arms import ALONE, HEAD_WEIGHTS, RESERVED, TEACHER, ArmSpec, resolve_arm
-from mutineck.study.experiment_file import STUDIES, apply_override, find_file, read_fields, study_files
+from mutineck.study.experiment_file import (
+    RELATIVE_TO,
+    STUDIES,
+    apply_override,
+    find_file,
+    find_path,
+    read_fields,
+    study_files,
+)
 from mutineck.system.errors import ExperimentError, unknown
 from mutineck.system.records import Record
 
@@ -20,6 +28,8 @@ INTERMEDIATE = "intermediate"
 CHOOSING: Literal["val"] = "val"
 """The split that every choice is made on: which arm and teacher to show, thresholds, floors, searches. It is always
 measured, whatever `evaluation.splits` says, so nothing is chosen by what is reported."""
+LATER_FIELDS = ("sees", "study", "teacher", "normalisation")
+"""Fields of a teacher that there once were not: left out, it is the teacher that it was then."""
 ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+-]*")
 
 
@@ -41,8 +51,7 @@ class DatasetSpec(Record):
     """Generated scenes, or a folder of pictures with annotations of Pascal VOC, COCO or YOLO, also as labelling tools
     export them; `auto` finds out which, and refuses what could be two."""
     root: str | None = None
-    """Folder of the data set, relative to the working directory or the repository; `data/voc` or `data/coco` if null.
-    Not read for `shapes`."""
+    """Folder of the data set; `data/voc` or `data/coco` if null. Not read for `shapes`."""
     split: tuple[float, float, float] | None = (8, 1, 1)
     """Shares of train, val and test. Folders or files of each split are kept as they are; what comes undivided is
     divided, and of VOC's lists null alone keeps those."""
@@ -83,23 +92,32 @@ class SeesSpec(Record):
 
 
 class TeacherSpec(Record):
-    """A teacher: a zoo name, a config with a checkpoint, or a detector that the experiment trains."""
+    """A teacher: a zoo name, a config with a checkpoint, another study's detector, or one that the experiment trains.
+
+    Exactly one of `zoo`, `config`, `study` and `detector` says where it comes from.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")
     """What it is called in arms (`fgd:NAME`), folders and tables. Taken are the sources of arms (`mean`, `confidence`,
     `sequential`, `adapters`, `intermediate`), `student`, `merged` and `all`."""
     zoo: str | None = None
-    """Name in mmdet's model index, e.g. `faster_rcnn_r101_fpn_2x_coco`. Exactly one of `zoo`, `config` and `detector`
-    says where a teacher comes from."""
+    """Name in mmdet's model index, e.g. `faster_rcnn_r101_fpn_2x_coco`."""
     config: str | None = None
     """An mmdet config (a Python file: it is executed, use only what you trust); goes with `checkpoint`."""
     checkpoint: str | None = None
     """File of the weights for `config`."""
+    study: str | None = None
+    """Folder of another study, `outputs/NAME`: a detector of it teaches as it is, with its own categories and
+    normalisation."""
+    teacher: str | None = None
+    """Which detector of `study`: a teacher's name, or a student as `ARM/seedN`. If null, the teacher of this `name`."""
     detector: DetectorSpec | None = None
     """A detector that is trained here, on the experiment's training split."""
     categories: tuple[str, ...] | None = None
     """The teacher's own categories, in its label order. If null, those of the data set for a `detector`, and those that
-    its config names for any other."""
+    its checkpoint or config names for any other."""
+    normalisation: NormalisationSpec | None = None
+    """How a teacher of a `config` normalises pictures. If null, as its config says: asked for if that does not."""
     aliases: dict[str, str] = Field({})
     """Teacher's category -> the student's."""
     schedule: ScheduleSpec | None = None
@@ -114,9 +132,25 @@ class TeacherSpec(Record):
 
     @model_validator(mode="after")
     def _one_source(self) -> TeacherSpec:
-        given = [bool(self.zoo), bool(self.config), bool(self.detector)]
+        given = [bool(self.zoo), bool(self.config), bool(self.study), bool(self.detector)]
         if sum(given) != 1:
-            raise ValueError(f"teacher {self.name!r} needs exactly one of zoo, config (with checkpoint), detector")
+            raise ValueError(
+                f"teacher {self.name!r} needs exactly one of zoo, config (with checkpoint), study, detector"
+            )
+        if self.teacher and not self.study:
+            raise ValueError(
+                f"teacher {self.name!r} has `teacher: {self.teacher}` and no `study: FOLDER` that it is of"
+            )
+        if self.study and (self.categories or self.normalisation):
+            raise ValueError(
+                f"teacher {self.name!r} has its categories and normalisation from its study: leave `categories` and "
+                "`normalisation` out; `aliases` give its categories other names"
+            )
+        if self.normalisation and not self.config:
+            raise ValueError(
+                f"teacher {self.name!r}: `normalisation` is for a `config` that does not say it; "
+                f"{'`input` says it for detectors trained here' if self.detector else 'the zoo says it for its own'}"
+            )
         if self.config and not self.checkpoint:
             raise ValueError(f"teacher {self.name!r} has a config and no checkpoint: add `checkpoint: PATH`")
         if self.checkpoint and not self.config:
@@ -340,6 +374,9 @@ class Experiment(Record):
     """Folder of the study: `outputs/NAME`."""
     description: str = ""
     """A sentence that stands above the study's results."""
+    relative_to: str | None = None
+    """Folder in which relative paths are looked for first, before the working directory and the repository. That of
+    the experiment's file if null; a study's own `experiment.yaml`, which lies in the study's folder, names it."""
     dataset: DatasetSpec
     """Pictures and boxes."""
     input: InputSpec = InputSpec()
@@ -425,6 +462,14 @@ class Experiment(Record):
                 raise ValueError(f"arm {arm!r}: {unread}")
         return self
 
+    def find(self, field: str, given: str, *, hint: str = "") -> Path:
+        """Return the file or folder that a field of the experiment names.
+
+        Raises:
+            ExperimentError: see `mutineck.study.experiment_file.find_path`.
+        """
+        return find_path(field, given, self.relative_to, hint=hint)
+
     def teacher(self, name: str) -> TeacherSpec:
         """Return the teacher of that name, or refuse with near matches."""
         for teacher in self.teachers:
@@ -470,8 +515,9 @@ class Experiment(Record):
             return measured | {"intermediate": self._merging(), "teachers": list(teachers)} | self._rounding
         if stage == "teachers":
             teacher = teachers[self.teacher(item or "").name]
-            if teacher["sees"] is None:
-                del teacher["sees"]  # a teacher that sees all is the one that it was before there was this field
+            for field in LATER_FIELDS:
+                if teacher[field] is None:
+                    del teacher[field]
             if teacher["detector"] is None:
                 return measured | {"input": unmirrored, "teacher": _without(teacher, "schedule", "seed")}
             return measured | {"teacher": teacher}
@@ -548,6 +594,8 @@ def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experime
         raise ExperimentError(f"{file}: this is a series of studies; name one of them: {data[STUDIES]}")
     for override in overrides:
         apply_override(data, override)
+    if isinstance(beside := data.get(RELATIVE_TO) or "", str):
+        data[RELATIVE_TO] = str(file.parent / beside)
     try:
         return Experiment.model_validate(data)
     except ValidationError as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,49 @@ STUDIES = "studies"
 """Key of a series: a file that holds no experiment but names several, which are run one after another."""
 REPLACED = ("arms",)
 """Mappings that are replaced like lists: arms are a list in all but spelling, and those of other teachers must go."""
+RELATIVE_TO = "relative_to"
+"""Key that names the folder in which an experiment's paths are looked for first."""
+PATHS = (
+    "dataset.root",
+    *(f"teachers.{field}" for field in ("config", "checkpoint", "study", "detector.config", "detector.pretrained")),
+    *(f"student.detector.{field}" for field in ("config", "pretrained")),
+)
+"""Fields that name a file or folder, or may; those of a list's records are named by the list."""
 
 
 def repository() -> Path:
     """Return the folder that holds `experiments/` and `notebooks/`."""
     return Path(__file__).resolve().parents[2]
+
+
+def places(given: str | Path, beside: str | Path | None) -> list[Path]:
+    """Return where a path that an experiment names may lie, in the order in which these places are looked at.
+
+    A relative path lies in the folder of the experiment's file (`beside`), else in the working directory, else in the
+    repository.
+    """
+    named = Path(given).expanduser()
+    folders = [Path.cwd(), repository()] if beside is None else [Path(beside), Path.cwd(), repository()]
+    return list(dict.fromkeys(Path(os.path.abspath(folder / named)) for folder in folders))
+
+
+def find_path(field: str, given: str | Path, beside: str | Path | None, *, hint: str = "") -> Path:
+    """Return the file or folder that a field of an experiment names, as named: it may be a symbolic link.
+
+    Args:
+        field: where in the experiment the path stands.
+        given: the path.
+        beside: folder of the experiment's file, if it has one.
+        hint: what else to say where there is none.
+
+    Raises:
+        ExperimentError: it is in none of the places; the message names them.
+    """
+    looked_at = places(given, beside)
+    for path in looked_at:
+        if path.exists():
+            return path
+    raise ExperimentError(f"{field}: {given} is not there (looked for {' and '.join(map(str, looked_at))}){hint}")
 
 
 def find_file(path: str | Path) -> Path:
@@ -65,8 +105,32 @@ def read_fields(file: Path) -> dict[str, Any]:
         chain.append(following)
         if following in chain[:-1]:
             raise ExperimentError(f"{file}: builds on itself: {' -> '.join(link.name for link in chain)}")
-        fields = merge(_read_mapping(following), fields)
+        under = _read_mapping(following)
+        _tell_paths_from(file.parent, under, following.parent)
+        fields = merge(under, fields)
     return fields
+
+
+def _tell_paths_from(folder: Path, fields: dict[str, Any], base: Path) -> None:
+    """Turn paths to what lies in another file's folder into paths from `folder`, in place."""
+    # By the place that they are set in: to YAML's aliases one record stands in several.
+    found = {(id(record), key): record for record, key in _path_fields(fields)}
+    for (_, key), record in found.items() if base != folder else ():
+        given = Path(record[key]).expanduser()
+        if not given.is_absolute() and (base / given).exists():
+            record[key] = os.path.relpath(base / given, folder)
+
+
+def _path_fields(fields: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield the record and key of each path that a raw experiment gives."""
+    for path in PATHS:
+        *way, key = path.split(".")
+        records = [fields]
+        for part in way:
+            inner = [record.get(part) for record in records]
+            every = [item for each in inner for item in (each if isinstance(each, list) else [each])]
+            records = [item for item in every if isinstance(item, dict)]
+        yield from ((record, key) for record in records if isinstance(record.get(key), str))
 
 
 def study_files(path: str | Path) -> list[Path]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from mutineck.detection.configs import categories_in, custom_imports, read_config
 from mutineck.detection.evaluation import device_of
 from mutineck.detection.frozen import FrozenDetector, build_model
 from mutineck.detection.hooks import STATES
@@ -58,6 +59,9 @@ def prepare_intermediate(study: Study) -> list[dict[str, Any]]:
     categories = study.dataset.categories
     teachers = [load_frozen(study, teacher.name) for teacher in study.experiment.teachers]
     model_dict = intermediate_config(study, teachers)
+    # Its head is of the anchor's kind.
+    anchor_config = read_config(study.need("teachers", teachers[0].name, "config.py"))
+    modules = [*MODULES, *custom_imports(anchor_config)]
     with seeded(derive_seed(spec.seed, "intermediate")):
         model = build_model(model_dict)
         model.detector.init_weights()
@@ -86,19 +90,21 @@ def prepare_intermediate(study: Study) -> list[dict[str, Any]]:
             spec.schedule,
             seed=spec.seed,
             hooks=HOOKS,
-            modules=MODULES,
+            modules=modules,
             evaluate_every=1,
         )
         device = device_of(study.experiment.resources.device)
         model = train(config, device=device, identity=_identity(study), root=study.root)
         _say_which(read_json(Path(config.work_dir) / STATES))
+    # In its own config teachers are named from its folder: a study may be moved.
+    beside = [{**teacher, "folder": f"../{teacher['name']}"} for teacher in model_dict["backbone"]["teachers"]]
     save_detector(
         study.folder,
         model,
-        model_dict,
+        {**model_dict, "backbone": {**model_dict["backbone"], "teachers": beside}},
         categories=categories,
         normalisation=input_normalisation(study),
-        imports=MODULES,
+        imports=modules,
     )
     rows = measure_detector(study, model, categories, labels={"name": INTERMEDIATE})
     if spec.mode == "staged":
@@ -143,8 +149,6 @@ def _refuse_partial_anchor(anchor: FrozenDetector, categories: Sequence[str]) ->
 
 def intermediate_config(study: Study, teachers: list[FrozenDetector]) -> dict[str, Any]:
     """Return the `model` dict of the intermediate teacher: head of the anchor's type for the study's categories."""
-    from mutineck.detection.configs import categories_in, read_config
-
     spec = study.experiment.intermediate
     categories = study.dataset.categories
     anchor = teachers[0]

@@ -8,18 +8,14 @@ from typing import Any
 
 import torch
 
-from mutineck.detection.configs import (
-    has_masks,
-    model_config,
-    own_config_files,
-    read_config,
-)
+from mutineck.detection.configs import detector_imports, has_masks, model_config, own_config_files
 from mutineck.detection.evaluation import device_of
-from mutineck.detection.frozen import Normalisation, build_model, common_names, detector_categories
-from mutineck.detection.loading import LoadReport, load_strictly
+from mutineck.detection.frozen import Normalisation, common_names
 from mutineck.detection.specs import DetectorSpec, ScheduleSpec
 from mutineck.detection.training import finish_training, save_detector, train
-from mutineck.detectors.folders import input_normalisation
+from mutineck.detectors.files import find_config, locate
+from mutineck.detectors.folders import input_normalisation, weights_of
+from mutineck.detectors.given import GivenDetector, detector_of_study, read_given
 from mutineck.detectors.measuring import measure_detector
 from mutineck.detectors.training import detector_training
 from mutineck.study.experiment import TeacherSpec
@@ -43,15 +39,15 @@ def prepare_teacher(study: Study) -> list[dict[str, Any]]:
         TooWeak: see `check_teacher`.
     """
     spec = study.experiment.teacher(study.item or "")
-    if spec.config and spec.checkpoint:
-        study.note(Path(spec.checkpoint).expanduser(), *own_config_files(spec.config))
-    categories = teacher_categories(study, spec)
+    given = None if spec.detector else _given_teacher(study, spec)
+    categories = given.categories if given else _own_categories(study, spec)
+    common_names(f"teacher {spec.name!r}", categories, study.dataset.categories, spec.aliases, alias_field(spec))
     config: Any = None
     normalisation: Normalisation | None = None
     if spec.detector is not None:
         model, config = _train_teacher(study, spec, spec.detector, categories)
-    else:
-        model, normalisation = _load_teacher(study, spec, categories)
+    elif given is not None:
+        model, normalisation = _load_teacher(study, spec, given), given.normalisation
     rows = measure_detector(
         study, model, categories, labels={"name": spec.name}, aliases=spec.aliases, normalisation=normalisation
     )
@@ -62,34 +58,13 @@ def prepare_teacher(study: Study) -> list[dict[str, Any]]:
     return rows
 
 
-def teacher_categories(study: Study, spec: TeacherSpec) -> list[str]:
-    """Return a teacher's own categories in its label order.
-
-    Those that the experiment names; for a zoo or checkpoint teacher those of its checkpoint or config; else the
-    study's.
-
-    Raises:
-        ExperimentError: unknown zoo name or category, a teacher that does not say its categories, or one that shares
-            none with the data set.
-    """
+def _own_categories(study: Study, spec: TeacherSpec) -> tuple[str, ...]:
+    """Return the categories that a teacher is trained on: those that the experiment names for it, or the study's."""
     own = study.dataset.categories
-    if spec.categories:
-        for name in spec.categories:
-            if spec.detector is not None and name not in own:
-                raise ExperimentError(f"teachers.{spec.name}.categories: " + unknown("category", name, own))
-        categories = list(spec.categories)
-    elif spec.detector is not None:
-        return list(own)
-    else:
-        source, weights = _files_of(spec)
-        categories = detector_categories(
-            read_config(source),
-            weights,
-            owner=f"teachers.{spec.name}",
-            remedy=f"set teachers.{spec.name}.categories to the names in label order",
-        )
-    common_names(f"teacher {spec.name!r}", categories, own, spec.aliases, alias_field(spec))
-    return categories
+    for name in spec.categories or ():
+        if name not in own:
+            raise ExperimentError(f"teachers.{spec.name}.categories: " + unknown("category", name, own))
+    return tuple(spec.categories or own)
 
 
 def alias_field(spec: TeacherSpec) -> str:
@@ -97,47 +72,98 @@ def alias_field(spec: TeacherSpec) -> str:
     return f"teachers.{spec.name}.aliases: {{teacher's name: data set's name}}"
 
 
-def _files_of(spec: TeacherSpec) -> tuple[Path, Path]:
-    """Return config and weights of a teacher from the zoo or of one's own."""
+def _given_teacher(study: Study, spec: TeacherSpec) -> GivenDetector:
+    """Return a teacher from the zoo, of one's own or of another study; its files outside the study are noted."""
+    field = f"teachers.{spec.name}"
     if spec.zoo:
         entry = find_in_zoo(spec.zoo)
-        return entry.config, fetch_weights(entry)
-    return Path(spec.config or ""), Path(spec.checkpoint or "").expanduser()
+        config, weights = entry.config, fetch_weights(entry)
+    elif spec.study:
+        folder = _folder_in_other_study(study, spec)
+        config, weights = folder / "config.py", weights_of(folder)
+        study.note(weights, config)
+    else:
+        config = find_config(study.experiment, f"{field}.config", spec.config or "")
+        weights = study.experiment.find(f"{field}.checkpoint", spec.checkpoint or "")
+        study.note(weights, *own_config_files(config))
+    if not spec.zoo:
+        print(f"teacher {spec.name!r}: reading {config} (an mmdet config is Python code and is executed)")
+    given = read_given(
+        config,
+        weights,
+        owner=field,
+        remedies={
+            "categories": f"set {field}.categories to the names in label order",
+            "normalisation": f"set {field}.normalisation to {{mean: [...], std: [...], to_rgb: true}}",
+        },
+        categories=spec.categories,
+        normalisation=Normalisation.of_fields(said.model_dump()) if (said := spec.normalisation) else None,
+    )
+    if given.config.model.type == "IntermediateTeacher":
+        raise ExperimentError(
+            f"{field}: {config} is an intermediate teacher: a neck over other teachers' maps, which lie elsewhere. Let "
+            "those teach, which the study of this one has, or a student of it (`teacher: ARM/seedN`)"
+        )
+    return given
+
+
+def _folder_in_other_study(study: Study, spec: TeacherSpec) -> Path:
+    """Return the folder of a teacher that another study made."""
+    field = f"teachers.{spec.name}.study"
+    root = study.experiment.find(field, spec.study or "")
+    if root.resolve() == study.root.resolve():
+        raise ExperimentError(f"{field}: {root} is this study itself; name another one, or a `detector` to be trained")
+    return detector_of_study(root, spec.teacher or spec.name, field)
 
 
 def _train_teacher(
     study: Study, spec: TeacherSpec, detector: DetectorSpec, categories: Sequence[str]
 ) -> tuple[torch.nn.Module, Any]:
     """Train a teacher and store it; return it and its training config."""
-    model_dict = model_config(detector, len(categories))
+    detector, files = locate(detector, study.experiment, f"teachers.{spec.name}.detector")
+    study.note(*files)
+    model_dict, imports = model_config(detector, len(categories)), detector_imports(detector)
     schedule = spec.schedule or ScheduleSpec()
     annotations = training_annotations(study)
     config = detector_training(
-        study, model_dict, categories, schedule, seed=spec.seed, masks=has_masks(model_dict), annotations=annotations
+        study,
+        model_dict,
+        categories,
+        schedule,
+        seed=spec.seed,
+        masks=has_masks(model_dict),
+        annotations=annotations,
+        modules=imports,
     )
     identity = {"train": sha256_file(annotations)}
     model = train(config, device=device_of(study.experiment.resources.device), identity=identity, root=study.root)
-    save_detector(study.folder, model, model_dict, categories=categories, normalisation=input_normalisation(study))
+    save_detector(
+        study.folder,
+        model,
+        model_dict,
+        categories=categories,
+        normalisation=input_normalisation(study),
+        imports=imports,
+    )
     return model, config
 
 
-def _load_teacher(study: Study, spec: TeacherSpec, categories: Sequence[str]) -> tuple[torch.nn.Module, Normalisation]:
+def _load_teacher(study: Study, spec: TeacherSpec, given: GivenDetector) -> torch.nn.Module:
     """Load a published or given teacher strictly, and put it into the study's own layout."""
-    source, weights = _files_of(spec)
-    if not spec.zoo:
-        print(f"teacher {spec.name!r}: reading {source} (an mmdet config is Python code and is executed)")
-    config = read_config(source)
-    config.model.pop("pretrained", None)
-    config.model.backbone.init_cfg = None
-    model = build_model(config)
-    report: LoadReport = load_strictly(model, weights)
+    model, report = given.load()
     print(f"teacher {spec.name!r}: {report}")
-    normalisation = Normalisation.of(config.data.test.pipeline, f"teacher {spec.name!r}")
-    fields = {"mean": list(normalisation.mean), "std": list(normalisation.std), "to_rgb": normalisation.to_rgb}
+    fields = given.normalisation.fields
     if fields != input_normalisation(study):
         print(
             f"teacher {spec.name!r}: normalises with {fields}, the student with {input_normalisation(study)}; "
             "its input is brought over by a fixed affine"
         )
-    save_detector(study.folder, model, config.model.to_dict(), categories=categories, normalisation=fields)
-    return model, normalisation
+    save_detector(
+        study.folder,
+        model,
+        given.config.model.to_dict(),
+        categories=given.categories,
+        normalisation=fields,
+        imports=given.imports,
+    )
+    return model

@@ -25,7 +25,7 @@ def make_study(out: Path, /, **dataset: object) -> SimpleNamespace:
     out.mkdir(exist_ok=True)
     spec = DatasetSpec(**dataset)
     return SimpleNamespace(
-        experiment=SimpleNamespace(dataset=spec),
+        experiment=SimpleNamespace(dataset=spec, relative_to=None),
         root=out,
         path=lambda *parts: out.joinpath(*parts),
         note=lambda *inputs: None,
@@ -130,8 +130,10 @@ def test_a_limit_holds_for_each_split(voc_root, tmp_path):
 
 @pytest.mark.parametrize("kind", ["voc", "coco"])
 def test_no_folder_says_how_to_name_or_get_one(tmp_path, kind):
-    study = make_study(tmp_path / "out", format=kind, root=str(tmp_path / "nowhere"))
-    with pytest.raises(DatasetError, match=rf"--set dataset\.root=PATH.*mutineck download {kind} --to PATH"):
+    study = make_study(tmp_path / "out", format=kind, root="no/where")
+    study.experiment.relative_to = str(tmp_path)
+    looked_for = rf"looked for {tmp_path}/no/where and {Path.cwd()}/no/where"
+    with pytest.raises(DatasetError, match=rf"{looked_for}.*--set dataset\.root=PATH.*mutineck download {kind} --to"):
         convert(study)
 
 

@@ -208,6 +208,32 @@ class TestNormalisation:
         step = {"type": "Normalize", "mean": list(CAFFE.mean), "std": list(CAFFE.std), "to_rgb": False}
         assert Normalisation.of([{"type": "MultiScaleFlipAug", "transforms": [step]}], "x") == CAFFE
 
+    def test_it_is_read_from_whatever_a_config_tests_on(self) -> None:
+        step = {"type": "Normalize", "mean": list(CAFFE.mean), "std": list(CAFFE.std), "to_rgb": False}
+        one = {"type": "CocoDataset", "pipeline": [step]}
+        repeated = {"type": "RepeatDataset", "times": 2, "dataset": one}
+        for data in (
+            {"test": one},
+            {"test": [one, one]},
+            {"test": {"type": "ConcatDataset", "datasets": [one, repeated]}},
+            {"test": {"type": "ClassBalancedDataset", "oversample_thr": 0.1, "dataset": repeated}},
+            {"val": one, "test": {}},
+            {"train": [repeated]},
+        ):
+            assert self.of({"data": data}) == CAFFE, data
+        assert self.of({"normalisation": RGB.fields, "data": {"test": one}}) == RGB
+        other = {**one, "pipeline": [{**step, "to_rgb": True}]}
+        with pytest.raises(ExperimentError, match=r"it: its config's data\.test is normalised by .* and .*; say"):
+            self.of({"data": {"test": [one, other]}})
+        with pytest.raises(ExperimentError, match=r"it: its config has no data set with a pipeline .*; say it"):
+            self.of({})
+
+    @staticmethod
+    def of(config: dict[str, Any]) -> Normalisation:
+        from mmcv import Config
+
+        return Normalisation.of_config(Config(config), owner="it", remedy="say it")
+
 
 def test_a_frozen_detector_is_no_module(tiny: Study) -> None:
     teacher = frozen(tiny, "faster_rcnn")

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from mutineck.detection.frozen import detector_categories
 from mutineck.detection.loading import (
     CheckpointError,
     LoadReport,
     load_strictly,
     match_weights,
+    read_checkpoint,
     read_weights,
     write_checkpoint,
 )
@@ -134,6 +139,50 @@ def test_a_file_of_a_newer_torch_is_said_to_be_one(model: nn.Module, tmp_path: P
             new.writestr(item.filename, b"99\n" if item.filename.endswith("/version") else old.read(item))
     with pytest.raises(CheckpointError, match=r"newer\.pth: written by a newer torch, which this 2\..* cannot read"):
         load_strictly(model, newer)
+
+
+def rewritten(path: Path, change: Callable[[bytes], bytes]) -> Path:
+    """Return a copy of a checkpoint whose pickle is another one."""
+    copy = path.with_stem(f"{path.stem}_rewritten")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(copy, "w", zipfile.ZIP_STORED) as new:
+        for item in old.infolist():
+            content = old.read(item)
+            new.writestr(item.filename, change(content) if item.filename.endswith("/data.pkl") else content)
+    return copy
+
+
+def test_what_numpy_1_wrote_is_read_as_what_numpy_2_did(tmp_path: Path) -> None:
+    scores = {"best": np.float64(0.25), "epoch": np.int64(3), "half": np.float16(0.5), "name": np.str_("bbox")}
+    path = saved(tmp_path / "now.pth", {"meta": {**scores, "curve": np.arange(3.0)}, "state_dict": {}})
+    then = rewritten(path, lambda content: content.replace(b"numpy._core", b"numpy.core"))
+    assert then.read_bytes() != path.read_bytes()
+    for file in (path, then):
+        meta = read_checkpoint(file)["meta"]
+        assert {name: meta[name] for name in scores} == scores and meta["curve"].tolist() == [0, 1, 2]
+
+
+class Log:
+    """As mmengine's runner pickles its log: numbers, and methods by name."""
+
+    def __init__(self) -> None:
+        self.history = np.ones(2)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "methods": {"min": self.smallest}}
+
+    def smallest(self) -> float:
+        return float(self.history.min())
+
+
+def test_a_checkpoint_of_mmdet_3_is_read_with_its_categories_and_without_its_log(tmp_path: Path) -> None:
+    meta = {"dataset_meta": {"classes": ("cat", "dog")}}
+    path = saved(tmp_path / "ours.pth", {"meta": meta, "message_hub": {"loss": Log()}, "state_dict": {}})
+    ours, theirs = f"{Log.__module__}\nLog".encode(), b"mmengine.logging.history_buffer\nHistoryBuffer"
+    with pytest.raises(CheckpointError, match=rf"holds more than tensors .*\({Log.__module__}\.Log\)\. Nothing"):
+        read_checkpoint(path)
+    path = rewritten(path, lambda content: content.replace(ours, theirs))
+    assert read_checkpoint(path)["message_hub"]["loss"].methods == {"min": None}
+    assert detector_categories(SimpleNamespace(model={}), path, owner="it", remedy="") == ["cat", "dog"]
 
 
 def test_a_config_inside_a_checkpoint_is_text_and_nothing_else(model: nn.Module, tmp_path: Path) -> None:

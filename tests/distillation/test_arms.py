@@ -9,8 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from mutineck.detection.configs import model_config, read_config, write_config
+from mutineck.detection.frozen import build_model
+from mutineck.detection.loading import write_checkpoint
+from mutineck.detection.specs import DetectorSpec
 from mutineck.distillation.guidance import confidence_shares
 from mutineck.distillation.losses.fgd import fgd_masks
+from mutineck.distillation.stage import save_student, student_detector, train_student
 from mutineck.distillation.teacher_loss import Levels, TeacherLoss, omega_masks
 from mutineck.study.experiment import DistillationSpec
 from mutineck.study.stage import Study
@@ -381,3 +386,33 @@ def test_detectors_without_a_common_stride_are_refused_naming_both(tiny: Study, 
         match=r"student has strides \(4, 8, 16, 32, 64\), 'retinanet' has \(8, 16, 32, 64, 128\).*asks for \(4,\)",
     ):
         build(study, "fgd:retinanet")
+
+
+def test_a_student_of_ones_own_config_names_what_it_is_made_of(
+    tiny: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "of_nothing.py").touch()
+    model = model_config(DetectorSpec(**detector("retinanet")), 10)
+    imports = {"imports": ["of_nothing"], "allow_failed_imports": False}
+    write_config(tmp_path / "mine.py", {"model": model, "custom_imports": imports})
+    start = {f"backbone.{n}": v for n, v in build_model(model).backbone.state_dict().items()}
+    write_checkpoint(tmp_path / "start.pth", {"state_dict": start})
+    monkeypatch.syspath_prepend(tmp_path)
+    named = {"family": "retinanet", "config": "mine.py", "pretrained": "start.pth"}
+    study = derive(tiny, tmp_path / "study", student=named, relative_to=str(tmp_path)).at(
+        "distillation", "student/seed0"
+    )
+    monkeypatch.setattr("mutineck.distillation.stage.train", lambda config, **_: None)
+    _, config = train_student(study)
+    assert config.model.student.backbone.init_cfg.checkpoint == str(tmp_path / "start.pth")
+    assert config.custom_imports.imports[-1] == "of_nothing"
+    save_student(study, build_model(model), study.dataset.categories)
+    kept = read_config(study.folder / "config.py")
+    assert kept.model.backbone.init_cfg is None and kept.custom_imports.imports == ["of_nothing"]
+    assert sorted(study.finish()["inputs"]) == [str(tmp_path / "mine.py"), str(tmp_path / "start.pth")]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "start.pth").unlink()
+    with pytest.raises(
+        ExperimentError, match=rf"^student\.detector\.pretrained: start\.pth is not there \(looked for {tmp_path}"
+    ):
+        student_detector(study)

@@ -21,12 +21,18 @@ EXPERIMENT = {
     "teachers": [
         {"name": "big", "detector": DETECTOR, "schedule": {}},
         {"name": "zoo", "zoo": "retinanet_r50_fpn_1x_coco"},
-        {"name": "own", "config": "own.py", "checkpoint": "own.pth"},
+        {
+            "name": "own",
+            "config": "own.py",
+            "checkpoint": "own.pth",
+            "normalisation": {"mean": [0, 0, 0], "std": [9, 9, 9], "to_rgb": True},
+        },
+        {"name": "theirs", "study": "outputs/theirs", "teacher": "big"},
     ],
     "student": {"detector": DETECTOR},
     "arms": {"student": None, "fgd:big": None, "fgd:intermediate": None, "mutineck": None},
 }
-TEACHERS, TAUGHT, TABLES = {"big", "zoo", "own"}, {"fgd-big", "fgd-intermediate", "mutineck"}, {"tables"}
+TEACHERS, TAUGHT, TABLES = {"big", "zoo", "own", "theirs"}, {"fgd-big", "fgd-intermediate", "mutineck"}, {"tables"}
 STUDENTS = {"student", *TAUGHT}
 MEASURED = {*TEACHERS, "intermediate", *STUDENTS}
 NOTHING: set[str] = set()
@@ -36,7 +42,7 @@ DETECTORS = """family=gfl depth=50 base_channels=32 neck_channels=64 head_channe
 SCHEDULE = """epochs=7 batch=3 learning_rate=0.5 base_batch=2 optimizer=adamw momentum=0.5 weight_decay=0.5 clip=1
     warmup=3 steps=[0.5]"""
 PLACED = [
-    ("", "name=other description=words", NOTHING),
+    ("", "name=other description=words relative_to=/elsewhere", NOTHING),
     ("", "seeds=[0,1]", TABLES),
     ("dataset", "strict=true download=true", NOTHING),
     (
@@ -54,6 +60,8 @@ PLACED = [
     ("teachers.big", "floor=0.5", TABLES),
     ("teachers.zoo", "zoo=other", {"zoo"}),
     ("teachers.own", "config=b.py checkpoint=b.pth", {"own"}),
+    ("teachers.own.normalisation", "mean=[1,2,3] std=[1,2,3] to_rgb=false", {"own"}),
+    ("teachers.theirs", "study=outputs/others teacher=small", {"theirs"}),
     ("teachers.own", "name=other", {"own", "intermediate", "features", "fgd-intermediate", "mutineck", *TABLES}),
     ("intermediate", "mode=joint head=anchor prior=true ridge=0.5 alignment_images=9 seed=3", {"intermediate"}),
     ("intermediate", "gate=0.5", TABLES),
@@ -125,7 +133,7 @@ def settings(experiment: Experiment) -> dict[str, str]:
 
 
 def test_every_field_is_placed_once() -> None:
-    named = re.compile(r"(?<=teachers\.)(big|zoo|own)\.|(?<=arms\.)fgd:big\.")
+    named = re.compile(r"(?<=teachers\.)(big|zoo|own|theirs)\.|(?<=arms\.)fgd:big\.")
     assert sorted(named.sub("", path) for path, *_ in CASES) == sorted(leaves(Experiment))
 
 

@@ -69,6 +69,20 @@ def test_the_experiments_of_the_repository_are_valid(path):
         ("arms={fgd:big: {weight: {}}}", "weight"),
         ("teachers.big.checkpoint=x.pth", "has a checkpoint and no config"),
         ("teachers.big.config=x.py", "exactly one of zoo, config"),
+        ("teachers.big.study=outputs/A", "exactly one of zoo, config"),
+        ("teachers.big.teacher=red", "has `teacher: red` and no `study: FOLDER`"),
+        (
+            "teachers=[{name: big, study: outputs/A, categories: [cat]}]",
+            "has its categories and normalisation from its study: leave `categories`",
+        ),
+        (
+            "teachers.big.normalisation={mean: [0, 0, 0], std: [1, 1, 1], to_rgb: true}",
+            "`input` says it for detectors trained here",
+        ),
+        (
+            "teachers.big.normalisation={mean: [0, 0, 0], std: [1, 0, 1], to_rgb: true}",
+            "expected three numbers above 0",
+        ),
         ("teachers=", "teachers: expected a list, each with a name, got None"),
         ("teachers={big: }", "teachers: expected a list, each with a name, got {'big': None}"),
         ("arms={1: {feature: fgd, source: big}}", "arms: the name 1 is no text to YAML; put it in quotes"),

@@ -6,7 +6,15 @@ import yaml
 from mutineck import cli
 from mutineck.running import engine
 from mutineck.study.experiment import load_experiment, load_series
-from mutineck.study.experiment_file import find_file, merge, read_fields, read_value, repository, study_files
+from mutineck.study.experiment_file import (
+    find_file,
+    find_path,
+    merge,
+    read_fields,
+    read_value,
+    repository,
+    study_files,
+)
 from mutineck.system.errors import ExperimentError
 
 DETECTOR = {"family": "faster_rcnn", "depth": 34}
@@ -59,6 +67,40 @@ def test_a_mistyped_folder_runs_no_experiment_of_the_same_name(folder, tmp_path,
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ExperimentError, match=r"smoke\.yaml: no such file; .* is 'smoke', without a folder"):
         find_file(f"{folder}/smoke.yaml")
+
+
+def test_a_path_is_looked_for_beside_the_experiment_then_here_then_in_the_repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("there", "there/weights", "weights"):
+        (tmp_path / folder).mkdir()
+    there = tmp_path / "there"
+    assert find_path("a", "weights", there) == there / "weights"
+    (there / "weights").rmdir()
+    assert find_path("a", "weights", there) == tmp_path / "weights"
+    assert find_path("a", "docs", there) == repository() / "docs"
+    assert find_path("a", tmp_path / "weights", None) == tmp_path / "weights"
+    message = rf"^a\.b: x/y is not there \(looked for {there}/x/y and {tmp_path}/x/y and {repository()}/x/y\); do so$"
+    with pytest.raises(ExperimentError, match=message):
+        find_path("a.b", "x/y", there, hint="; do so")
+
+
+def test_paths_keep_their_meaning_wherever_the_experiment_is_read_from(write, tmp_path, monkeypatch):
+    teachers = [{"name": "big", "config": "big.py", "checkpoint": "/big.pth"}, {"name": "red", "study": "~/red"}]
+    changes = {"teachers": teachers, "arms": {"student": None}, "dataset": {"format": "voc", "root": "data"}}
+    folder = write(plain=PLAIN | changes, beside={"base": "plain.yaml", "name": "beside"})
+    (folder / "big.py").touch()
+    (folder / "over").mkdir()
+    (folder / "over" / "over.yaml").write_text(yaml.safe_dump({"base": "../plain.yaml", "name": "over"}))
+    over, beside = load_experiment(folder / "over" / "over.yaml"), load_experiment(folder / "beside.yaml")
+    assert over.teachers[0].config == "../big.py" and beside.teachers[0].config == "big.py"
+    assert over.teachers[0].checkpoint == "/big.pth" and over.teachers[1].study == "~/red"
+    assert over.dataset.root == "data", "what is not there is not there"
+    resolved = engine.write_experiment(over, tmp_path / "outputs" / "over")
+    again = load_experiment(resolved)
+    monkeypatch.chdir("/")
+    for experiment in (over, beside, again):
+        assert experiment.find("x", experiment.teachers[0].config) == folder / "big.py"
+    assert again == over and again.settings_for("teachers", "big") == over.settings_for("teachers", "big")
 
 
 def test_an_experiment_builds_on_another_that_builds_on_a_third(write):

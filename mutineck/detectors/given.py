@@ -1,0 +1,120 @@
+"""Detectors that exist already: a config with its checkpoint, whoever made them, or a finished detector of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mutineck.detection.configs import custom_imports, read_config
+from mutineck.detection.frozen import Normalisation, build_model, detector_categories
+from mutineck.detection.loading import LoadReport, load_strictly
+from mutineck.study.experiment import slug
+from mutineck.study.stage import EXPERIMENT_FILE, MANIFEST, damage, run_command
+from mutineck.system.errors import ExperimentError, unknown
+
+IN_THE_CONFIG = {
+    "categories": "add `classes = [...]` to the config, in the order of the labels",
+    "normalisation": "add `normalisation = dict(mean=[...], std=[...], to_rgb=True)` to the config",
+}
+"""Where what a detector does not say can be given, for a command that reads no experiment."""
+
+
+@dataclass(frozen=True)
+class GivenDetector:
+    """A detector that nobody has to train.
+
+    Attributes:
+        config: its mmdet config; the published weights that its backbone once started from are not named any more.
+        weights: file of its weights.
+        categories: its own, in label order.
+        normalisation: of the pictures that it was trained on.
+    """
+
+    config: Any
+    weights: Path
+    categories: tuple[str, ...]
+    normalisation: Normalisation
+
+    @property
+    def imports(self) -> list[str]:
+        """Modules that register what its config names."""
+        return custom_imports(self.config)
+
+    def load(self) -> tuple[Any, LoadReport]:
+        """Build the detector and load its weights, strictly.
+
+        Raises:
+            ExperimentError: the config names a type that no module has registered.
+            CheckpointError: the weights do not fit.
+        """
+        model = build_model(self.config)
+        return model, load_strictly(model, self.weights)
+
+
+def read_given(
+    config: str | Path,
+    weights: Path,
+    *,
+    owner: str,
+    remedies: Mapping[str, str],
+    categories: Sequence[str] | None = None,
+    normalisation: Normalisation | None = None,
+) -> GivenDetector:
+    """Return the detector of a config and a checkpoint.
+
+    Args:
+        config: an mmdet config, or one that this project wrote.
+        weights: its checkpoint.
+        owner: what to call the detector in messages.
+        remedies: where `categories` and `normalisation` can be given by hand, for messages.
+        categories: in label order; what checkpoint or config say if None.
+        normalisation: what the config says if None.
+
+    Raises:
+        ExperimentError: the config is of no detector; categories or normalisation are said nowhere, or do not fit it.
+        CheckpointError: the checkpoint cannot be read as data.
+    """
+    read = read_config(config)
+    if not isinstance(read.get("model"), Mapping):
+        raise ExperimentError(f"{owner}: {config} has no `model`: it is no detector's config")
+    read.model.pop("pretrained", None)
+    if "backbone" in read.model:
+        read.model.backbone.init_cfg = None
+    known = detector_categories(read, weights, owner=owner, remedy=remedies["categories"], given=categories)
+    how = normalisation or Normalisation.of_config(read, owner=owner, remedy=remedies["normalisation"])
+    return GivenDetector(read, weights, tuple(known), how)
+
+
+def study_detectors(root: Path) -> dict[str, Path]:
+    """Return the folders of a study's finished detectors: teachers by their names, students as `ARM/seedN`."""
+    stages = {"teachers": "*", "distillation": "*/seed*"}
+    found = [(stage, folder) for stage, pattern in stages.items() for folder in sorted((root / stage).glob(pattern))]
+    return {f.relative_to(root / stage).as_posix(): f for stage, f in found if (f / MANIFEST).is_file()}
+
+
+def detector_of_study(root: Path, name: str, field: str) -> Path:
+    """Return the folder of a finished detector of a study.
+
+    Args:
+        root: the study's folder.
+        name: a teacher's name or `ARM/seedN`; the folder below the study's serves too (`teachers/NAME`).
+        field: what names it, for messages.
+
+    Raises:
+        ExperimentError: the folder is no study's, or the study has no such detector, or has not finished it.
+    """
+    item = slug(name.strip("/").removeprefix("teachers/").removeprefix("distillation/"))
+    stage = "distillation" if "/" in item else "teachers"
+    known = study_detectors(root)
+    remedy = f"make it with: {run_command(root, [str(root / EXPERIMENT_FILE)], stage)}"
+    if item in known:
+        if why := damage(root, stage, item):
+            raise ExperimentError(f"{field}: {known[item]} is not whole: {why}; {remedy}")
+        return known[item]
+    if not (root / EXPERIMENT_FILE).is_file() and not known:
+        raise ExperimentError(f"{field}: {root} is no study's folder: it has no {EXPERIMENT_FILE}, and no detectors")
+    if (root / stage / item).is_dir():
+        raise ExperimentError(f"{field}: {root / stage / item} is not finished (it has no {MANIFEST}); {remedy}")
+    raise ExperimentError(f"{field}: {root} has no such detector that is finished: " + unknown("detector", name, known))
