@@ -37,7 +37,7 @@ STUDENTS = {"student", *TAUGHT}
 MEASURED = {*TEACHERS, "intermediate", *STUDENTS}
 NOTHING: set[str] = set()
 
-DETECTORS = """family=gfl depth=50 base_channels=32 neck_channels=64 head_channels=64 anchor_scale=4
+DETECTORS = """family=gfl backbone=resnet18 depth=50 base_channels=32 neck_channels=64 head_channels=64 anchor_scale=4
     config=faster_rcnn/other.py pretrained=torchvision://resnet50"""
 SCHEDULE = """epochs=7 batch=3 learning_rate=0.5 base_batch=2 optimizer=adamw momentum=0.5 weight_decay=0.5 clip=1
     warmup=3 steps=[0.5]"""
