@@ -6,7 +6,7 @@ CORES      ?= 2
 BIN        := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock run status figures lab test lint unit slow gpu fuzz kills soak portable reliability bench doctor rebuild prune clean
+.PHONY: help env lock run status figures lab test lint unit slow gpu fuzz kills soak portable reliability bench docs doctor rebuild prune clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,8 @@ lock: env  ## resolve requirements.in anew: requirements.lock, environment.yml (
 	  --python $(BIN)/python --no-build-isolation-package mmcv-full --generate-hashes --quiet $(UPGRADE) \
 	  --custom-compile-command "make lock"
 	$(BIN)/python scripts/conda.py
+	$(BIN)/uv pip compile docs/requirements.in --output-file docs/requirements.txt --universal --python-version 3.11 \
+	  --generate-hashes --quiet $(UPGRADE) --custom-compile-command "make lock"
 
 run: env  ## run an experiment to its report (EXPERIMENT=experiments/shapes.yaml)
 	@$(BIN)/mutineck run $(EXPERIMENT)
@@ -72,7 +74,13 @@ soak: env  ## run smoke studies for hours (HOURS=1), and see that nothing grows
 portable: env  ## run the study of `make run` as other processors would, and tell how far results lie apart (2 hours)
 	$(BIN)/python -m tests.reliability.portable $(or $(EXPERIMENT:experiments/%.yaml=%),shapes)
 
-reliability: env  ## write docs/reliability.md from the last test, fuzz, kills and soak
+docs:  ## build the documentation as a site, in a small environment of its own
+	@$(PYTHON) -m venv .site/venv
+	@.site/venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r docs/requirements.txt
+	@.site/venv/bin/mkdocs build --strict --quiet
+	@echo "open .site/html/index.html"
+
+reliability: env  ## write docs/reliability.md from the last test, fuzz, kills, soak and portable
 	@$(BIN)/python -m tests.reliability.table $(wildcard .junit/*.xml)
 
 doctor: env  ## what is wrong with this environment, and what to type
@@ -85,5 +93,5 @@ prune: env  ## remove environments of other locks from the cache, 6 GB each
 	@$(PYTHON) scripts/environment.py prune
 
 clean:  ## remove what the tools left in the clone; outputs/ and data/ stay
-	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .fuzz .junit .kills .soak .portable .snakemake
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .fuzz .junit .kills .soak .portable .site .snakemake
 	find mutineck tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

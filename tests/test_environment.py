@@ -39,9 +39,10 @@ def test_every_requirement_says_why_and_is_pinned() -> None:
     assert set(conda.top_level(REQUIREMENTS)) <= set(conda.pins(LOCK))
 
 
-def test_every_pin_carries_a_hash() -> None:
-    blocks = environment.read_lock(LOCK)
-    assert len(blocks) > 100
+@pytest.mark.parametrize(("name", "least"), [("requirements.lock", 100), ("docs/requirements.txt", 20)])
+def test_every_pin_carries_a_hash(name: str, least: int) -> None:
+    blocks = environment.read_lock((ROOT / name).read_text())
+    assert len(blocks) > least
     bare = [name for name, block in blocks.items() if "==" not in block or "--hash=sha256:" not in block]
     assert bare == []
 
@@ -78,6 +79,12 @@ def test_every_make_target_is_listed_by_help() -> None:
     assert phony
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert set(phony[1].split()) == set(re.findall(r"^  make (\w+)", listed, flags=re.MULTILINE))
+
+
+def test_the_hook_before_commits_formats_as_make_lint_does() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    (rev,) = (repo["rev"] for repo in hooks if repo["repo"].endswith("ruff-pre-commit"))
+    assert rev == f"v{conda.pins(LOCK)['ruff']}"
 
 
 def test_read_lock_keeps_every_variant_of_a_package() -> None:
