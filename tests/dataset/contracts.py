@@ -1,4 +1,4 @@
-"""What both readers promise of any file at all; the property tests and the fuzzer hold them to it."""
+"""What the readers promise of any file at all; the property tests and the fuzzer hold them to it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 from pycocotools import mask as coco_mask
 
 from mutineck.dataset.coco import DUPLICATE, LARGEST_ID, OVERHANG, fit_to_images, read_coco
-from mutineck.dataset.records import LEFT_OUT, CategoryNames, DatasetError, Defect, defect_rows
-from mutineck.dataset.voc import coco_document, coco_to_voc, picture_from_voc
+from mutineck.dataset.records import LEFT_OUT, CategoryNames, DatasetError, Defect, Picture, defect_rows
+from mutineck.dataset.voc import coco_document, coco_to_voc, documents_of, picture_from_voc
 from mutineck.dataset.voc_xml import read_voc_xml, write_voc_xml
+from mutineck.dataset.yolo_txt import read_yolo
 
 SIZE = (40, 30)
 """Width and height of a picture whose annotation does not say its size."""
@@ -86,6 +87,29 @@ def check_coco(content: bytes | str) -> None:
     gone = {defect.field for defect in found if defect.action == LEFT_OUT and defect.field.endswith(".bbox")}
     assert len(document["annotations"]) + len(gone) == before, "an annotation is lost or counted twice"
     _check_sound(document)
+
+
+CLASSES = {0: "cat", 1: "dog", 2: "ox"}
+
+
+def check_yolo(content: bytes) -> None:
+    """Hold :func:`read_yolo` to its promises for one file.
+
+    Nothing is raised; every line with anything in it is an object or named in a defect, once; boxes lie in the picture
+    and outlines can be decoded; the COCO document that comes out is sound to our own COCO reader.
+    """
+    objects, defects = read_yolo(content, CLASSES, *SIZE, CategoryNames(), FILE)
+    _check_defects(defects)
+    lines = content.decode("utf-8-sig", "replace").splitlines()
+    filled = [index for index, line in enumerate(lines, start=1) if line.split()]
+    left_out = [int(re.sub(r"\D", "", defect.field)) for defect in defects if defect.action == LEFT_OUT]
+    assert sorted([*(item["index"] for item in objects), *left_out]) == filled, "a line is lost or counted twice"
+    for item in objects:
+        _check_box(item["bbox"], *SIZE, 0.0)
+    picture = Picture("a.jpg", *SIZE, objects=objects)
+    if objects:
+        document = documents_of([picture], sorted(picture.categories()))[""]
+        _check_sound(document)
 
 
 def _check_sound(document: dict[str, Any]) -> None:

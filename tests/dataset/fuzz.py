@@ -1,4 +1,4 @@
-"""Fuzz both annotation readers: hypothesis at length, then atheris, which keeps what reaches new code.
+"""Fuzz the annotation readers: hypothesis at length, then atheris, which keeps what reaches new code.
 
     python -m tests.dataset.fuzz --minutes 10 --seeds PATH ...
 
@@ -32,12 +32,12 @@ from tests.reliability.junit import cases
 WORK = repository() / ".fuzz"
 REPORT = repository() / "docs" / "reliability" / "fuzz.json"
 CASES = Path(__file__).parent / "cases"
-SUFFIXES = {"voc": ".xml", "coco": ".json"}
-TARGETS = ("voc-bytes", "voc-built", "coco-bytes", "coco-built")
+SUFFIXES = {"voc": ".xml", "coco": ".json", "yolo": ".txt"}
+TARGETS = ("voc-bytes", "voc-built", "coco-bytes", "coco-built", "yolo-bytes", "yolo-built")
 """Bytes are a file as they are, or choose what a file says (`tests/dataset/wild.py`)."""
 LONGEST = 4096
 FILES_A_MINUTE = 1200
-"""VOC files, and as many COCO files, that the property tests make for each minute of fuzzing."""
+"""VOC files, and as many of COCO and YOLO, that the property tests make for each minute of fuzzing."""
 INSTRUMENTED = ["mutineck.dataset", "tests.dataset", "defusedxml", "json"]
 
 
@@ -46,13 +46,13 @@ def reader(target: str) -> Callable[[bytes], Any]:
     from tests.dataset import contracts
 
     which, how = target.split("-")
-    check = {"voc": contracts.check_voc, "coco": contracts.check_coco}[which]
+    check = {"voc": contracts.check_voc, "coco": contracts.check_coco, "yolo": contracts.check_yolo}[which]
     return check if how == "bytes" else lambda data: check(built(which, data))
 
 
 def built(which: str, data: bytes) -> bytes:
     """Return the file that bytes choose."""
-    return {"voc": wild.voc_file, "coco": wild.coco_file}[which](data)
+    return {"voc": wild.voc_file, "coco": wild.coco_file, "yolo": wild.yolo_file}[which](data)
 
 
 def run_target(target: str, arguments: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Both readers on thousands of generated files, and on every file that has been found to break them."""
+"""The readers on thousands of generated files, and on every file that has been found to break them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from mutineck.dataset.detect import find_layout, read_layout
 from mutineck.dataset.images import inspect_picture
 from mutineck.dataset.records import CategoryNames, DatasetError
 from mutineck.dataset.voc_folder import find_voc, read_pictures
-from tests.dataset.contracts import check_coco, check_voc
-from tests.dataset.wild import Choices, coco_file, voc_file
+from tests.dataset.contracts import check_coco, check_voc, check_yolo
+from tests.dataset.wild import Choices, coco_file, voc_file, yolo_file
 
 CASES = Path(__file__).parent / "cases"
 FILES = 3000
@@ -58,6 +58,10 @@ def test_generated_coco_files(record_property):
     generated(coco_file, check_coco, record_property)
 
 
+def test_generated_yolo_files(record_property):
+    generated(yolo_file, check_yolo, record_property, files=1000)
+
+
 def check_picture(path: Path) -> None:
     health = inspect_picture(path)
     assert health.problem or mmcv.imread(str(path)).shape == (health.height, health.width, 3)
@@ -70,6 +74,8 @@ def test_what_once_broke_a_reader(path):
             check_voc(path.read_bytes())
         case ".json":
             check_coco(path.read_bytes())
+        case ".txt":
+            check_yolo(path.read_bytes())
         case _:
             check_picture(path)
 

@@ -44,6 +44,9 @@ EXTRAS = (
     "<name>second</name>",
     "<bndbox/>",
     "<polygon><x1>1</x1></polygon>",
+    "<attributes><attribute><name>rotation</name><value>30.0</value></attribute></attributes>",
+    "<attributes><attribute><name>rotation</name><value>steep</value></attribute></attributes>",
+    "<attributes><attribute><name>colour</name></attribute></attributes>",
 )
 PIECES = (b"", b"\0", b"\xff", b"<", b">", b"&", b"]]>", b"<!--", b"\xef\xbb\xbf", b'"', b"{", b"[", b",", b"9" * 30)
 ODD_VALUES = (
@@ -139,6 +142,26 @@ def _written_number(choose: Choices) -> str:
     return choose.of(ODD_NUMBERS) if choose.rarely(10) else str(choose.number(64) - 3)
 
 
+def yolo_file(data: bytes) -> bytes:
+    """Return the YOLO label file that some bytes choose."""
+    choose = Choices(data)
+    lines = [_yolo_line(choose) for _ in range(choose.number(7))]
+    text = choose.of(("\n", "\r\n", "\r", "\n\n", "\u2028")).join(lines)
+    encoding = choose.of(ENCODINGS) if choose.rarely(8) else "utf-8"
+    return choose.damage(text.encode(encoding, "replace"))
+
+
+def _yolo_line(choose: Choices) -> str:
+    count = choose.of((4, 6, 8, 10, 5, 3)) if choose.rarely(3) else 4
+    shares = [
+        f"{(choose.number(140) - 10) / 128:g}" if choose.rarely(3) else f"{choose.number(65) / 64:g}"
+        for _ in range(count)
+    ]
+    words = [choose.of(ODD_NUMBERS) if choose.rarely(30) else share for share in shares]
+    first = choose.of(("3", "-1", "0.5", "cat", "1.0", "")) if choose.rarely(8) else str(choose.number(3))
+    return choose.of((" ", "\t", "  ", ",")).join((first, *words)) if choose.rarely() else " ".join((first, *words))
+
+
 def coco_file(data: bytes) -> bytes:
     """Return the COCO annotation file that some bytes choose."""
     choose = Choices(data)
@@ -172,7 +195,7 @@ def _image(choose: Choices, number: int) -> dict[str, Any]:
     number = choose.number(5) if choose.rarely() else number
     name = choose.of(PICTURES) if choose.rarely(4) else f"{number}.jpg"
     width, height = 40 - choose.number(40), 30 - choose.number(30)
-    return _some(choose, {"id": number, "file_name": name, "width": width, "height": height})
+    return _as_text(choose, _some(choose, {"id": number, "file_name": name, "width": width, "height": height}))
 
 
 def _annotation(choose: Choices, number: int) -> dict[str, Any]:
@@ -190,7 +213,19 @@ def _annotation(choose: Choices, number: int) -> dict[str, Any]:
     }
     if choose.rarely(3):
         fields["segmentation"] = _run_lengths(choose) if choose.rarely(2) else _polygons(choose)
-    return _some(choose, fields)
+    if choose.rarely(8):
+        fields["attributes"] = {"rotation": _odd(choose, choose.number(720) / 2, 4)}
+    if choose.rarely(12):
+        fields["ignore"] = choose.of((1, 0, "1", None, [1]))
+    if choose.rarely(12):
+        fields["bbox"] = choose.of(([], None, [str(value) for value in bbox]))
+    return _as_text(choose, _some(choose, fields))
+
+
+def _as_text(choose: Choices, fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields, one of them rarely as text."""
+    key = choose.of(("id", "image_id", "category_id", "area", "iscrowd"))
+    return fields | {key: str(fields[key])} if choose.rarely(12) and key in fields else fields
 
 
 def _polygons(choose: Choices) -> list[Any]:
