@@ -9,8 +9,8 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mutineck.dataset.boxes import DECIMALS, clip_bbox, text_number, turned_hull
-from mutineck.dataset.masks import check_segmentation, segmentation_bbox
+from mutineck.dataset.boxes import text_number, turned_hull
+from mutineck.dataset.masks import segmentation_bbox
 from mutineck.dataset.records import (
     LEFT_OUT,
     REPAIRED,
@@ -29,16 +29,8 @@ ORPHAN = "annotation of an unknown image"
 UNKNOWN_CATEGORY = "unknown category"
 DUPLICATE = "duplicate name"
 TEXT = "numbers written as text"
-SHARES = "boxes in shares of the side"
 BAD_BOX = "object without a usable box"
-BAD_MASK = "unusable mask"
-OVERHANG = 1.0
-"""Pixels that a box may reach over the border: COCO's own do by fractions, and are kept as they are."""
 MAX_SIDE = 1 << 20
-MIN_CORNERS = 5
-"""So many boxes that reach out of their picture are no accident, where all of the file fit as corners."""
-SLACK = 1e-3
-"""By how much rounding may take shares of the side out of 0 to 1."""
 LARGEST_ID = (1 << 53) - 1
 """Larger ones are not exact in doubles, which COCO's evaluation keeps ids in."""
 
@@ -90,8 +82,8 @@ def parse_coco(content: bytes | str, file: str) -> dict[str, Any]:
     return document
 
 
-def unused_root(documents: list[dict[str, Any]]) -> Any:
-    """Return the id of the category that Roboflow puts above all others, if no object has it, else None.
+def unused_root(documents: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the category that Roboflow puts above all others, if no object has it, else None.
 
     It has the supercategory ``none`` and is that of every other category.
     """
@@ -101,7 +93,7 @@ def unused_root(documents: list[dict[str, Any]]) -> Any:
         if root.get("supercategory") == "none" and others and set(map(str, others)) == {str(root.get("name"))}:
             items = (item for each in documents for item in each["annotations"] if isinstance(item, dict))
             if all(str(item.get("category_id")) != str(root.get("id")) for item in items):
-                return root.get("id")
+                return root
     return None
 
 
@@ -112,13 +104,13 @@ class CocoReader:
     Attributes:
         file: the name that defects are reported under.
         names: categories to keep, and aliases.
-        root: id of a category that is none (:func:`unused_root`), or None.
+        root: a category that is none (:func:`unused_root`), or None.
         turned, ignored: boxes that were turned, objects with ``ignore``.
     """
 
     file: str
     names: CategoryNames
-    root: Any = None
+    root: dict[str, Any] | None = None
     defects: list[Defect] = field(default_factory=list)
     kept_categories: list[dict[str, Any]] = field(default_factory=list)
     turned: int = 0
@@ -187,7 +179,7 @@ class CocoReader:
             if number in given:
                 raise DatasetError(f"{self.file}: categories[{index}].id: {number} is the id of {given[number]!r} too")
             name = category_name(name)
-            if self.root is not None and row.get("id") == self.root:
+            if self.root is not None and row.get("id") == self.root.get("id"):
                 continue
             if name in given.values():
                 self._add(f"categories[{index}].name", DUPLICATE, REPAIRED, f"{name}: read as one category")
@@ -342,51 +334,6 @@ class CocoReader:
         return int(crowd)
 
 
-def fit_to_images(document: dict[str, Any], file: str) -> list[Defect]:
-    """Check boxes, areas and masks against the images' sizes, which must be known by now, in place.
-
-    Boxes in shares of the side become pixels. Boxes are cut at the border where they reach more than a pixel over it;
-    broken masks are taken off.
-
-    Raises:
-        DatasetError: boxes are corners, it seems, instead of a corner and sides.
-    """
-    sizes = {image["id"]: (image["width"], image["height"]) for image in document["images"]}
-    defects = [*_shares_to_pixels(document["annotations"], sizes, file)]
-    _refuse_corners(document["annotations"], sizes, file)
-    kept = []
-    for item in document["annotations"]:
-        width, height = sizes[item["image_id"]]
-        where = f"annotation {item['id']}"
-        bbox, reason = clip_bbox(item["bbox"], width, height, tolerance=OVERHANG)
-        if reason is not None:
-            detail = f"{item['bbox']} on {width}x{height}"
-            action = REPAIRED if bbox is not None else LEFT_OUT
-            defects.append(Defect(file, f"{where}.bbox", reason, action, detail))
-        if bbox is None:
-            continue
-        item["bbox"] = bbox
-        if "segmentation" in item:
-            mask, problem = check_segmentation(item["segmentation"], width, height)
-            if problem:
-                action = REPAIRED if mask is not None else LEFT_OUT
-                defects.append(Defect(file, f"{where}.segmentation", BAD_MASK, action, problem))
-            if mask is None:
-                del item["segmentation"]
-            else:
-                item["segmentation"] = mask
-        area = item["area"]
-        if type(area) not in (int, float) or not math.isfinite(area) or area <= 0:
-            # Files without areas are common and the box's area is what evaluation then means: no defect. With an area
-            # of 0, mmdet would leave the box out of training.
-            if area is not None:
-                defects.append(Defect(file, f"{where}.area", MALFORMED, REPAIRED, f"{str(area)[:40]}"))
-            item["area"] = round(bbox[2] * bbox[3], DECIMALS)
-        kept.append(item)
-    document["annotations"] = kept
-    return defects
-
-
 def keep_images(document: Mapping[str, Any], wanted: Container[Any], key: str = "file_name") -> dict[str, Any]:
     """Return the document with the images whose ``key`` is among those wanted, and their annotations."""
     images = [image for image in document["images"] if image[key] in wanted]
@@ -424,47 +371,3 @@ def _whole_ids(rows: list[Any]) -> set[int]:
         return set()
     found = (whole(_finite(each)) if isinstance(each, str) else whole(each) for each in ids)
     return {number for number in found if number is not None}
-
-
-def _shares_to_pixels(
-    annotations: list[dict[str, Any]], sizes: dict[int, tuple[int, int]], file: str
-) -> Iterator[Defect]:
-    """Turn boxes and outlines in shares of the picture's sides into pixels, in place, and yield one defect for all.
-
-    They are shares where every box of the file would lie in the first pixel.
-    """
-    boxes = [item["bbox"] for item in annotations]
-    inside = all(min(x, y) >= -SLACK and max(x + w, y + h) <= 1 + SLACK for x, y, w, h in boxes)
-    if not boxes or not inside or sum(max(w, h) < 1 for _, _, w, h in boxes) * 2 < len(boxes):
-        return
-    for item in annotations:
-        width, height = sizes[item["image_id"]]
-        item["bbox"] = [
-            round(value * side, DECIMALS) for value, side in zip(item["bbox"], (width, height) * 2, strict=True)
-        ]
-        if type(item["area"]) in (int, float):
-            item["area"] = item["area"] * width * height
-        polygons = item.get("segmentation")
-        if isinstance(polygons, list):
-            item["segmentation"] = [
-                [value * (height if index % 2 else width) for index, value in enumerate(polygon)]
-                if isinstance(polygon, list) and all(type(value) in (int, float) for value in polygon)
-                else polygon
-                for polygon in polygons
-            ]
-    yield Defect(file, "annotations.bbox", SHARES, REPAIRED, f"all {len(boxes)} boxes: read as pixels")
-
-
-def _refuse_corners(annotations: list[dict[str, Any]], sizes: dict[int, tuple[int, int]], file: str) -> None:
-    over = 0
-    for item in annotations:
-        (x, y, w, h), (width, height) = item["bbox"], sizes[item["image_id"]]
-        if not (0 <= x < w <= width + OVERHANG and 0 <= y < h <= height + OVERHANG):
-            return
-        over += x + w > width + OVERHANG or y + h > height + OVERHANG
-    if over >= MIN_CORNERS and over * 10 >= len(annotations):
-        raise DatasetError(
-            f"{file}: annotations.bbox: {over} of {len(annotations)} boxes reach out of their picture as [x, y, width, "
-            "height], and all fit as corners [x1, y1, x2, y2]. COCO's boxes are [x, y, width, height]: write "
-            "[x1, y1, x2 - x1, y2 - y1]"
-        )

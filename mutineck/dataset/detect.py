@@ -6,10 +6,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from mutineck.dataset.coco_folder import coco_inputs, find_coco, read_coco_layout
-from mutineck.dataset.records import CategoryNames, DatasetError, Layout, Reading
-from mutineck.dataset.voc_folder import find_voc, read_voc, voc_inputs
-from mutineck.dataset.yolo_folder import find_yolo, read_yolo_layout, yolo_inputs
+from mutineck.dataset.coco_folder import read_coco_layout
+from mutineck.dataset.coco_layout import coco_inputs, find_coco
+from mutineck.dataset.layouts import Layout
+from mutineck.dataset.records import CategoryNames, DatasetError, Reading
+from mutineck.dataset.voc_folder import read_voc
+from mutineck.dataset.voc_layout import find_voc, voc_inputs
+from mutineck.dataset.yolo_folder import read_yolo_layout
+from mutineck.dataset.yolo_layout import find_yolo, yolo_inputs
 from mutineck.study.inputs import Outside
 
 FINDERS: dict[str, Callable[[Path], list[Layout]]] = {"voc": find_voc, "coco": find_coco, "yolo": find_yolo}

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mutineck.dataset.records import KEPT, SPLITS, Defect
+from mutineck.dataset.layouts import SPLITS
+from mutineck.dataset.records import KEPT, Defect
 from mutineck.system.files import sha256_file
 
 IN_TWO_SPLITS = "picture in two splits"

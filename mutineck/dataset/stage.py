@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from mutineck.dataset.coco import keep_images
 from mutineck.dataset.detect import find_layout, layout_inputs, read_layout
+from mutineck.dataset.layouts import SPLITS, Layout
 from mutineck.dataset.records import (
-    SPLITS,
     CategoryNames,
     DatasetError,
     Defect,
-    Layout,
     Reading,
     Source,
     defect_rows,
@@ -123,7 +122,8 @@ def _read_as(layout: Layout, reading: Reading) -> str:
     names = {part.split: part.name for part in layout.parts}
     counts = {split: len(document["images"]) for split, document in reading.documents.items()}
     if len(counts) == 1:
-        return f"read as {layout.title}: {sum(counts.values())} pictures"
+        parts = f" ({', '.join(part.name for part in layout.parts)})" if len(layout.parts) > 1 else ""
+        return f"read as {layout.title}{parts}: {sum(counts.values())} pictures"
     return f"read as {layout.title}: {', '.join(f'{names[split]} {count}' for split, count in counts.items())}"
 
 

@@ -25,6 +25,7 @@ from mutineck.dataset.images import (
     inspect_picture,
     upright_bbox,
 )
+from mutineck.dataset.layouts import Layout, Part
 from mutineck.dataset.masks import MIN_OVERLAP, box_overlap, encode_mask, read_object_masks
 from mutineck.dataset.picture_files import PictureFiles, alike, data_files, written_parts
 from mutineck.dataset.records import (
@@ -34,110 +35,22 @@ from mutineck.dataset.records import (
     CategoryNames,
     DatasetError,
     Defect,
-    Layout,
-    Part,
     Picture,
     Reading,
     first_defects,
-    split_folders,
-    split_words,
     turned_hint,
 )
 from mutineck.dataset.voc import documents_of, picture_from_voc
+from mutineck.dataset.voc_layout import LISTS, MASKS, list_file, part_folder
 from mutineck.dataset.voc_xml import UNREADABLE_XML, VocImage, read_voc_xml
-from mutineck.study.inputs import Outside
 
 ELSEWHERE = "filename points elsewhere"
 OTHER_NAME = "filename of another image"
 DUPLICATE = "duplicate name"
 NO_ANNOTATION = "image without an annotation"
 NO_MASK = "unusable mask"
-LISTS = ("train", "val", "trainval", "test")
-MASKS = "SegmentationObject"
-ANNOTATION_FOLDERS = ("annotations", "annotation", "xml", "xmls", "labels")
-PICTURE_FOLDERS = ("jpegimages", "images", "imgs", "pictures")
-"""What the two folders are called, in small letters; Pascal VOC's own names come first."""
 LISTED = re.compile(r"(?P<name>.*?)(?:\s+[-+]?\d+)?\s*")
 """A line of a list: a name, and in lists of one category 1, 0 or -1."""
-
-
-def find_voc(root: Path) -> list[Layout]:
-    """Return what can be read as Pascal VOC's annotations below a root: mostly nothing or one layout.
-
-    Annotations/ beside JPEGImages/ (or the like) in the root or in VOC2007/, VOCdevkit/VOC2012/ ...; else train/,
-    valid/, test/ with such folders or with XML beside the pictures, in the root or in its images/; else XML beside the
-    pictures in the root itself.
-    """
-    layouts = []
-    for base in (root, root / "VOCdevkit"):
-        folders = [base, *sorted(base.glob("VOC*"))]
-        found = [part for folder in folders if folder.is_dir() for part in _pair(folder, folder.name)]
-        if found:
-            layouts.append(Layout("voc", "Pascal VOC's layout", tuple(found), root))
-            break
-    for base in (root, root / "images"):
-        found = [part for folder, split in split_folders(base) for part in _split_parts(folder, split)]
-        if found:
-            layouts.append(Layout("voc", _beside(found[0]), tuple(found), root))
-    if not layouts and data_files(root, (".xml",), below=False):
-        part = Part("", root.name, root, (root,), deep=False)
-        layouts.append(Layout("voc", _beside(part), (part,), root))
-    return layouts
-
-
-def _beside(part: Part) -> str:
-    names = data_files(part.annotations, (".xml",))
-    return "Roboflow's VOC export" if ".rf." in names[0] else "Pascal VOC's annotations beside the pictures"
-
-
-def _pair(folder: Path, name: str, split: str = "") -> Iterator[Part]:
-    """Yield the part that a folder with annotations beside pictures is, if it is one."""
-    below = {path.name.lower(): path for path in sorted(folder.iterdir(), reverse=True) if path.is_dir()}
-    annotations = next((below[name] for name in ANNOTATION_FOLDERS if name in below and _has_xml(below[name])), None)
-    pictures = next((below[name] for name in PICTURE_FOLDERS if name in below), None)
-    if annotations is None and (folder / "Annotations").is_dir() and (folder / "JPEGImages").is_dir():
-        annotations = folder / "Annotations"  # with Pascal VOC's own names, a folder without annotations is one, too
-    if annotations is not None and pictures is not None:
-        yield Part(split, name, annotations, (pictures,))
-
-
-def _split_parts(folder: Path, split: str) -> Iterator[Part]:
-    pair = [*_pair(folder, folder.name, split)]
-    yield from pair
-    if not pair and data_files(folder, (".xml",), below=False):
-        yield Part(split, folder.name, folder, (folder,))
-
-
-def _has_xml(folder: Path) -> bool:
-    return bool(data_files(folder, (".xml",)))
-
-
-def voc_inputs(layout: Layout) -> Iterator[Outside]:
-    """Yield what counts of a folder with VOC's annotations: these, masks and lists whole, of pictures the names."""
-    for part in layout.parts:
-        if part.annotations != part.pictures[0]:
-            yield Outside(str(part.annotations), "content", (".xml",))
-            yield Outside(str(_folder(part) / MASKS), "content", PICTURE_SUFFIXES)
-            yield Outside(str(part.pictures[0]), "names", PICTURE_SUFFIXES)
-            yield from (Outside(str(_list_file(part, name))) for name in LISTS)
-        else:
-            # One folder, one note: the pictures' content counts, too. Below a whole root may lie a study's figures
-            suffixes = (".xml", *PICTURE_SUFFIXES) if part.deep else (".xml",)
-            yield Outside(str(part.annotations), "content", suffixes)
-    if layout.parts[0].split:
-        bases = {part.annotations.parent for part in layout.parts} & {layout.base, layout.base / "images"}
-        yield from (Outside(str(base), "folders", split_words()) for base in bases)
-    elif layout.parts[0].deep:
-        # VOC2012 may come to lie beside VOC2007.
-        yield from (Outside(str(base), "folders", ("VOC",)) for base in (layout.base, layout.base / "VOCdevkit"))
-
-
-def _folder(part: Part) -> Path:
-    return part.annotations.parent if part.annotations != part.pictures[0] else part.annotations
-
-
-def _list_file(part: Part, name: str) -> Path:
-    return _folder(part) / "ImageSets" / "Main" / f"{name}.txt"
 
 
 def read_voc(root: Path, layout: Layout, names: CategoryNames, offset: int = 1) -> Reading:
@@ -229,7 +142,7 @@ class VocFolder:
 
     def __init__(self, root: Path, part: Part, names: CategoryNames, offset: int) -> None:
         self.root, self.part, self.names, self.offset = root, part, names, offset
-        self.folder = _folder(part)
+        self.folder = part_folder(part)
         self.defects: list[Defect] = []
         self.counts: Counter[str] = Counter()
         self.not_listed = 0
@@ -238,6 +151,7 @@ class VocFolder:
         self.masks = self._by_stem(self.folder / MASKS, ".png", ".bmp", ".tif", ".tiff")
         self.lists = {name: self._list(name) for name in LISTS}
         self._taken: dict[str, str] = {}
+        self._names = Counter(stem.rpartition("/")[2] for stem in self.annotations)
 
     def _by_stem(self, folder: Path, *suffixes: str) -> dict[str, str]:
         """Return path without ending -> path, relative to the folder; of two of one name the first counts."""
@@ -252,7 +166,7 @@ class VocFolder:
 
     def _list(self, name: str) -> set[str]:
         """Return the annotations (paths without ending) that a list names, and of other lines what may be meant."""
-        path = _list_file(self.part, name)
+        path = list_file(self.part, name)
         if not path.is_file():
             return set()
         known: dict[str, str] = {}
@@ -350,8 +264,8 @@ class VocFolder:
         parts = written_parts(record.filename)
         written = parts[-1] if parts else ""
         own, of_name = self.pictures.with_stem(stem)
-        if not own and len(of_name) == 1 and self._alone(stem):
-            own = of_name
+        if not own and len(of_name) == 1 and self._names[stem.rpartition("/")[2]] == 1:
+            own = of_name  # in another folder, where no other annotation is called so
         said = self.pictures.find(record.filename).file
         if not said and written:
             of_written = self.pictures.with_stem(_stem(written))[1]
@@ -380,11 +294,6 @@ class VocFolder:
             return None
         self._taken[name] = self._name(file)
         return name
-
-    def _alone(self, stem: str) -> bool:
-        """Whether no other annotation has the name, in whatever folder."""
-        name = stem.rpartition("/")[2]
-        return sum(each.rpartition("/")[2] == name for each in self.annotations) == 1
 
     def _at_true_size(self, record: VocImage, health: PictureHealth, file: Path) -> VocImage | None:
         """Return the record at the picture's displayed size, or None where its boxes may refer to another."""

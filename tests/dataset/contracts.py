@@ -9,7 +9,8 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from mutineck.dataset.coco import DUPLICATE, LARGEST_ID, OVERHANG, fit_to_images, read_coco
+from mutineck.dataset.coco import DUPLICATE, LARGEST_ID, read_coco
+from mutineck.dataset.coco_fit import OVERHANG, fit_to_images
 from mutineck.dataset.records import LEFT_OUT, CategoryNames, DatasetError, Defect, Picture, defect_rows
 from mutineck.dataset.voc import coco_document, coco_to_voc, documents_of, picture_from_voc
 from mutineck.dataset.voc_xml import read_voc_xml, write_voc_xml

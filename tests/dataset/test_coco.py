@@ -11,20 +11,18 @@ from hypothesis import strategies as st
 from mutineck.dataset.boxes import OUTSIDE, PARTLY_OUTSIDE
 from mutineck.dataset.coco import (
     BAD_BOX,
-    BAD_MASK,
     DUPLICATE,
     DUPLICATE_ID,
     MALFORMED,
     ORPHAN,
-    SHARES,
     TEXT,
     UNKNOWN_CATEGORY,
     UNUSABLE_ID,
     CocoReader,
-    fit_to_images,
     read_coco,
     unused_root,
 )
+from mutineck.dataset.coco_fit import BAD_MASK, SHARES, fit_to_images
 from mutineck.dataset.records import CategoryNames, DatasetError
 
 
@@ -328,8 +326,9 @@ def roboflow(**changes: Any) -> dict[str, Any]:
 
 def test_a_root_that_no_object_has_is_no_category():
     data = roboflow()
-    assert unused_root([data, data]) == 0
-    reader = CocoReader("x", CategoryNames(), 0)
+    root = unused_root([data, data])
+    assert root == data["categories"][0]
+    reader = CocoReader("x", CategoryNames(), root)
     assert [row["id"] for row in reader.read(data)["categories"]] == [90, 18] and not reader.defects
     used = roboflow(annotations=[{"id": 1, "image_id": 9, "category_id": 0, "bbox": [1, 1, 2, 2]}])
     assert unused_root([data, used]) is None, "an object of the second split has it"

@@ -16,7 +16,8 @@ from PIL import Image
 from mutineck.dataset.detect import find_layout, read_layout
 from mutineck.dataset.images import inspect_picture
 from mutineck.dataset.records import CategoryNames, DatasetError
-from mutineck.dataset.voc_folder import find_voc, read_pictures
+from mutineck.dataset.voc_folder import read_pictures
+from mutineck.dataset.voc_layout import find_voc
 from tests.dataset.contracts import check_coco, check_voc, check_yolo
 from tests.dataset.wild import Choices, coco_file, voc_file, yolo_file
 

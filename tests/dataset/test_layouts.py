@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mutineck.dataset.detect import find_layout, layout_inputs, read_layout
+from mutineck.dataset.layouts import Layout
 from mutineck.dataset.picture_files import alike
-from mutineck.dataset.records import LEFT_OUT, CategoryNames, Layout, Reading, category_name
+from mutineck.dataset.records import LEFT_OUT, CategoryNames, Reading, category_name
 from tests.dataset import exports
 from tests.dataset.exports import DIVIDED, TRUTH, UNDIVIDED, Shot, Truth
 

@@ -355,12 +355,17 @@ def test_coco_splits_agree_about_categories_or_both_files_are_named(tmp_path, ca
 
 def test_what_a_folder_is_taken_for_is_said_and_kept(tmp_path, capsys):
     exports.coco_roboflow(tmp_path / "data", exports.TRUTH)
+    exports.picture(tmp_path / "data" / "valid" / "more.jpg", "more")
     study = make_study(tmp_path / "out", format="auto", root=str(tmp_path / "data"))
     summary = convert(study)
-    said = "read as Roboflow's COCO export: train 4, valid 2, test 2"
-    assert capsys.readouterr().out == f"dataset: {said}\n"
+    said = [
+        "read as Roboflow's COCO export: train 4, valid 2, test 2",
+        "category 'things' has no object and stands above all others: left out",
+        "1 pictures are in no annotation file, such as valid/more.jpg: they are not read",
+    ]
+    assert capsys.readouterr().out == "".join(f"dataset: {line}\n" for line in said)
     source = read_json(study.path("dataset", "dataset.json"))["source"]
-    assert source["format"] == "coco" and source["hints"] == [said] and source["split"] == "as published"
+    assert source["format"] == "coco" and source["hints"] == said and source["split"] == "as published"
     assert summary.categories == exports.CATEGORIES, "its root category is none"
 
 

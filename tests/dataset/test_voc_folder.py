@@ -13,10 +13,10 @@ from mutineck.dataset.voc_folder import (
     NO_ANNOTATION,
     NO_MASK,
     OTHER_NAME,
-    find_voc,
     official_split,
     read_pictures,
 )
+from mutineck.dataset.voc_layout import find_voc
 from mutineck.dataset.voc_xml import UNREADABLE_XML, VocImage, VocObject, write_voc_xml
 
 

@@ -9,7 +9,8 @@ from mutineck.dataset.boxes import OUTSIDE, PARTLY_OUTSIDE, ZERO_AREA
 from mutineck.dataset.detect import find_layout
 from mutineck.dataset.images import ORIENTATION, TURNED, UNREADABLE
 from mutineck.dataset.records import CategoryNames, DatasetError
-from mutineck.dataset.yolo_folder import NO_PICTURE, find_yolo, read_classes, read_yolo_layout
+from mutineck.dataset.yolo_folder import NO_PICTURE, read_classes, read_yolo_layout
+from mutineck.dataset.yolo_layout import find_yolo
 from mutineck.dataset.yolo_txt import MALFORMED, NOT_SHARES, REPEATED, UNKNOWN_CLASS, read_yolo
 from tests.dataset import exports
 from tests.dataset.exports import TRUTH, text
