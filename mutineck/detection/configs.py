@@ -33,7 +33,12 @@ PAD_DIVISOR = 32
 SMALL_PROPOSALS = 200
 SMALL_ROI_SAMPLES = 64
 SMALL_ROI_SAMPLING = 2
-IMPORTS = ("mutineck.detection.backbones", "mutineck.detection.repeatable", "mutineck.detection.hooks")
+IMPORTS = (
+    "mutineck.detection.backbones",
+    "mutineck.detection.repeatable",
+    "mutineck.detection.hooks",
+    "mutineck.detection.ignored",
+)
 """Modules that register with mmdet what every training uses."""
 TEST_KEYS = ("filename", "ori_filename", "ori_shape", "img_shape", "pad_shape", "scale_factor", "flip", "img_norm_cfg")
 
@@ -216,14 +221,14 @@ def model_config(spec: DetectorSpec, num_classes: int) -> dict[str, Any]:
 
 def categories_in(model: dict[str, Any], num_classes: int) -> None:
     """Set the number of categories of every head of a `model` dict, in place."""
-    for node in _dicts(model):
+    for node in dicts_in(model):
         if "num_classes" in node:
             node["num_classes"] = num_classes
 
 
 def category_counts(model: Mapping[str, Any]) -> set[int]:
     """Return the numbers of categories that the heads of a `model` dict tell apart."""
-    return {node["num_classes"] for node in _dicts(model) if isinstance(node.get("num_classes"), int)}
+    return {node["num_classes"] for node in dicts_in(model) if isinstance(node.get("num_classes"), int)}
 
 
 def _resize(model: dict[str, Any], spec: DetectorSpec) -> None:
@@ -242,7 +247,7 @@ def _resize(model: dict[str, Any], spec: DetectorSpec) -> None:
     neck = model["neck"]
     neck.update(in_channels=stages, out_channels=spec.neck_channels)
     anchors = spec.anchor_scale / PUBLISHED_ANCHOR_SCALE
-    for node in _dicts({key: value for key, value in model.items() if key not in ("backbone", "neck")}):
+    for node in dicts_in({key: value for key, value in model.items() if key not in ("backbone", "neck")}):
         kind = str(node.get("type", ""))
         if kind.endswith("Head") and "in_channels" in node:
             node["in_channels"] = spec.neck_channels
@@ -289,30 +294,36 @@ def _fewer_samples(model: dict[str, Any]) -> None:
         stage["sampler"]["num"] = SMALL_ROI_SAMPLES
 
 
-def _dicts(node: Any) -> Iterator[dict[str, Any]]:
+def dicts_in(node: Any) -> Iterator[dict[str, Any]]:
     """Yield every dict inside a nested config."""
     if isinstance(node, dict):
         yield node
         for value in node.values():
-            yield from _dicts(value)
+            yield from dicts_in(value)
     elif isinstance(node, list | tuple):
         for value in node:
-            yield from _dicts(value)
+            yield from dicts_in(value)
 
 
 def has_masks(model: dict[str, Any]) -> bool:
     """Whether a model dict trains a mask branch."""
-    return any("mask_head" in node and node["mask_head"] for node in _dicts(model))
+    return any("mask_head" in node and node["mask_head"] for node in dicts_in(model))
 
 
 Pipeline = list[dict[str, Any]]
 
 
-def pipelines(spec: InputSpec, *, masks: bool = False) -> tuple[Pipeline, Pipeline]:
-    """Return mmdet's training and test pipelines for an experiment's input."""
+def pipelines(spec: InputSpec, *, masks: bool = False, ignored: bool = False) -> tuple[Pipeline, Pipeline]:
+    """Return mmdet's training and test pipelines for an experiment's input.
+
+    Args:
+        spec: the input.
+        masks: hand on the objects' masks to the training.
+        ignored: hand on the ignored boxes to the training (`gt_bboxes_ignore`): crowd regions and difficult objects.
+    """
     normalise = {"type": "Normalize", "mean": list(spec.mean), "std": list(spec.std), "to_rgb": spec.to_rgb}
     pad = {"type": "Pad", "size_divisor": PAD_DIVISOR}
-    targets = ["img", "gt_bboxes", "gt_labels", *(["gt_masks"] if masks else [])]
+    targets = ["img", "gt_bboxes", "gt_labels", *["gt_masks"] * masks, *["gt_bboxes_ignore"] * ignored]
     train: Pipeline = [
         {"type": "LoadImageFromFile"},
         {"type": "LoadAnnotations", "with_bbox": True, "with_mask": masks},

@@ -25,7 +25,8 @@ def split_config(
     annotations: Path | None = None,
 ) -> dict[str, Any]:
     """Return mmdet's data config of a split, or of other `annotations` on the same pictures."""
-    train_pipeline, test_pipeline = pipelines(study.experiment.input, masks=masks)
+    ignored = study.experiment.dataset.crowd == "ignored"
+    train_pipeline, test_pipeline = pipelines(study.experiment.input, masks=masks, ignored=ignored)
     return dataset_config(
         (annotations or study.need("dataset", f"{split}.json")).resolve(),
         study.dataset.pictures.resolve(),
@@ -59,6 +60,10 @@ def detector_training(
             f"{study.item}: a detector with a mask branch needs a mask for every box; here {given} have one. "
             "Use faster_rcnn instead of mask_rcnn"
         )
+    if study.experiment.dataset.crowd == "ignored":
+        from mutineck.detection.ignored import ignoring
+
+        model = ignoring(model)
     config = training_config(
         model=dict(model),
         train=split_config(study, "train", categories, masks=masks, test=False, seed=seed, annotations=annotations),

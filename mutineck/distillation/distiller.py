@@ -107,7 +107,13 @@ class Distiller(BaseDetector):
         return self.student.extract_feat(img)
 
     def forward_train(
-        self, img: Tensor, img_metas: Any, gt_bboxes: Any, gt_labels: Any, **kwargs: Any
+        self,
+        img: Tensor,
+        img_metas: Any,
+        gt_bboxes: Any,
+        gt_labels: Any,
+        gt_bboxes_ignore: Any = None,
+        **kwargs: Any,
     ) -> dict[str, Any]:
         """Return the student's detection losses and the guidance's terms.
 
@@ -116,13 +122,25 @@ class Distiller(BaseDetector):
             img_metas: mmdet's.
             gt_bboxes: for each image `(n, 4)` as `(x_min, y_min, x_max, y_max)`, input pixels.
             gt_labels: for each image `(n,)` int64.
+            gt_bboxes_ignore: for each image `(m, 4)`, what is neither object nor background; None for nothing.
             kwargs: what the student's own `forward_train` takes more.
         """
         with captured_maps(self.student) as maps:
-            losses = self.student.forward_train(img, img_metas, gt_bboxes, gt_labels, **kwargs)
+            losses = self.student.forward_train(
+                img, img_metas, gt_bboxes, gt_labels, gt_bboxes_ignore=gt_bboxes_ignore, **kwargs
+            )
         if self.guidance is not None:
             losses.update(
-                self.guidance(img, img_metas, gt_bboxes, gt_labels, maps, epoch=self.epoch, epochs=self.epochs)
+                self.guidance(
+                    img,
+                    img_metas,
+                    gt_bboxes,
+                    gt_labels,
+                    maps,
+                    ignored=gt_bboxes_ignore,
+                    epoch=self.epoch,
+                    epochs=self.epochs,
+                )
             )
         return losses
 

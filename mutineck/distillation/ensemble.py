@@ -166,6 +166,7 @@ class TeacherEnsemble(nn.Module):
         labels: Sequence[Tensor],
         *,
         proposals: bool,
+        ignored: Sequence[Tensor] | None = None,
     ) -> TeacherOutputs:
         """Return the teaching maps of a batch, the proposals if they are asked for, and L_merge's terms.
 
@@ -175,6 +176,7 @@ class TeacherEnsemble(nn.Module):
             boxes: for each image `(n, 4)` as `(x_min, y_min, x_max, y_max)`, input pixels.
             labels: for each image `(n,)` int64.
             proposals: whether the single teachers' proposals are needed.
+            ignored: for each image `(m, 4)`, boxes that L_merge leaves out; None for none.
         """
         outputs = outputs_of(image, metas, self.cache)
         found = self._proposals(outputs) if proposals else []
@@ -192,7 +194,7 @@ class TeacherEnsemble(nn.Module):
                 return TeacherOutputs([merged.neck(own, merged.prior(targets, own))], found, {})
         assert self.joint is not None
         with merged.using(outputs):
-            terms = self.joint.forward_train(image, metas, list(boxes), list(labels))
+            terms = self.joint.forward_train(image, metas, list(boxes), list(labels), gt_bboxes_ignore=ignored)
         with torch.no_grad():
             maps = merged.neck([outputs.maps(teacher) for teacher in merged.teachers])
         return TeacherOutputs([maps], found, {f"merge.{name}": value for name, value in terms.items()})

@@ -78,6 +78,7 @@ class Guidance(nn.Module):
         labels: Sequence[Tensor],
         student: Mapping[int, Tensor],
         *,
+        ignored: Sequence[Tensor] | None = None,
         epoch: float,
         epochs: int,
     ) -> dict[str, Tensor]:
@@ -89,10 +90,13 @@ class Guidance(nn.Module):
             boxes: for each image `(n, 4)` as `(x_min, y_min, x_max, y_max)`, input pixels.
             labels: for each image `(n,)` int64.
             student: the student's maps, stride to `(N, C, H, W)`.
+            ignored: for each image `(m, 4)`, boxes that are neither object nor background; None for none.
             epoch: epochs trained so far, with the part of the current one.
             epochs: of the whole run.
         """
-        maps, proposals, losses = self.ensemble(image, metas, boxes, labels, proposals=self.arm.needs_proposals)
+        maps, proposals, losses = self.ensemble(
+            image, metas, boxes, labels, proposals=self.arm.needs_proposals, ignored=ignored
+        )
         targets = match_batch(proposals, boxes, labels, self.region_settings) if proposals else None
         regions = self._region_masks(targets, student) if self.arm.regions and targets is not None else None
         shares = self._shares(targets, epoch / max(1, epochs))
@@ -107,14 +111,14 @@ class Guidance(nn.Module):
                 masks = regions
                 if targets is not None and self.arm.source == "adapters":
                     masks = {s: omega_masks(targets, index, s, _size(student[s])) for s in loss.levels.compared}
-                terms = loss(student, own, boxes, labels, masks=masks)
+                terms = loss(student, own, boxes, labels, masks=masks, ignored=ignored)
             for term, value in terms.items():
                 scale = warmth * (_warmth(epoch, CENTROID_WARMUP_EPOCHS) if term in ("direction", "distance") else 1.0)
                 weighted = shares[index] * scale * value
                 totals[term] = totals[term] + weighted if term in totals else weighted
                 if len(self.teacher_losses) > 1:
                     logs[f"kd/{loss.name}/{term}"] = value.detach()
-        second = self._second_stage_terms(student, maps[0], proposals, boxes)
+        second = self._second_stage_terms(student, maps[0], proposals, boxes, ignored)
         totals |= {term: warmth * value for term, value in second.items()}
         if targets is not None and targets.weights.shape[-1] > 1:
             logs |= self._mean_omega(targets)
@@ -132,11 +136,12 @@ class Guidance(nn.Module):
         merged: Mapping[int, Tensor],
         proposals: list[list[Proposals]],
         boxes: Sequence[Tensor],
+        ignored: Sequence[Tensor] | None,
     ) -> dict[str, Tensor]:
         """Return the weighted terms of second stages, none if these are not compared."""
         if self.heads is None:
             return {}
-        asked = comparison_boxes(proposals, boxes, most=self.weights.logit_proposals)
+        asked = comparison_boxes(proposals, boxes, ignored, most=self.weights.logit_proposals)
         terms = compare_heads(self.heads, student, merged, asked, reduce=_mean_over_processes)
         return {name: self.weights.logits * value for name, value in terms.items()}
 

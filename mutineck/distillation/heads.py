@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mutineck.detection.overlap import lies_in
 from mutineck.distillation.losses.logits import certainty, divergence, refinement
 from mutineck.teachers.regions import Proposals
 
@@ -90,21 +91,30 @@ def _coding(stage: SecondStage) -> tuple[Any, ...]:
 
 
 @torch.no_grad()
-def comparison_boxes(proposals: Sequence[Sequence[Proposals]], boxes: Sequence[Tensor], *, most: int) -> list[Tensor]:
+def comparison_boxes(
+    proposals: Sequence[Sequence[Proposals]],
+    boxes: Sequence[Tensor],
+    ignored: Sequence[Tensor] | None = None,
+    *,
+    most: int,
+) -> list[Tensor]:
     """Return each image's ground truth and each teacher's best proposals by score, of whatever category.
 
     Args:
         proposals: for each of N images, for each teacher, its proposals before suppression.
         boxes: for each image `(n, 4)` ground truth.
+        ignored: for each image `(m, 4)`: the proposals that lie in one of these are left out; None for none.
         most: proposals of one teacher on one image.
 
     Returns:
         For each image `(m, 4)` float32.
     """
     found = []
-    for image, truth in zip(proposals, boxes, strict=True):
-        best = [own.boxes[own.scores.topk(min(most, len(own.scores))).indices] for own in image]
-        found.append(torch.cat([truth.float(), *(b.float() for b in best)]))
+    for index, (image, truth) in enumerate(zip(proposals, boxes, strict=True)):
+        best = [own.boxes[own.scores.topk(min(most, len(own.scores))).indices].float() for own in image]
+        if ignored is not None:
+            best = [b[~lies_in(b, ignored[index])] for b in best]
+        found.append(torch.cat([truth.float(), *best]))
     return found
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mutineck.clusters.centroids import Centroids
-from mutineck.detection.cells import box_levels, pad_boxes
+from mutineck.detection.cells import box_levels, cell_maximum, cell_ranges, pad_boxes, spread
 from mutineck.detection.roi import instance_vectors
 from mutineck.distillation.losses import mgd
 from mutineck.distillation.losses.centroid import CentroidLoss
@@ -120,6 +120,7 @@ class TeacherLoss(nn.Module):
         labels: Sequence[Tensor],
         *,
         masks: Mapping[int, Mapping[str, Tensor]] | None = None,
+        ignored: Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Return weighted scalars, each summed over levels.
 
@@ -129,11 +130,14 @@ class TeacherLoss(nn.Module):
             boxes: for each image `(n, 4)` as `(x_min, y_min, x_max, y_max)`, input pixels.
             labels: for each image `(n,)` int64.
             masks: stride to the masks of the difference, in place of FGD's of these boxes.
+            ignored: for each image `(m, 4)`, boxes whose cells are no background; None for none.
         """
         adapted = self.adapt(student, self.levels.compared if self.centroid_loss is None else self.levels.shared)
         if masks is None and self.feature == "fgd":
             padded = pad_boxes(boxes)
             masks = {s: fgd_masks(*padded, s, adapted[s].shape[2:]) for s in self.levels.compared}  # type: ignore[arg-type]
+        if masks is not None and ignored is not None and any(len(b) for b in ignored):
+            masks = {s: without_ignored(own, ignored, s) for s, own in masks.items()}
         terms: dict[str, Tensor] = {}
         for stride in self.levels.compared:
             found = self._level(adapted[stride], teacher[stride], str(stride), masks[stride] if masks else {})
@@ -175,3 +179,19 @@ def omega_masks(targets: Targets, teacher: int, stride: int, size: tuple[int, in
     """
     weights = targets.weights[..., teacher] * targets.weights.shape[-1]
     return fgd_masks(targets.boxes, targets.valid, stride, size, weights=weights)
+
+
+@torch.no_grad()
+def without_ignored(masks: Mapping[str, Tensor], ignored: Sequence[Tensor], stride: int) -> dict[str, Tensor]:
+    """Return a level's masks with a background that leaves out the cells of ignored boxes; objects keep theirs.
+
+    Args:
+        masks: name to weights of cells `(N, H, W)`, `background` among them.
+        ignored: for each image `(m, 4)` as `(x_min, y_min, x_max, y_max)`, input pixels.
+        stride: pixels a cell.
+    """
+    background = masks["background"]
+    boxes, valid = pad_boxes(ignored)
+    height, width = background.shape[1:]
+    covered = cell_maximum(cell_ranges(boxes, stride, height, width), valid.to(background), height, width) > 0
+    return {**masks, "background": spread((background > 0) & ~covered)}

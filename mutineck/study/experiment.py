@@ -65,6 +65,9 @@ class DatasetSpec(Record):
     """Name in the files -> category; an empty category drops the name on purpose."""
     voc_offset: int = Field(1, ge=0, le=1)
     """First pixel's coordinate in VOC XML: 1 in Pascal VOC, 0 in many hand-made sets."""
+    crowd: Literal["ignored", "background"] = "ignored"
+    """What crowd regions (`iscrowd`) and objects marked `difficult` are in training: `ignored`, neither object nor
+    background, as in evaluation; or background, as mmdet has it by default."""
     download: bool = False
     """Fetch the published VOC or COCO data into `root` first, as far as it is not there."""
     limit: int | None = Field(None, ge=1)
@@ -506,12 +509,15 @@ class Experiment(Record):
         """
         whole = self.model_dump(mode="json", by_alias=True)
         if stage == "dataset":
-            return {"dataset": _without(whole["dataset"], "strict", "download")}
+            return {"dataset": _without(whole["dataset"], "strict", "download", "crowd")}
         measured = {"input": whole["input"], "splits": sorted(self.evaluation.measured)}
         teachers = {teacher["name"]: _without(teacher, "floor") for teacher in whole["teachers"]}
         # What trains nothing sees no picture mirrored.
         unmirrored = _without(whole["input"], "flip")
+        # Trainings that take crowds for background are those from before there was this field.
+        crowd = {"crowd": self.dataset.crowd} if self.dataset.crowd == "ignored" else {}
         if stage == "teachers" and item == INTERMEDIATE:
+            measured |= crowd if self.intermediate.mode == "staged" else {}
             return measured | {"intermediate": self._merging(), "teachers": list(teachers)} | self._rounding
         if stage == "teachers":
             teacher = teachers[self.teacher(item or "").name]
@@ -520,7 +526,7 @@ class Experiment(Record):
                     del teacher[field]
             if teacher["detector"] is None:
                 return measured | {"input": unmirrored, "teacher": _without(teacher, "schedule", "seed")}
-            return measured | {"teacher": teacher}
+            return measured | crowd | {"teacher": teacher}
         if stage == "features":
             features = _without(whole["features"], "batch")
             return {"features": features, "input": unmirrored, "teachers": self.all_teachers}
@@ -533,7 +539,7 @@ class Experiment(Record):
             if taught_by := spec.teacher_names(list(teachers)):
                 # In their order: the first is the anchor, and to some arms each has its turn.
                 parts |= {"distillation": self._weights_of(spec), "teachers": list(taught_by)} | self._rounding
-            return measured | parts
+            return measured | crowd | parts
         # Tables and the report say which teachers are weak.
         floors = {teacher.name: teacher.floor for teacher in self.teachers}
         checks = {"floors": floors, "gate": self.intermediate.gate}

@@ -15,8 +15,8 @@ from mutineck.detection.loading import write_checkpoint
 from mutineck.detection.specs import DetectorSpec
 from mutineck.distillation.guidance import confidence_shares
 from mutineck.distillation.losses.fgd import fgd_masks
-from mutineck.distillation.stage import save_student, student_detector, train_student
-from mutineck.distillation.teacher_loss import Levels, TeacherLoss, omega_masks
+from mutineck.distillation.stage import distiller_config, save_student, student_detector, train_student
+from mutineck.distillation.teacher_loss import Levels, TeacherLoss, omega_masks, without_ignored
 from mutineck.study.experiment import DistillationSpec
 from mutineck.study.stage import Study
 from mutineck.system.errors import ExperimentError
@@ -377,6 +377,47 @@ def test_pictures_without_targets_pass(ready: Study) -> None:
         batch["gt_bboxes"], batch["gt_labels"] = [torch.zeros(0, 4)] * 2, [torch.zeros(0, dtype=torch.int64)] * 2
         losses = distiller.forward_train(**batch)
         assert all(v.isfinite().all() for name, v in losses.items() if name.startswith("loss_kd"))
+
+
+class TestIgnored:
+    def test_its_cells_are_no_background(self) -> None:
+        masks = {"foreground": torch.zeros(1, 3, 4), "background": torch.full((1, 3, 4), 1 / 11)}
+        masks["foreground"][0, 0, 0], masks["background"][0, 0, 0] = 1.0, 0.0
+        found = without_ignored(masks, [torch.tensor([[0.0, 0, 15, 7]])], 8)  # cells (0..1, 0..2), ends included
+        expected = torch.full((3, 4), 1 / 6)
+        expected[:2, :3] = 0
+        assert torch.allclose(found["background"][0], expected) and found["foreground"] is masks["foreground"]
+
+    @pytest.mark.parametrize("arm", ["fgd:mean", "adapters", "mutineck"])
+    def test_objects_keep_their_masks(self, ready: Study, arm: str) -> None:
+        distiller = build(ready, arm)
+        everywhere, nowhere = [torch.tensor([[0.0, 0, 500, 500]])] * 2, [torch.zeros(0, 4)] * 2
+        found = {}
+        for name, ignored in (("none", None), ("empty", nowhere), ("all", everywhere)):
+            losses = distiller.forward_train(**first_batch(ready), gt_bboxes_ignore=ignored)
+            found[name] = {term: float(v) for term, v in losses.items() if term.startswith("loss_kd_")}
+        assert found["empty"] == found["none"]
+        assert found["none"].pop("loss_kd_background") > 0 and found["all"].pop("loss_kd_background") == 0
+        boxes = {"loss_kd_logits", "loss_kd_deltas"}  # fewer proposals are compared
+        assert {term: found["all"][term] for term in found["none"] if term not in boxes} == {
+            term: value for term, value in found["none"].items() if term not in boxes
+        }
+        assert all(found["all"][term] != found["none"][term] for term in boxes & set(found["none"]))
+
+    def test_an_intermediate_teacher_that_learns_meanwhile_leaves_it_out_too(self, joint: Study) -> None:
+        from mutineck.detection.frozen import build_model
+        from mutineck.detection.ignored import ignoring
+
+        config = ignoring(distiller_config(joint.at("distillation", "pkd-intermediate/seed0")))
+        distiller = build_model(config)
+        distiller.init_weights()
+        batch = first_batch(joint) | {"gt_bboxes": [torch.zeros(0, 4)] * 2}
+        batch["gt_labels"] = [torch.zeros(0, dtype=torch.int64)] * 2
+        for size, silent in ((0.0, False), (500.0, True)):
+            ignored = [torch.tensor([[-size, -size, size, size]])] * 2
+            losses = distiller.train().forward_train(**batch, gt_bboxes_ignore=ignored)
+            for name in ("loss_rpn_cls", "merge.loss_rpn_cls"):
+                assert all((float(v) == 0) == silent for v in losses[name]), name
 
 
 def test_detectors_without_a_common_stride_are_refused_naming_both(tiny: Study, tmp_path: Path) -> None:

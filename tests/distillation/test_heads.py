@@ -35,6 +35,16 @@ def maps(seed: int, channels: int = 32) -> dict[int, torch.Tensor]:
     return {s: torch.randn(2, channels, 128 // s, 128 // s, generator=generator) for s in STRIDES}
 
 
+def test_proposals_in_ignored_boxes_are_not_compared() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60], [52, 52, 80, 80]])
+    own = Proposals(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.zeros(3, dtype=torch.int64))
+    truth, ignored = torch.tensor([[50.0, 50, 61, 61]]), torch.tensor([[48.0, 48, 62, 62]])
+    (asked,) = comparison_boxes([[own]], [truth], [ignored], most=2)
+    assert asked.tolist() == [truth[0].tolist(), boxes[0].tolist()], "the truth stays, wherever it lies"
+    (all_of_them,) = comparison_boxes([[own]], [truth], [ignored[:0]], most=2)
+    assert len(all_of_them) == 3
+
+
 BOXES = [torch.tensor([[8.0, 8, 40, 56], [0, 0, 120, 100]]), torch.tensor([[60.0, 20, 90, 60]])]
 
 

@@ -45,6 +45,7 @@ PLACED = [
     ("", "name=other description=words relative_to=/elsewhere", NOTHING),
     ("", "seeds=[0,1]", TABLES),
     ("dataset", "strict=true download=true", NOTHING),
+    ("dataset", "crowd=background", {"big", "intermediate", *STUDENTS}),
     (
         "dataset",
         'format=coco root=a split=null seed=3 categories=[cat] aliases={"a":"b"} voc_offset=0 limit=9',
