@@ -14,7 +14,7 @@ from mutineck.study.stage import revision
 from mutineck.system.errors import unknown
 from mutineck.system.files import read_json, write_json
 
-BENCHMARKS = ("losses", "teacher", "step", "cache", "features", "clusters", "memory", "start", "processes")
+BENCHMARKS = ("losses", "teacher", "step", "operators", "cache", "features", "clusters", "memory", "start", "processes")
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from typing import Any
 from unittest import mock
@@ -14,14 +15,16 @@ from benchmarks.table import clock_of
 REST = "the rest"
 
 
-def shares(
-    run: Callable[[], object], parts: Mapping[str, Sequence[tuple[Any, str]]], *, runs: int = 5
-) -> dict[str, float]:
+Parts = Mapping[str, Sequence[tuple[Any, str]]]
+"""Name to functions, each as owner (a class or module) and attribute."""
+
+
+def shares(run: Callable[[], object], parts: Parts, *, runs: int = 5) -> dict[str, float]:
     """Return which share of a run's time each part takes, largest first; what no part takes is `the rest`.
 
     Args:
         run: called `runs` times.
-        parts: name to functions, each as owner (a class or module) and attribute. Of nested ones the inner one counts.
+        parts: of nested ones the inner one counts.
         runs: how often.
     """
     seconds = dict.fromkeys((*parts, REST), 0.0)
@@ -47,23 +50,23 @@ def shares(
 
         return call
 
-    patches = [
-        mock.patch.object(owner, name, timed(part, getattr(owner, name)))
-        for part, functions in parts.items()
-        for owner, name in functions
-    ]
-    for patch in patches:
-        patch.start()
-    try:
+    with within(parts, timed):
         last = _now()
         for _ in range(runs):
             run()
         switch()
-    finally:
-        for patch in patches:
-            patch.stop()
     total = sum(seconds.values())
     return dict(sorted(((part, value / total) for part, value in seconds.items()), key=lambda item: -item[1]))
+
+
+@contextlib.contextmanager
+def within(parts: Parts, wrap: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Within the block, every function of the parts is the one that `wrap` makes of its part's name and it."""
+    with contextlib.ExitStack() as stack:
+        for part, functions in parts.items():
+            for owner, name in functions:
+                stack.enter_context(mock.patch.object(owner, name, wrap(part, getattr(owner, name))))
+        yield
 
 
 def tell(title: str, found: Mapping[str, float]) -> str:
