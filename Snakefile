@@ -13,7 +13,8 @@ sys.path.insert(0, workflow.basedir)
 
 from mutineck.running.workflow import cores, resources, thread_environment
 from mutineck.study.experiment import STAGES, load_experiment
-from mutineck.study.jobs import ITEM_STAGES, Job, jobs, needs, settings_text
+from mutineck.study.jobs import ITEM_PATTERN, ITEM_STAGES, Job, jobs, needs
+from mutineck.study.settings import settings_text
 from mutineck.study.stage import EXPERIMENT_FILE
 
 experiment = load_experiment(Path(config.get("experiment", EXPERIMENT_FILE)).resolve())
@@ -47,7 +48,7 @@ for stage in STAGES:
             # The folder a training works in is no output: what it has reached must outlive a job that fails.
             Job(stage, "{item}" if several else None).outputs,
         wildcard_constraints:
-            item=r"[^/]+(/seed-?\d+)?",
+            item=ITEM_PATTERN,
         params:
             # Changed settings make a job stale. Nothing else stands here, so that a moved folder does not.
             settings=lambda wildcards, stage=stage: settings_text(experiment, job(stage, wildcards)),

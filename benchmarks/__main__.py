@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.table import Row, as_json, machine, markdown
-from mutineck.study.stage import revision
+from mutineck.study.manifest import revision
 from mutineck.system.errors import unknown
 from mutineck.system.files import read_json, write_json
 

@@ -16,6 +16,7 @@ from benchmarks.study import random_study, take_step
 from benchmarks.table import Row, side_by_side
 from mutineck.detectors.training import split_config
 from mutineck.study.experiment import load_experiment
+from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 from mutineck.system.seeding import seed_everything
 
@@ -29,7 +30,7 @@ def rows() -> list[Row]:
     given = f"dataset.shapes.images={IMAGES}"
     with tempfile.TemporaryDirectory() as folder:
         study = random_study(load_experiment("shapes", [given]), Path(folder))
-        uncached = Study(load_experiment("shapes", [given, "resources.cache=off"]), study.root, "distillation")
+        uncached = Study(load_experiment("shapes", [given, "resources.cache=off"]), study.root, Job("distillation"))
         cached, running, alone = Epochs(study, ARM), Epochs(uncached, ARM), Epochs(study, "student")
         start = cached.weights()
         measured = side_by_side({"cached": cached, ALONE: alone, RUNNING: running}, rounds=ROUNDS)

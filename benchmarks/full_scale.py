@@ -26,7 +26,8 @@ import torch
 from benchmarks.study import random_study, take_step
 from benchmarks.table import clock_of, machine, number, peak_resident
 from mutineck.study.experiment import load_experiment
-from mutineck.study.stage import Study, revision
+from mutineck.study.manifest import revision
+from mutineck.study.stage import Study
 from mutineck.system.files import read_json, write_json
 
 RESULTS = Path(__file__).parent / "results" / "full_scale"

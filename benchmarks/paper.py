@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks.flops import Counts, count
 from mutineck.study.experiment import Experiment, load_experiment
+from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 from mutineck.system.files import read_json, write_json
 
@@ -133,7 +134,7 @@ def loading_seconds(experiment: str, pictures: Path, *, most: int = 40) -> float
     from mutineck.detectors.training import split_config
 
     with tempfile.TemporaryDirectory() as folder:
-        study = Study(load_experiment(experiment, [f"dataset.root={pictures}"]), Path(folder), "dataset")
+        study = Study(load_experiment(experiment, [f"dataset.root={pictures}"]), Path(folder), Job("dataset"))
         convert(study)
         categories = study.dataset.categories
         dataset = build_dataset(split_config(study, "train", categories, masks=False, test=False, seed=0))

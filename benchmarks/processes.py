@@ -29,6 +29,7 @@ from mutineck.detection.distributed import Processes, processes
 from mutineck.running.engine import write_experiment
 from mutineck.study.experiment import load_experiment
 from mutineck.study.experiment_file import repository
+from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 
 IMAGES = 160
@@ -123,7 +124,7 @@ def work(root: Path) -> None:
     from mutineck.features.shards import load_features
 
     torch.set_num_threads(1)
-    study = Study(load_experiment(root / "experiment.yaml"), root, "distillation", "mutineck/seed0")
+    study = Study(load_experiment(root / "experiment.yaml"), root, Job("distillation", "mutineck/seed0"))
     teacher = study.experiment.teachers[0].name
     with processes() as group:
         training, gradients = train_steps(study, group)

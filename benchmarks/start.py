@@ -49,7 +49,7 @@ def finished_study(experiment: Experiment, outputs: Path) -> Path:
     root = outputs / experiment.name
     write_experiment(experiment, root)
     for job in jobs(experiment):
-        study = Study(experiment, root, *job)
+        study = Study(experiment, root, job)
         study.finish()
         for path in job.outputs[1:]:
             nbformat.write(new_notebook(), root / path)

@@ -16,6 +16,7 @@ from mutineck.detection.frozen import build_model
 from mutineck.detection.training import save_detector
 from mutineck.detectors.folders import input_normalisation
 from mutineck.study.experiment import INTERMEDIATE, Experiment
+from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 from mutineck.system.seeding import derive_seed, seeded
 from mutineck.teachers import intermediate, stage
@@ -33,7 +34,7 @@ def random_study(experiment: Experiment, folder: Path, *, zoo: Path | None = Non
     Returns:
         The study at its arm `mutineck`, seed 0.
     """
-    study = Study(experiment, folder, "dataset")
+    study = Study(experiment, folder, Job("dataset"))
     convert(study)
     categories = study.dataset.categories
 
@@ -62,7 +63,9 @@ def random_study(experiment: Experiment, folder: Path, *, zoo: Path | None = Non
             # `joint` writes the neck, gates and all, and trains nothing; an arm reads it as if it had been trained.
             spec = experiment.intermediate
             untrained = spec.model_copy(update={"mode": "joint" if spec.mode == "staged" else spec.mode})
-            making = Study(experiment.model_copy(update={"intermediate": untrained}), folder, "teachers", INTERMEDIATE)
+            making = Study(
+                experiment.model_copy(update={"intermediate": untrained}), folder, Job("teachers", INTERMEDIATE)
+            )
             intermediate.prepare_intermediate(making)
     _plant_centroids(study, categories)
     return study.at("distillation", "mutineck/seed0")

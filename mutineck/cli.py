@@ -259,11 +259,12 @@ def doctor(given: argparse.Namespace) -> int:
 def evaluate(given: argparse.Namespace) -> int:
     """Print a detector's metrics."""
     from mutineck.detectors.measuring import evaluate as measured
+    from mutineck.study.jobs import Job
     from mutineck.study.stage import Study
 
     experiment, root = _last_study(given)
     split = given.split or experiment.evaluation.report
-    study = Study(experiment, root, "distillation")
+    study = Study(experiment, root, Job("distillation"))
     rows = measured(study, given.detector, split=split, config=given.config, aliases=dict(given.aliases))
     # Under torchrun every process has them.
     for row in rows if os.environ.get("RANK", "0") == "0" else ():
@@ -284,12 +285,13 @@ def figures(given: argparse.Namespace) -> int:
     """Draw figures anew."""
     from mutineck.figures import draw
     from mutineck.study.experiment_file import study_files
+    from mutineck.study.jobs import Job
     from mutineck.study.stage import Study
     from mutineck.system.processes import exclusive
 
     for file in study_files(given.experiment):
         experiment, root = _last_study(given, file)
-        study = Study(experiment, root, "figures")
+        study = Study(experiment, root, Job("figures"))
         with exclusive(root, f"mutineck figures {file}"), exclusive(study.folder, f"mutineck figures {file}"):
             draw(study, given.names or None)
     return 0

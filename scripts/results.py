@@ -33,11 +33,11 @@ from mutineck.ablations.studies import StudyResults, fingerprint
 from mutineck.ablations.table import DASH, to_markdown
 from mutineck.figures.gains import save_gains
 from mutineck.study.checks import remarks
-from mutineck.study.experiment import load_experiment, slug
+from mutineck.study.experiment import load_experiment
 from mutineck.study.experiment_file import study_files
-from mutineck.study.jobs import jobs
+from mutineck.study.jobs import Job, jobs
 from mutineck.study.last_run import last_overrides
-from mutineck.study.stage import read_manifest, revision
+from mutineck.study.manifest import read_manifest, revision
 from mutineck.system.files import read_json, write_json, write_text
 from mutineck.system.tables import read_table
 
@@ -58,7 +58,7 @@ def keep(name: str, outputs: Path) -> None:
     """Copy a finished study's results, and where they come from, to `experiments/results/`."""
     root = outputs / name
     experiment = load_experiment(root / "experiment.yaml")
-    manifests = {job: read_manifest(root, job.stage, job.item) for job in jobs(experiment)}
+    manifests = {job: read_manifest(root, job) for job in jobs(experiment)}
     if any(manifests[job] is None for job in jobs(experiment, "ablations")):  # pictures tell nothing more
         raise SystemExit(f"{root} is not finished; see `mutineck status {name}`")
     done = [manifest for manifest in manifests.values() if manifest is not None]
@@ -129,8 +129,8 @@ def read_kept(path: Path) -> StudyResults:
     frame = read_table(path.with_suffix(".csv")).astype({"seed": "Int64"})
     seconds: dict[str, float] = {}
     for arm in dict.fromkeys(frame["arm"]):
-        start = f"distillation/{slug(arm)}/seed"
-        found = [value for job, value in about["job_seconds"].items() if job.startswith(start)]
+        folders = {Job.student(arm, seed).folder for seed in frame.loc[frame["arm"] == arm, "seed"].dropna()}
+        found = [value for folder, value in about["job_seconds"].items() if folder in folders]
         if found:
             seconds[arm] = statistics.median(found)
     return StudyResults(path.stem, frame, about["split"], seconds, about.get("data", ""), about.get("remarks", ()))

@@ -12,7 +12,9 @@ import pytest
 import setuptools  # noqa: F401
 from hypothesis import settings
 
-from mutineck.study.stage import Study, revision
+from mutineck.study.jobs import Job
+from mutineck.study.manifest import revision
+from mutineck.study.stage import Study
 from tests.web import Host
 
 # Of annotation files; of what takes longer, in proportion. `make fuzz MINUTES=...` says how many.
@@ -33,7 +35,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Study:
     from mutineck.dataset.stage import convert
     from tests.detection.tiny import experiment_of, write_teachers
 
-    study = Study(experiment_of(), tmp_path_factory.mktemp("tiny"), "dataset")
+    study = Study(experiment_of(), tmp_path_factory.mktemp("tiny"), Job("dataset"))
     convert(study)
     write_teachers(study)
     return study

@@ -9,7 +9,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from mutineck.running.workflow import notebook_of
 from mutineck.study.experiment import STAGES
-from mutineck.study.stage import PARAMETERS
+from mutineck.study.jobs import PARAMETERS
 
 DETECTOR = {"family": "faster_rcnn"}
 EXPERIMENT = {

@@ -12,7 +12,7 @@ from mutineck import cli
 from mutineck.running import engine
 from mutineck.study.experiment import load_experiment
 from mutineck.study.experiment_file import repository
-from mutineck.study.jobs import jobs
+from mutineck.study.jobs import Job, jobs
 from mutineck.study.last_run import note_last_run
 from mutineck.study.stage import Study
 from mutineck.system.files import write_json
@@ -193,7 +193,7 @@ def test_a_study_that_has_not_been_run_is_told_by_its_file(words, until, tmp_pat
 
 
 def test_results_of_another_revision_are_not_reused_silently(tmp_path, monkeypatch, capsys):
-    study = Study(load_experiment("smoke"), tmp_path / "smoke", "dataset")
+    study = Study(load_experiment("smoke"), tmp_path / "smoke", Job("dataset"))
     manifest = study.finish()
     (study.folder / "notebook.ipynb").write_text("{}")
     monkeypatch.setattr(engine, "run", lambda experiment, outputs, **_: outputs / experiment.name)

@@ -11,8 +11,9 @@ import yaml
 from mutineck.ablations.table import write_tables
 from mutineck.running.engine import write_experiment
 from mutineck.study.experiment import Experiment
-from mutineck.study.jobs import jobs
+from mutineck.study.jobs import Job, jobs
 from mutineck.study.last_run import note_last_run
+from mutineck.study.settings import settings_of
 from mutineck.study.stage import Study
 from mutineck.system.files import write_json
 from tests.scripts import load
@@ -83,7 +84,7 @@ def finished(documents: Path) -> Path:
             "revision": {"git": "abc", "dirty": False},
             "versions": {},
             "writes": {},
-            "settings": experiment.settings_for(job.stage, job.item),
+            "settings": settings_of(experiment, job),
         }
         write_json(root / job.manifest, manifest)
         value = reached.get(job.folder.split("/seed")[0])
@@ -94,7 +95,7 @@ def finished(documents: Path) -> Path:
                 {"split": "val", "metric": "AP", "category": "ace", "value": 0.4},
             ]
             write_json(root / job.folder / "metrics.json", rows)
-    write_tables(Study(experiment, root, "ablations"))
+    write_tables(Study(experiment, root, Job("ablations")))
     weights = "image_id,category,teacher,omega\n1,ace,big,0.6\n1,ace,lost,0.4\n2,ace,big,0.8\n2,ace,lost,0.2\n"
     (root / "ablations" / "omega.csv").write_text(weights)
     note_last_run(root, ["dataset.root=/home/somebody", "seeds=[0, 1]"])

@@ -16,7 +16,8 @@ import torch
 from mutineck.running.status import removable, unlisted
 from mutineck.study.experiment import load_experiment
 from mutineck.study.jobs import jobs
-from mutineck.study.stage import read_manifest
+from mutineck.study.manifest import read_manifest
+from mutineck.study.settings import settings_of
 from mutineck.system.files import read_json, sha256_file, sha256_path
 from tests.reliability.portable import Variant, capabilities
 
@@ -50,9 +51,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_job_is_finished_and_says_from_what(study: Path) -> None:
     experiment = load_experiment("smoke")
     for job in jobs(experiment):
-        manifest = read_manifest(study, job.stage, job.item)
+        manifest = read_manifest(study, job)
         assert manifest is not None, f"{job} has no manifest"
-        assert manifest["settings"] == experiment.settings_for(job.stage, job.item)
+        assert manifest["settings"] == settings_of(experiment, job)
         assert manifest["writes"], f"{job} wrote nothing"
         for name, digest in manifest["writes"].items():
             assert sha256_path(study / name) == digest, f"{job}: {name} was changed after it was finished"

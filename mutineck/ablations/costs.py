@@ -13,7 +13,8 @@ from mutineck.detection.evaluation import device_of
 from mutineck.detection.frozen import freeze
 from mutineck.detectors.folders import load_model
 from mutineck.detectors.loaders import some_pictures
-from mutineck.study.experiment import INTERMEDIATE, slug
+from mutineck.study.experiment import INTERMEDIATE
+from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 from mutineck.system.files import atomic_path
 
@@ -47,8 +48,7 @@ def measure_costs(study: Study, *, passes: int = 10) -> pd.DataFrame:
     if shown.intermediate:
         folders[INTERMEDIATE] = study.need("teachers", INTERMEDIATE)
     for name in shown.students[:1]:
-        arm, seed = name.split("/")
-        folders[STUDENT] = study.need("distillation", slug(arm), seed)
+        folders[STUDENT] = study.need(Job.of_detector(name).folder)
     below = [0, 0]  # weights and multiply-adds of the teachers' maps: they come before the intermediate one
     rows: list[dict[str, Any]] = []
     for name, folder in folders.items():

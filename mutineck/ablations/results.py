@@ -10,9 +10,11 @@ from typing import Any
 import pandas as pd
 
 from mutineck.study.arms import ALONE, TEACHER
-from mutineck.study.experiment import CHOOSING, slug
-from mutineck.study.jobs import Job, changed_settings
-from mutineck.study.stage import Study, read_manifest
+from mutineck.study.experiment import CHOOSING
+from mutineck.study.jobs import Job, student_name
+from mutineck.study.manifest import read_manifest
+from mutineck.study.settings import changed_settings
+from mutineck.study.stage import Study
 from mutineck.system.files import read_json
 
 METRICS = "metrics.json"
@@ -33,7 +35,7 @@ def runs(study: Study) -> Iterator[tuple[str, int | None, Path]]:
         yield TEACHER + name, None, study.path("teachers", name)
     for arm in experiment.arms:
         for seed in experiment.seeds:
-            yield arm, seed, study.path("distillation", slug(arm), f"seed{seed}")
+            yield arm, seed, study.path(Job.student(arm, seed).folder)
 
 
 def collect(study: Study) -> pd.DataFrame:
@@ -76,7 +78,7 @@ def why_not(study: Study, folder: Path) -> str:
         return "it has no results yet"
     job = Job.at(folder.relative_to(study.root).as_posix())
     try:
-        manifest = read_manifest(study.root, *job)
+        manifest = read_manifest(study.root, job)
     except ValueError as error:
         return f"its manifest cannot be read: {error}"
     if manifest is None:
@@ -151,9 +153,9 @@ def first_seed(study: Study, arm: str) -> str:
         FileNotFoundError: it has none; the message names the command that makes them.
     """
     for seed in study.experiment.seeds:
-        if not why_not(study, study.path("distillation", slug(arm), f"seed{seed}")):
-            return f"{arm}/seed{seed}"
-    study.need("distillation", slug(arm), f"seed{study.experiment.seeds[0]}", "metrics.json")
+        if not why_not(study, study.path(Job.student(arm, seed).folder)):
+            return student_name(arm, seed)
+    study.need(Job.student(arm, study.experiment.seeds[0]).folder, METRICS)
     raise AssertionError("unreachable: need() has raised")
 
 

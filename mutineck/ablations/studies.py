@@ -14,7 +14,9 @@ from mutineck.ablations.results import HEADLINE, TEACHER, collect, runs, scores,
 from mutineck.study.arms import PARTS
 from mutineck.study.checks import remarks
 from mutineck.study.experiment import INTERMEDIATE, load_experiment
-from mutineck.study.stage import EXPERIMENT_FILE, MANIFEST, Study, read_manifest, run_command
+from mutineck.study.jobs import MANIFEST, Job
+from mutineck.study.manifest import read_manifest
+from mutineck.study.stage import EXPERIMENT_FILE, Study, run_command
 from mutineck.system.files import read_json
 
 METHOD = "mutineck"
@@ -53,7 +55,7 @@ def read_study(root: Path) -> StudyResults:
     if not (root / EXPERIMENT_FILE).is_file():
         raise FileNotFoundError(f"{root}: there is no such study; make it with: {run_command(root, [root.name])}")
     experiment = load_experiment(root / EXPERIMENT_FILE)
-    study = Study(experiment, root, "ablations")
+    study = Study(experiment, root, Job("ablations"))
     times: dict[str, list[float]] = {}
     for arm, seed, folder in runs(study):
         if seed is not None and not why_not(study, folder):
@@ -67,7 +69,7 @@ def read_study(root: Path) -> StudyResults:
 
 def fingerprint(root: Path) -> str:
     """Return the hash of a study's reported truth and of the pictures that it trains on; empty if not made yet."""
-    manifest = read_manifest(root, "dataset")
+    manifest = read_manifest(root, Job("dataset"))
     writes = manifest["writes"] if manifest else {}
     parts = [writes.get(f"dataset/{split}.json", "")[:16] for split in ("train", "val", "test")]
     return "-".join(parts) if all(parts) else ""

@@ -206,9 +206,10 @@ def freeze(model: nn.Module) -> nn.Module:
     """
     from mmcv.cnn import fuse_conv_bn
 
-    if getattr(getattr(model, "roi_head", None), "with_mask", False):
+    roi_head: Any = getattr(model, "roi_head", None)
+    if getattr(roi_head, "with_mask", False):
         # Neither maps nor proposals come from it.
-        model.roi_head.mask_head = None
+        roi_head.mask_head = None
     model.backbone = fuse_conv_bn(model.backbone)
     # Last: folding makes new modules and parameters, which come in train mode and ask for gradients.
     model.eval().requires_grad_(False)

@@ -9,7 +9,8 @@ from typing import Any
 from mutineck.detection.configs import read_config
 from mutineck.detection.frozen import ARITHMETIC, PROPOSAL_LIMITS, FrozenDetector, Normalisation, build_model
 from mutineck.detection.loading import load_strictly
-from mutineck.study.experiment import INTERMEDIATE, slug
+from mutineck.study.experiment import INTERMEDIATE
+from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 from mutineck.system.files import sha256_file, sha256_json
 
@@ -124,12 +125,11 @@ def load_frozen(study: Study, name: str) -> FrozenDetector:
         FileNotFoundError: it has not been made yet; the message names the command that makes it.
     """
     categories = study.dataset.categories
-    if "/" in name:
-        arm, seed = name.split("/")
-        folder, aliases = study.need("distillation", slug(arm), seed, "student.pth").parent, {}
-    else:
-        folder = study.need("teachers", name, "checkpoint.pth").parent
-        aliases = {} if name == INTERMEDIATE else study.experiment.teacher(name).aliases
+    job = Job.of_detector(name)
+    weights = "checkpoint.pth" if job.stage == "teachers" else "student.pth"
+    folder = study.need(job.folder, weights).parent
+    own = job.stage == "teachers" and name != INTERMEDIATE
+    aliases = study.experiment.teacher(name).aliases if own else {}
     return load_folder(
         folder,
         name=name,

@@ -11,7 +11,9 @@ from mutineck.detection.configs import custom_imports, read_config
 from mutineck.detection.frozen import Normalisation, build_model, detector_categories
 from mutineck.detection.loading import LoadReport, load_strictly
 from mutineck.study.experiment import slug
-from mutineck.study.stage import EXPERIMENT_FILE, MANIFEST, damage, run_command
+from mutineck.study.jobs import ITEM_STAGES, MANIFEST, Job, item_folders
+from mutineck.study.manifest import damage
+from mutineck.study.stage import EXPERIMENT_FILE, run_command
 from mutineck.system.errors import ExperimentError, unknown
 
 IN_THE_CONFIG = {
@@ -89,8 +91,7 @@ def read_given(
 
 def study_detectors(root: Path) -> dict[str, Path]:
     """Return the folders of a study's finished detectors: teachers by their names, students as `ARM/seedN`."""
-    stages = {"teachers": "*", "distillation": "*/seed*"}
-    found = [(stage, folder) for stage, pattern in stages.items() for folder in sorted((root / stage).glob(pattern))]
+    found = [(stage, folder) for stage in ITEM_STAGES for folder in item_folders(root, stage)]
     return {f.relative_to(root / stage).as_posix(): f for stage, f in found if (f / MANIFEST).is_file()}
 
 
@@ -110,7 +111,7 @@ def detector_of_study(root: Path, name: str, field: str) -> Path:
     known = study_detectors(root)
     remedy = f"make it with: {run_command(root, [str(root / EXPERIMENT_FILE)], stage)}"
     if item in known:
-        if why := damage(root, stage, item):
+        if why := damage(root, Job(stage, item)):
             raise ExperimentError(f"{field}: {known[item]} is not whole: {why}; {remedy}")
         return known[item]
     if not (root / EXPERIMENT_FILE).is_file() and not known:

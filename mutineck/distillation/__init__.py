@@ -20,17 +20,16 @@ def distil(study: Study) -> list[dict[str, Any]]:
 
 def sources(study: Study) -> list[Path]:
     """Return the files of earlier stages that this arm's student depends on."""
-    from mutineck.distillation.stage import arm_and_seed, teaching_files
+    from mutineck.distillation.stage import teaching_files
 
-    return list(teaching_files(study, study.experiment.arm(arm_and_seed(study)[0])).values())
+    return list(teaching_files(study, study.experiment.arm(study.job.arm)).values())
 
 
 def preview(study: Study) -> dict[str, Any] | None:
     """Observe and store what this arm teaches about one picture; None for an arm without teachers."""
     from mutineck.distillation.observation import observe, save_observation
-    from mutineck.distillation.stage import arm_and_seed
 
-    if not study.experiment.arm(arm_and_seed(study)[0]).taught:
+    if not study.experiment.arm(study.job.arm).taught:
         return None
     observed = observe(study)
     save_observation(study, observed)
@@ -43,7 +42,7 @@ def loss_shares(study: Study) -> pd.DataFrame:
 
     from mutineck.system.tables import read_table
 
-    curves = read_table(study.need("distillation", study.item or "", "curves.csv"))
+    curves = read_table(study.need(study.job.folder, "curves.csv"))
     shares = curves[curves.term.str.startswith("share/")].assign(term=lambda rows: rows.term.str.removeprefix("share/"))
     last = shares.iteration.max()
     first_tenth = shares[shares.iteration <= max(shares.iteration.min(), last // 10)].groupby("term").value.mean()

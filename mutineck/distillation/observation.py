@@ -13,7 +13,6 @@ from mutineck.detection.evaluation import device_of
 from mutineck.detectors.folders import load_frozen
 from mutineck.detectors.loaders import evaluation_loader
 from mutineck.distillation.losses.attention import attend, strength_of
-from mutineck.distillation.stage import arm_and_seed
 from mutineck.study.experiment import CHOOSING, INTERMEDIATE
 from mutineck.study.stage import Study
 from mutineck.system.errors import ExperimentError
@@ -37,7 +36,7 @@ def observe(study: Study, *, split: str = CHOOSING, image: int | None = None) ->
     Raises:
         ExperimentError: the arm has no teacher, or the split has no such picture.
     """
-    arm = study.experiment.arm(arm_and_seed(study)[0])
+    arm = study.experiment.arm(study.job.arm)
     names = arm.teacher_names([t.name for t in study.experiment.teachers])
     if not names:
         raise ExperimentError("this arm's student learns from nobody but the ground truth: there is nothing to observe")

@@ -17,7 +17,7 @@ from mutineck.detectors.folders import detector_config, input_normalisation, sha
 from mutineck.detectors.measuring import measure_detector
 from mutineck.detectors.training import detector_training
 from mutineck.study.arms import ArmSpec
-from mutineck.study.experiment import INTERMEDIATE, DetectorSpec, DistillationSpec, slug
+from mutineck.study.experiment import INTERMEDIATE, DetectorSpec, DistillationSpec
 from mutineck.study.stage import Study
 from mutineck.system.files import sha256_file
 from mutineck.teachers.intermediate import START
@@ -26,13 +26,6 @@ STUDENT = "student.pth"
 MODULES = ("mutineck.distillation.distiller",)
 """What registers the distiller and its hook with mmdet, and with them the intermediate teacher."""
 HOOKS = ({"type": "DistillationHook", "priority": "VERY_HIGH"},)
-
-
-def arm_and_seed(study: Study) -> tuple[str, int]:
-    """Return the arm's name and the seed of a study at the distillation stage."""
-    folder, seed = (study.item or "").split("/seed")
-    names = [name for name in study.experiment.arms if slug(name) == folder]
-    return names[0], int(seed)
 
 
 def arm_weights(experiment_weights: DistillationSpec, arm: ArmSpec) -> DistillationSpec:
@@ -72,15 +65,14 @@ def student_detector(study: Study) -> DetectorSpec:
 def distiller_config(study: Study) -> dict[str, Any]:
     """Return the `model` dict of the distiller of this arm and seed."""
     experiment = study.experiment
-    name, seed = arm_and_seed(study)
-    arm = experiment.arm(name)
+    arm = experiment.arm(study.job.arm)
     categories = study.dataset.categories
     return {
         "type": "Distiller",
         "student": model_config(student_detector(study), len(categories)),
         "categories": list(categories),
         "normalisation": input_normalisation(study),
-        "seed": seed,
+        "seed": study.job.seed,
         "inherit": arm.inherit if arm.inherit is not None else experiment.student.inherit,
         "guidance": guidance_config(study, arm) if arm.taught else None,
     }
@@ -122,7 +114,7 @@ def distil(study: Study) -> list[dict[str, Any]]:
     Raises:
         FileNotFoundError: an earlier stage has not been run; the message names the command.
     """
-    name, seed = arm_and_seed(study)
+    name, seed = study.experiment.arm_name(study.job.arm), study.job.seed
     categories = study.dataset.categories
     distiller, config = train_student(study)
     save_student(study, distiller.student, categories)
@@ -141,8 +133,7 @@ def train_student(study: Study) -> tuple[Any, Any]:
         FileNotFoundError: an earlier stage has not been run; the message names the command.
     """
     experiment = study.experiment
-    name, seed = arm_and_seed(study)
-    arm = experiment.arm(name)
+    arm = experiment.arm(study.job.arm)
     files = teaching_files(study, arm)
     model_dict = distiller_config(study)
     schedule = experiment.student.schedule
@@ -154,7 +145,7 @@ def train_student(study: Study) -> tuple[Any, Any]:
     if arm.needs_intermediate and experiment.intermediate.mode == "joint":
         modules += custom_imports(read_config(study.need("teachers", INTERMEDIATE, "config.py")))
     config = detector_training(
-        study, model_dict, categories, schedule, seed=seed, masks=masks, hooks=HOOKS, modules=modules
+        study, model_dict, categories, schedule, seed=study.job.seed, masks=masks, hooks=HOOKS, modules=modules
     )
     identity = {key: (sha256_config if path.suffix == ".py" else sha256_file)(path) for key, path in files.items()}
     device = device_of(experiment.resources.device)

@@ -21,6 +21,8 @@ from mutineck.detectors.folders import load_frozen, sha256_config
 from mutineck.detectors.loaders import evaluation_loader
 from mutineck.features.shards import INDEX, Shard, find_shards, write_shard
 from mutineck.study.experiment import INTERMEDIATE, FeaturesSpec
+from mutineck.study.jobs import Job
+from mutineck.study.settings import settings_of
 from mutineck.study.stage import Study
 from mutineck.system.errors import ExperimentError, unknown
 from mutineck.system.files import read_json, sha256_file, sha256_json, write_json
@@ -117,7 +119,7 @@ def key_of(study: Study, name: str, shard_images: int = SHARD_IMAGES) -> str:
     """Return the digest of all that a teacher's rows depend on: weights and configs, data set, input, settings."""
     # The intermediate teacher's file holds the merge neck and head; its maps depend on every teacher's too.
     members = [t.name for t in study.experiment.teachers] if name == INTERMEDIATE else []
-    settings = study.experiment.settings_for("features")
+    settings = settings_of(study.experiment, Job("features"))
     return sha256_json(
         {
             "recipe": RECIPE,

@@ -23,8 +23,8 @@ from mutineck.figures.style import read_index
 from mutineck.study.checks import remarks
 from mutineck.study.experiment import STAGES
 from mutineck.study.experiment_file import RELATIVE_TO
-from mutineck.study.jobs import NOTEBOOK, Job, page_of
-from mutineck.study.stage import MANIFEST, Study
+from mutineck.study.jobs import MANIFEST, NOTEBOOK, Job
+from mutineck.study.stage import Study
 from mutineck.system.files import read_json, write_text
 
 LIMIT = 15_000_000
@@ -63,7 +63,7 @@ def render_notebooks(study: Study) -> dict[str, str]:
         part = path.parent.relative_to(study.root).as_posix()
         if part.split("/")[0] not in STAGES[:-1]:
             continue
-        target = study.path(page_of(Job.at(part)))
+        target = study.path(Job.at(part).page)
         if not target.is_file() or target.stat().st_mtime < path.stat().st_mtime:
             write_text(target, notebook_page(path, title=f"{study.experiment.name}: {part}"))
         links[part] = target.relative_to(study.root).as_posix()

@@ -14,6 +14,7 @@ from mutineck.ablations.detectors import RESPONSES
 from mutineck.figures.gallery import draw_box, show_pixels
 from mutineck.figures.style import TWO_COLUMNS, Drawing, hide_axes, in_words, new_figure
 from mutineck.figures.teaching import visible
+from mutineck.study.jobs import arm_and_seed
 from mutineck.study.stage import Study
 
 MOST_LEVELS = 5
@@ -109,7 +110,7 @@ def _key(kind: str, name: str, stride: int) -> str:
 
 def _short(name: str) -> str:
     """Return a student's arm; its seed is in the data."""
-    arm = name.split("/")[0]
+    arm, _ = arm_and_seed(name)
     return "alone" if arm == "student" else arm
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from mutineck.ablations.results import best_teacher, collect, first_seed, shown_arm
 from mutineck.figures.style import arm_colours
-from mutineck.study.experiment import slug
+from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 from mutineck.system.files import read_json
 from mutineck.system.seeding import derive_seed
@@ -131,11 +131,7 @@ def prediction_file(study: Study, name: str, split: str) -> Path:
     Raises:
         FileNotFoundError: they are not there; the message names the command that makes them.
     """
-    file = f"predictions_{split}.json"
-    if "/" in name:
-        arm, seed = name.split("/")
-        return study.need("distillation", slug(arm), seed, file)
-    return study.need("teachers", name, file)
+    return study.need(Job.of_detector(name).folder, f"predictions_{split}.json")
 
 
 @dataclass(frozen=True)

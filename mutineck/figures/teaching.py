@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.patches import Rectangle
 
 from mutineck.figures.style import TWO_COLUMNS, Drawing, distinct_colours, new_figure
-from mutineck.study.experiment import slug
+from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 
 BACKGROUND, BOUNDARY, CENTRE = (0.93, 0.93, 0.93), (0.337, 0.706, 0.914), (0.835, 0.369, 0.0)
@@ -99,9 +99,9 @@ def draw_teaching_of(study: Study, arm: str | None = None, seed: int | None = No
     chosen = study.experiment.seeds[0] if seed is None else seed
     if arm is None:
         arms = study.experiment.arms
-        there = [a for a in arms if study.path("distillation", slug(a), f"seed{chosen}", OBSERVATION).is_file()]
+        there = [a for a in arms if study.path(Job.student(a, chosen).folder, OBSERVATION).is_file()]
         arm = "mutineck" if "mutineck" in arms or not there else there[-1]
-    path = study.need("distillation", slug(arm), f"seed{chosen}", OBSERVATION)
+    path = study.need(Job.student(arm, chosen).folder, OBSERVATION)
     with np.load(path, allow_pickle=False) as observed:
         return draw_teaching(study, dict(observed))
 

@@ -23,9 +23,11 @@ from mutineck.study.checks import refusal
 from mutineck.study.experiment import STAGES, Experiment
 from mutineck.study.experiment_file import repository
 from mutineck.study.inputs import changed_inputs
-from mutineck.study.jobs import Job, changed_settings, error_of, jobs, needs
+from mutineck.study.jobs import Job, jobs, needs
 from mutineck.study.last_run import note_last_run
-from mutineck.study.stage import EXPERIMENT_FILE, damage, read_manifest
+from mutineck.study.manifest import damage, read_manifest
+from mutineck.study.settings import changed_settings
+from mutineck.study.stage import EXPERIMENT_FILE
 from mutineck.system.errors import ExperimentError, unknown
 from mutineck.system.files import read_json, write_json, write_text
 from mutineck.system.processes import STOPPING, end_with_parent, exclusive, on_signals
@@ -110,7 +112,7 @@ def run(
         # is damaged, and what was read outside the folder.
         again_for: dict[Job, str] = {}
         for job in wanted:
-            damaged = damage(root, *job)
+            damaged = damage(root, job)
             if not dry_run and (damaged or job.stage in force):
                 if damaged:
                     print(f"{job}: {damaged}; it is run again", flush=True)
@@ -150,7 +152,7 @@ def run(
 
 def _outdated(experiment: Experiment, root: Path, job: Job) -> str:
     """Return why a job whose manifest can be read is stale by itself (other settings, other files outside), or ''."""
-    manifest = read_manifest(root, *job)
+    manifest = read_manifest(root, job)
     if manifest is None:
         return ""
     if changed_settings(experiment, job, manifest):
@@ -167,8 +169,8 @@ def _refusals(experiment: Experiment, root: Path, wanted: Sequence[Job], again: 
     pending: set[Job] = set()
     found = []
     for job in wanted:
-        manifest = read_manifest(root, *job) if job not in again else None
-        if manifest is None or not pending.isdisjoint(needs(experiment, *job)):
+        manifest = read_manifest(root, job) if job not in again else None
+        if manifest is None or not pending.isdisjoint(needs(experiment, job)):
             pending.add(job)
         elif why := refusal(experiment, job, manifest):
             found.append(f"{job} stopped: {why}")
@@ -287,7 +289,7 @@ def _explain_failure(root: Path, wanted: Sequence[Job], log: Path, started: floa
     """Return the errors of the jobs that stopped or were killed since ``started``, or Snakemake's own."""
     failed = []
     for job in wanted:
-        path, notebook = root / error_of(job), root / running_of(job)
+        path, notebook = root / job.error, root / running_of(job)
         if (root / job.manifest).is_file():
             continue
         if _written_since(path, started):

@@ -12,9 +12,11 @@ from mutineck.running.workflow import running_of
 from mutineck.study.checks import check_in, remark
 from mutineck.study.experiment import Experiment
 from mutineck.study.inputs import changed_inputs
-from mutineck.study.jobs import ITEM_STAGES, Job, changed_settings, error_of, items, jobs, log_of, needs, page_of
+from mutineck.study.jobs import ITEM_STAGES, Job, item_folders, items, jobs, needs
 from mutineck.study.last_run import LAST_RUN
-from mutineck.study.stage import EXPERIMENT_FILE, damage, read_manifest, revision
+from mutineck.study.manifest import damage, read_manifest, revision
+from mutineck.study.settings import changed_settings
+from mutineck.study.stage import EXPERIMENT_FILE
 from mutineck.system.processes import LOCK
 
 _LEFTOVER = re.compile(r"^\..+\.[a-z0-9_]{8}(\.\w+)?$|\.(running|failed)\.ipynb$")
@@ -52,15 +54,15 @@ def inspect(experiment: Experiment, root: Path, *, code: Mapping[str, Any] | Non
     code = revision() if code is None else code
     states: dict[Job, State] = {}
     for job in jobs(experiment):
-        stale = [needed for needed in needs(experiment, *job) if not states[needed].done]
+        stale = [needed for needed in needs(experiment, job) if not states[needed].done]
         states[job] = _state(experiment, root, job, stale, code)
     return list(states.values())
 
 
 def _state(experiment: Experiment, root: Path, job: Job, stale: Sequence[Job], code: Mapping[str, Any]) -> State:
-    damaged = damage(root, *job)
+    damaged = damage(root, job)
     try:
-        manifest = read_manifest(root, *job)
+        manifest = read_manifest(root, job)
     except ValueError:
         return State(job, (damaged,))
     if manifest is None:
@@ -72,7 +74,7 @@ def _state(experiment: Experiment, root: Path, job: Job, stale: Sequence[Job], c
     reasons += [damaged] if damaged else []
     reasons += [f"{needed} has to be run first" for needed in stale]
     made = min((root / path).stat().st_mtime for path in job.outputs if (root / path).is_file())
-    for needed in needs(experiment, *job):
+    for needed in needs(experiment, job):
         if needed not in stale and (root / needed.manifest).stat().st_mtime > made:
             reasons.append(f"{needed} is newer")
     check = check_in(manifest) if job.stage == "teachers" else None
@@ -82,8 +84,8 @@ def _state(experiment: Experiment, root: Path, job: Job, stale: Sequence[Job], c
 
 
 def _why_missing(root: Path, job: Job) -> str:
-    if (root / error_of(job)).is_file():
-        return "failed: " + (root / error_of(job)).read_text(encoding="utf-8", errors="replace").split("\n")[0]
+    if (root / job.error).is_file():
+        return "failed: " + (root / job.error).read_text(encoding="utf-8", errors="replace").split("\n")[0]
     if (root / running_of(job)).is_file():
         return "started, not finished"
     return "not run yet"
@@ -121,7 +123,7 @@ def table(states: Sequence[State]) -> str:
 def _listed(root: Path, job: Job) -> set[Path]:
     """Return what a job's manifest says that it wrote: nothing, if there is none that can be read."""
     try:
-        manifest = read_manifest(root, *job)
+        manifest = read_manifest(root, job)
     except ValueError:
         return set()
     return {root / path for path in (manifest or {"writes": ()})["writes"]}
@@ -131,7 +133,7 @@ def unlisted(experiment: Experiment, root: Path) -> list[Path]:
     """Return the files in a study's folder that no manifest lists and that are no bookkeeping, sorted."""
     known = {root / path for path in _KEPT}
     for job in jobs(experiment):
-        own = (*job.outputs, f"{job.folder}/tensorboard", log_of(job), error_of(job), page_of(job))
+        own = (*job.outputs, f"{job.folder}/tensorboard", job.log, job.error, job.page)
         known |= {root / path for path in own} | _listed(root, job)
     files = (path for path in sorted(root.rglob("*")) if path.is_file() and path.name != LOCK)
     return [path for path in files if known.isdisjoint((path, *path.parents))]
@@ -151,8 +153,8 @@ def removable(experiment: Experiment, root: Path) -> list[tuple[Path, str]]:
             found[root / state.job.folder] = state.reasons[0]
     known = {root / state.job.folder for state in states}
     for stage in ITEM_STAGES:
-        for folder in sorted((root / stage).glob("*" if stage == "teachers" else "*/seed*")):
-            if folder.is_dir() and folder not in known:
+        for folder in item_folders(root, stage):
+            if folder not in known:
                 found[folder] = "the experiment has no such " + ("teacher" if stage == "teachers" else "arm or seed")
     # What lay there when the stage finished counts as its own: without it, its results would be damaged.
     own = {parent for path in _listed(root, Job("features")) for parent in (path, *path.parents)}

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from mutineck.running.notebooks import NotebookError, execute, running_copy
-from mutineck.study.experiment import STAGES, Experiment, load_experiment, slug
+from mutineck.study.experiment import STAGES, Experiment, load_experiment
 from mutineck.study.experiment_file import repository
-from mutineck.study.jobs import NOTEBOOK, Job, error_of, log_of, needs
+from mutineck.study.jobs import NOTEBOOK, Job, needs, parameters_of
 from mutineck.study.stage import EXPERIMENT_FILE, THREAD_VARIABLES
 from mutineck.system.errors import ExperimentError
 from mutineck.system.processes import end_with_parent
@@ -47,13 +47,7 @@ def parameters(experiment: Experiment, root: Path, job: Job) -> dict[str, Any]:
         "overrides": [],
         "outputs": str(root.parent),
     }
-    if job.stage == "teachers":
-        given["teacher"] = job.item
-    if job.stage == "distillation":
-        folder, seed = str(job.item).split("/seed")
-        given["arm"] = next(arm for arm in experiment.arms if slug(arm) == folder)
-        given["seed"] = int(seed)
-    return given
+    return given | parameters_of(experiment, job)
 
 
 def cores(experiment: Experiment, stage: str) -> int:
@@ -138,7 +132,7 @@ def run_job(job: Job, root: Path, *, notebooks: Path, kernel_cwd: Path) -> Path:
         ExperimentError: the experiment in ``root`` has no such job.
     """
     experiment = load_experiment(root / EXPERIMENT_FILE)
-    needs(experiment, job.stage, job.item)
+    needs(experiment, job)
     os.environ.update(thread_environment(experiment))
     wants_gpu = job.stage in GPU_STAGES and experiment.resources.device != "cpu"
     with own_gpu(visible_gpus() if wants_gpu else [], share=experiment.resources.jobs_per_gpu):
@@ -147,7 +141,7 @@ def run_job(job: Job, root: Path, *, notebooks: Path, kernel_cwd: Path) -> Path:
             root / job.folder / NOTEBOOK,
             parameters(experiment, root, job),
             kernel_cwd=kernel_cwd,
-            log=root / log_of(job),
+            log=root / job.log,
             label=str(job),
         )
     if not (root / job.manifest).is_file():
@@ -173,7 +167,7 @@ def main(arguments: list[str] | None = None) -> int:
     end_with_parent()
     root = given.root.resolve()
     job = Job.at(given.job)
-    (root / error_of(job)).unlink(missing_ok=True)
+    (root / job.error).unlink(missing_ok=True)
     try:
         run_job(job, root, notebooks=given.notebooks, kernel_cwd=given.cwd)
     except (ExperimentError, NotebookError, OSError) as error:
@@ -181,7 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
         advice = remedy(str(error), root / job.folder) if isinstance(error, OSError) else ""
         text = f"{error}\n{advice}".strip()
         with contextlib.suppress(OSError):
-            (root / error_of(job)).write_text(f"{text}\n", encoding="utf-8")
+            (root / job.error).write_text(f"{text}\n", encoding="utf-8")
         print(f"{job} stopped: {text}", file=sys.stderr, flush=True)
         return 1
     return 0

@@ -34,8 +34,10 @@ from mutineck.running.status import inspect
 from mutineck.running.workflow import own_gpu, thread_environment, visible_gpus
 from mutineck.search.space import ParameterSpec, SearchSpec, Value
 from mutineck.study.experiment import CHOOSING, EvaluationSpec, Experiment, load_experiment
-from mutineck.study.jobs import Job, changed_settings
-from mutineck.study.stage import EXPERIMENT_FILE, Study, read_manifest, run_command, settings_words
+from mutineck.study.jobs import Job
+from mutineck.study.manifest import read_manifest
+from mutineck.study.settings import changed_settings, settings_of
+from mutineck.study.stage import EXPERIMENT_FILE, Study, run_command, settings_words
 from mutineck.system.errors import ExperimentError
 from mutineck.system.files import atomic_path, read_json, sha256_json, write_json
 from mutineck.system.processes import end_children, end_with_parent, exclusive
@@ -159,9 +161,9 @@ class Search:
         """Note what is searched on what; trials of another search are not comparable."""
         identity: dict[str, Any] = {"space": self.space.model_dump(mode="json", exclude={"description"})}
         for experiment, root, _ in self.bases:
-            read = {str(job): read_manifest(root, *job) or {} for job in self.space.needed(experiment)}
+            read = {str(job): read_manifest(root, job) or {} for job in self.space.needed(experiment)}
             identity[experiment.name] = {
-                "settings": experiment.settings_for("distillation", self.space.items(experiment)[0]),
+                "settings": settings_of(experiment, self.space.students(experiment)[0]),
                 # Whole: what the arm does not depend on as it is, a trial may make it depend on.
                 "distillation": experiment.distillation.model_dump(mode="json", by_alias=True),
                 "reads": {job: sha256_json(manifest.get("writes")) for job, manifest in read.items()},
@@ -216,9 +218,9 @@ class Search:
             `value`, the mean; `runs`, each student's mAP; `shares` of the loss terms; `seconds` in all.
         """
         jobs = {
-            f"{base.experiment.name}/seed{seed}": (str(self._trial_root(base, number, values)), item)
+            f"{base.experiment.name}/seed{seed}": (str(self._trial_root(base, number, values)), job)
             for base in self.bases
-            for seed, item in zip(self.space.seeds, self.space.items(base.experiment), strict=True)
+            for seed, job in zip(self.space.seeds, self.space.students(base.experiment), strict=True)
         }
         done = list(pool.map(train_student, *zip(*jobs.values(), strict=True)))
         reached = {name: found["mAP"] for name, found in zip(jobs, done, strict=True)}
@@ -250,7 +252,7 @@ class Search:
         return read_json(path) if path.is_file() else {"error": "stopped before it began"}
 
 
-def train_student(root: str, item: str) -> dict[str, Any]:
+def train_student(root: str, job: Job) -> dict[str, Any]:
     """Train one student of a trial, unless that is done, and return `mAP` on val, `shares` of the loss, `seconds`.
 
     A student of other values, which lies there after the trials' journal has been deleted, is trained anew.
@@ -261,9 +263,9 @@ def train_student(root: str, item: str) -> dict[str, Any]:
     from mutineck.study.stage import bound_threads
 
     folder = Path(root)
-    study = Study(load_experiment(folder / EXPERIMENT_FILE), folder, "distillation", item)
-    manifest = read_manifest(folder, "distillation", item)
-    if manifest is None or changed_settings(study.experiment, Job("distillation", item), manifest):
+    study = Study(load_experiment(folder / EXPERIMENT_FILE), folder, job)
+    manifest = read_manifest(folder, job)
+    if manifest is None or changed_settings(study.experiment, job, manifest):
         bound_threads(study.experiment)
         gpus = visible_gpus() if study.experiment.resources.device != "cpu" else []
         with (

@@ -10,9 +10,10 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from mutineck.study.experiment import Experiment, explain_errors, slug
+from mutineck.study.experiment import Experiment, explain_errors
 from mutineck.study.experiment_file import get_field, repository, set_field
 from mutineck.study.jobs import Job, needs
+from mutineck.study.settings import settings_of
 from mutineck.system.errors import ExperimentError, unknown
 from mutineck.system.records import Record
 
@@ -118,14 +119,14 @@ class SearchSpec(Record):
             ExperimentError: no such arm or field, a value of a range that the field cannot have, a field that
                 teachers, centroids or the data set depend on, or one that the arm does not.
         """
-        student = "distillation", self.items(experiment)[0]
+        student = self.students(experiment)[0]
         for name, parameter in self.parameters.items():
             moved = False
             for value in parameter.samples(experiment):
                 changed = self.apply(experiment, {name: value})
-                moved |= changed.settings_for(*student) != experiment.settings_for(*student)
+                moved |= settings_of(changed, student) != settings_of(experiment, student)
                 for job in self.needed(experiment):
-                    if changed.settings_for(*job) != experiment.settings_for(*job):
+                    if settings_of(changed, job) != settings_of(experiment, job):
                         fields = ", ".join(self.settings(experiment, name, value))
                         raise ExperimentError(
                             f"{name}: the job `{job}` depends on {fields} too; a search trains students alone, with "
@@ -134,21 +135,20 @@ class SearchSpec(Record):
             if not moved:
                 raise ExperimentError(f"{name}: the arm {self.arm!r} does not depend on it")
 
-    def items(self, experiment: Experiment) -> list[str]:
-        """Return the distillation stage's items that a trial trains, `ARM/seedN`."""
-        experiment.arm(self.arm)
-        return [f"{slug(self.arm)}/seed{seed}" for seed in self.seeds]
+    def students(self, experiment: Experiment) -> list[Job]:
+        """Return the jobs of the students that a trial trains, one a seed."""
+        arm = experiment.arm_name(self.arm)
+        return [Job.student(arm, seed) for seed in self.seeds]
 
     def needed(self, experiment: Experiment) -> list[Job]:
         """Return the jobs whose results the arm's training reads, directly or not."""
-        item = f"{slug(self.arm)}/seed{experiment.seeds[0]}"
         found: dict[Job, None] = {}
-        waiting = needs(experiment, "distillation", item)
+        waiting = needs(experiment, Job.student(self.arm, experiment.seeds[0]))
         while waiting:
             job = waiting.pop()
             if job not in found:
                 found[job] = None
-                waiting += needs(experiment, *job)
+                waiting += needs(experiment, job)
         return list(found)
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mutineck.study.experiment import INTERMEDIATE, Experiment
-from mutineck.study.jobs import Job, changed_settings
-from mutineck.study.stage import read_manifest
+from mutineck.study.jobs import Job
+from mutineck.study.manifest import read_manifest
+from mutineck.study.settings import changed_settings
 
 CHECK = "check"
 """Key of a teacher's manifest, among its results."""
@@ -79,7 +80,7 @@ def remarks(experiment: Experiment, root: Path) -> list[str]:
     for teacher in experiment.all_teachers:
         job = Job("teachers", teacher)
         try:
-            manifest = read_manifest(root, *job)
+            manifest = read_manifest(root, job)
         except ValueError:
             continue
         if manifest and not changed_settings(experiment, job, manifest) and (check := check_in(manifest)):

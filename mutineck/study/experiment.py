@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mutineck.detection.specs import SECOND_STAGED, DetectorSpec, InputSpec, NormalisationSpec, ScheduleSpec
-from mutineck.study.arms import ALONE, HEAD_WEIGHTS, RESERVED, TEACHER, ArmSpec, resolve_arm
+from mutineck.study.arms import ALONE, RESERVED, TEACHER, ArmSpec, resolve_arm
 from mutineck.study.experiment_file import (
     RELATIVE_TO,
     STUDIES,
@@ -28,8 +28,6 @@ INTERMEDIATE = "intermediate"
 CHOOSING: Literal["val"] = "val"
 """The split that every choice is made on: which arm and teacher to show, thresholds, floors, searches. It is always
 measured, whatever `evaluation.splits` says, so nothing is chosen by what is reported."""
-LATER_FIELDS = ("sees", "study", "teacher", "normalisation")
-"""Fields of a teacher that there once were not: left out, it is the teacher that it was then."""
 ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+-]*")
 
 
@@ -461,7 +459,7 @@ class Experiment(Record):
                 first = error.errors()[0]
                 where = ".".join(map(str, first["loc"]))
                 raise ValueError(f"arm {arm!r}: weights: {where}: {first['msg']}") from error
-            if unread := spec.unread(self._logits_of(spec)):
+            if unread := spec.unread(self.logits_of(spec)):
                 raise ValueError(f"arm {arm!r}: {unread}")
         return self
 
@@ -482,9 +480,13 @@ class Experiment(Record):
 
     def arm(self, name: str) -> ArmSpec:
         """Return the arm of that name (its folder's name serves too), or refuse with near matches."""
-        for arm, spec in self.arms.items():
+        return self.arms[self.arm_name(name)]
+
+    def arm_name(self, name: str) -> str:
+        """Return an arm's name, given that or its folder's, or refuse with near matches."""
+        for arm in self.arms:
             if name in (arm, slug(arm)):
-                return spec
+                return arm
         raise ExperimentError(unknown("arm", name, self.arms))
 
     @property
@@ -502,80 +504,10 @@ class Experiment(Record):
         """Whether any arm is guided by class centroids."""
         return any(arm.centroids for arm in self.arms.values())
 
-    def settings_for(self, stage: str, item: str | None = None) -> dict[str, Any]:
-        """Return the part of the experiment that a stage's results depend on, JSON-able.
-
-        A change anywhere else leaves the stage up to date: of checks, of what is shown, of how fast it goes.
-        """
-        whole = self.model_dump(mode="json", by_alias=True)
-        if stage == "dataset":
-            return {"dataset": _without(whole["dataset"], "strict", "download", "crowd")}
-        measured = {"input": whole["input"], "splits": sorted(self.evaluation.measured)}
-        teachers = {teacher["name"]: _without(teacher, "floor") for teacher in whole["teachers"]}
-        # What trains nothing sees no picture mirrored.
-        unmirrored = _without(whole["input"], "flip")
-        # Trainings that take crowds for background are those from before there was this field.
-        crowd = {"crowd": self.dataset.crowd} if self.dataset.crowd == "ignored" else {}
-        if stage == "teachers" and item == INTERMEDIATE:
-            measured |= crowd if self.intermediate.mode == "staged" else {}
-            return measured | {"intermediate": self._merging(), "teachers": list(teachers)} | self._rounding
-        if stage == "teachers":
-            teacher = teachers[self.teacher(item or "").name]
-            for field in LATER_FIELDS:
-                if teacher[field] is None:
-                    del teacher[field]
-            if teacher["detector"] is None:
-                return measured | {"input": unmirrored, "teacher": _without(teacher, "schedule", "seed")}
-            return measured | crowd | {"teacher": teacher}
-        if stage == "features":
-            features = _without(whole["features"], "batch")
-            return {"features": features, "input": unmirrored, "teachers": self.all_teachers}
-        if stage == "clusters":
-            return {"clusters": whole["clusters"]}
-        if stage == "distillation":
-            arm = (item or "").split("/")[0]
-            spec = self.arm(arm)
-            parts = {"student": whole["student"], "arm": spec.model_dump(mode="json", by_alias=True)}
-            if taught_by := spec.teacher_names(list(teachers)):
-                # In their order: the first is the anchor, and to some arms each has its turn.
-                parts |= {"distillation": self._weights_of(spec), "teachers": list(taught_by)} | self._rounding
-            return measured | crowd | parts
-        # Tables and the report say which teachers are weak.
-        floors = {teacher.name: teacher.floor for teacher in self.teachers}
-        checks = {"floors": floors, "gate": self.intermediate.gate}
-        return {"arms": list(self.arms), "seeds": list(self.seeds), "report": self.evaluation.report, "checks": checks}
-
-    def _merging(self) -> dict[str, Any]:
-        """Return the settings of the intermediate teacher: regions count where it mixes by proposals alone."""
-        spec = self.intermediate
-        unread = ("gate",) if spec.mode == "staged" else ("gate", "schedule")
-        found = _without(spec.model_dump(mode="json"), *unread)
-        if spec.prior or spec.mode == "prior":
-            found["regions"] = self.distillation.regions.model_dump(mode="json")
-        return found
-
-    def _weights_of(self, arm: ArmSpec) -> dict[str, Any]:
-        """Return the weights that an arm depends on, those of second stages only where they can be compared."""
-        unread = set() if arm.compares_heads and self._logits_of(arm) else {*HEAD_WEIGHTS}
-        return self.distillation.model_dump(mode="json", by_alias=True, exclude=unread)
-
-    def _logits_of(self, arm: ArmSpec) -> float:
+    def logits_of(self, arm: ArmSpec) -> float:
         """Return the weight of second stages in an arm, 0 where the student has none to compare."""
         two_stage = self.student.detector.family in SECOND_STAGED
         return float(arm.weights.get("logits", self.distillation.logits)) if two_stage else 0.0  # type: ignore[arg-type]
-
-    @property
-    def _rounding(self) -> dict[str, Any]:
-        """Setting of trainings that teachers' maps go into: said only where they are never rounded.
-
-        With `auto` the data set's size decides, which no setting knows; all but `off` count alike.
-        """
-        return {"maps": "never rounded"} if self.resources.cache == "off" else {}
-
-
-def _without(fields: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """Return a record's fields but for some."""
-    return {name: value for name, value in fields.items() if name not in names}
 
 
 def slug(arm: str) -> str:

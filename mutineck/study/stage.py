@@ -2,74 +2,73 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-import platform
 import resource
 import shlex
-import subprocess
 import sys
 import time
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from mutineck.study.dataset import DATASET_FILE, Dataset
-from mutineck.study.experiment import INTERMEDIATE, STAGES, Experiment, slug
+from mutineck.study.experiment import STAGES, Experiment
 from mutineck.study.experiment_file import find_file, repository
 from mutineck.study.inputs import INPUTS, Outside, outside
+from mutineck.study.jobs import MANIFEST, PARAMETERS, Job, job_of
 from mutineck.study.last_run import load_as_last_run
+from mutineck.study.manifest import revision, versions
+from mutineck.study.settings import settings_of
 from mutineck.system.errors import ExperimentError, unknown
-from mutineck.system.files import read_json, sha256_json, sha256_path, write_json
+from mutineck.system.files import sha256_json, sha256_path, write_json
 from mutineck.system.processes import hold
 
 EXPERIMENT_FILE = "experiment.yaml"
 """The resolved experiment, in the study's folder."""
-MANIFEST = "manifest.json"
 ASIDE = (MANIFEST, "tensorboard", "training")
 """What in a stage's folder is no result: with hidden files and notebooks, no manifest lists it."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-PARAMETERS: dict[str, tuple[str, ...]] = dict.fromkeys(STAGES, ("experiment", "overrides", "outputs")) | {
-    "teachers": ("experiment", "overrides", "outputs", "teacher"),
-    "distillation": ("experiment", "overrides", "outputs", "arm", "seed"),
-}
-VERSIONS = ("torch", "torchvision", "mmcv-full", "mmdet", "numpy", "scikit-learn", "umap-learn", "papermill")
 
 
 class Study:
-    """One stage of one experiment: where it reads, where it writes, what it finished with.
+    """A job of an experiment in the study's folder: where it reads, where it writes, what it finished with.
 
     Args:
         experiment: the validated experiment.
         root: its folder, `outputs/EXPERIMENT`.
-        stage: one of the seven stages.
-        item: the part of the stage (a teacher's name, or `ARM/seedN`), or None where a stage is one job.
+        job: the stage, and the part of it where it has several.
         source: what `mutineck run` is given to make this study, for messages: a file or name, and any `--set`.
     """
 
-    def __init__(
-        self, experiment: Experiment, root: Path, stage: str, item: str | None = None, *, source: Sequence[str] = ()
-    ) -> None:
-        if stage not in STAGES:
-            raise ExperimentError(unknown("stage", stage, STAGES))
+    def __init__(self, experiment: Experiment, root: Path, job: Job, *, source: Sequence[str] = ()) -> None:
+        if job.stage not in STAGES:
+            raise ExperimentError(unknown("stage", job.stage, STAGES))
         self.experiment = experiment
         self.root = Path(root)
-        self.stage = stage
-        self.item = item
+        self.job = job
         self.source = source
         self._started = time.time()
         self._inputs: dict[str, dict[str, Any]] = {}
 
     def __repr__(self) -> str:
-        return f"Study({self.experiment.name}: {self.stage}{'/' + self.item if self.item else ''}, {self.root})"
+        return f"Study({self.experiment.name}: {self.job.folder}, {self.root})"
+
+    @property
+    def stage(self) -> str:
+        """The job's stage."""
+        return self.job.stage
+
+    @property
+    def item(self) -> str | None:
+        """The part of the stage: a teacher's name, or `ARM/seedN`; None where a stage is one job."""
+        return self.job.item
 
     @property
     def folder(self) -> Path:
         """Folder of this stage (and item), made if missing."""
-        folder = self.root / self.stage / (self.item or "")
+        folder = self.root / self.job.folder
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -90,13 +89,17 @@ class Study:
     def need(self, *parts: str) -> Path:
         """Return a path below the experiment's folder that an earlier stage has written.
 
+        Args:
+            parts: a job's folder, or a stage, and what is in it.
+
         Raises:
             FileNotFoundError: it is not there; the message names the command that makes it.
         """
         path = self.path(*parts)
         if not path.exists():
+            stage = Job.at(parts[0]).stage
             raise FileNotFoundError(
-                f"{path} is missing: it is written by the stage {parts[0]!r}. Make it with: {self.command(parts[0])}"
+                f"{path} is missing: it is written by the stage {stage!r}. Make it with: {self.command(stage)}"
             )
         return path
 
@@ -107,7 +110,7 @@ class Study:
 
     def at(self, stage: str, item: str | None = None) -> Study:
         """Return the same study at another stage."""
-        return Study(self.experiment, self.root, stage, item, source=self.source)
+        return Study(self.experiment, self.root, Job(stage, item), source=self.source)
 
     def note(self, *inputs: str | os.PathLike[str] | Outside) -> None:
         """Note what lies outside the study's folder and is about to be read; changed, it makes the finished job stale.
@@ -139,7 +142,7 @@ class Study:
         others = (path for path in reads if os.path.abspath(path) not in self._inputs)
         self.note(*(path for path in others if self._is_outside(path)))
         beside = _others(self.folder.resolve(), {Path(file).resolve() for file in writes})
-        settings = self.experiment.settings_for(self.stage, self.item)
+        settings = settings_of(self.experiment, self.job)
         seconds = time.time() - self._started
         manifest = {
             "experiment": self.experiment.name,
@@ -158,9 +161,7 @@ class Study:
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         write_json(self.folder / MANIFEST, manifest)
-        print(
-            f"{self.stage}{'/' + self.item if self.item else ''} finished in {seconds:.1f} s: {self.folder / MANIFEST}"
-        )
+        print(f"{self.job.folder} finished in {seconds:.1f} s: {self.folder / MANIFEST}")
         return manifest
 
     def _is_outside(self, path: str | os.PathLike[str]) -> bool:
@@ -244,9 +245,9 @@ def begin(stage: str, variables: Mapping[str, Any]) -> Study:
     file = find_file(given["experiment"])
     ours = file.parent == repository() / "experiments"
     source = [file.stem if ours else str(file), *settings_words(overrides)]
-    study = Study(experiment, root, stage, _item(experiment, stage, given), source=source)
+    study = Study(experiment, root, job_of(experiment, stage, given), source=source)
     if os.environ.get("RANK", "0") == "0":  # torchrun's processes share the stage
-        hold(study.folder, f"the notebook of {stage}{f' {study.item}' if study.item else ''}")
+        hold(study.folder, f"the notebook of {study.job}")
     return study
 
 
@@ -258,57 +259,6 @@ def bound_threads(experiment: Experiment) -> None:
         sys.modules["torch"].set_num_threads(experiment.resources.threads)
 
 
-def _item(experiment: Experiment, stage: str, given: Mapping[str, Any]) -> str | None:
-    if stage == "teachers":
-        name = str(given["teacher"]) or experiment.teachers[0].name
-        return name if name == INTERMEDIATE else experiment.teacher(name).name
-    if stage == "distillation":
-        arm = str(given["arm"]) or next(iter(experiment.arms))
-        experiment.arm(arm)
-        seed = given["seed"]
-        if not isinstance(seed, int) or isinstance(seed, bool):
-            raise ExperimentError(f"parameter seed: expected a whole number, got {seed!r}")
-        return f"{slug(arm)}/seed{seed}"
-    return None
-
-
 def _is_parameter(name: str, value: Any) -> bool:
     # IPython's own names are all callables, modules, underscored, or one of these two.
     return not (name.startswith("_") or name in ("In", "Out") or isinstance(value, types.ModuleType) or callable(value))
-
-
-def read_manifest(root: Path, stage: str, item: str | None = None) -> dict[str, Any] | None:
-    """Return a finished stage's manifest, or None if it is not finished."""
-    path = Path(root) / stage / (item or "") / MANIFEST
-    return read_json(path) if path.is_file() else None
-
-
-def damage(root: Path, stage: str, item: str | None = None) -> str:
-    """Return what keeps a finished stage from being whole (a manifest that is no JSON, a file that is gone), or ''."""
-    try:
-        manifest = read_manifest(root, stage, item)
-    except ValueError as error:
-        return f"its manifest cannot be read: {error}"
-    gone = [name for name in (manifest or {"writes": ()})["writes"] if not (Path(root) / name).exists()]
-    return f"{gone[0]} is gone" + (f", and {len(gone) - 1} more" if gone[1:] else "") if gone else ""
-
-
-def revision() -> dict[str, Any]:
-    """Return the repository's git revision and whether the working tree differs from it."""
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-
-        def git(*words: str) -> str:
-            command = ["git", "-C", str(repository()), *words]
-            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-        return {"git": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
-    return {"git": None, "dirty": None}
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that results depend on."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in VERSIONS:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found

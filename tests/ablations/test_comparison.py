@@ -23,6 +23,7 @@ from mutineck.ablations.results import (
 )
 from mutineck.ablations.table import readable, summarise, to_latex, to_markdown, write_tables
 from mutineck.study.experiment import Experiment, slug
+from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 from mutineck.system.files import write_json
 from tests.ablations.tiny import write_manifest
@@ -49,7 +50,7 @@ def row(value: float | None, metric: str = "bbox_mAP", category: str = "") -> di
 
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
-    found = Study(experiment(), tmp_path / "tiny", "ablations")
+    found = Study(experiment(), tmp_path / "tiny", Job("ablations"))
     for teacher, value in (("faster", 0.5), ("retina", 0.4)):
         write_json(found.path("teachers", teacher, "metrics.json"), [row(value), row(None, "AP", "never seen")])
     for arm, values in VALUES.items():
@@ -119,7 +120,7 @@ def test_missing_runs_are_named(study: Study) -> None:
 
 def test_results_of_other_settings_or_of_none_are_left_out(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
     longer = {"detector": {"family": "faster_rcnn"}, "schedule": {"epochs": 3}}
-    other = Study(experiment(student=longer), study.root, "ablations")
+    other = Study(experiment(student=longer), study.root, Job("ablations"))
     for seed in (0, 1):
         write_manifest(other, study.path("distillation", "student", f"seed{seed}"))
     study.path("distillation", "fgd-mean", "seed2", "manifest.json").unlink()
@@ -135,7 +136,7 @@ def test_results_of_other_settings_or_of_none_are_left_out(study: Study, capsys:
 
 def test_nothing_there_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="mutineck run tiny --until distillation"):
-        collect(Study(experiment(), tmp_path / "tiny", "ablations"))
+        collect(Study(experiment(), tmp_path / "tiny", Job("ablations")))
 
 
 def test_metrics_without_a_field_are_refused(study: Study) -> None:
@@ -219,13 +220,13 @@ def test_table_for_people(study: Study) -> None:
 
 def test_one_seed_shows_dashes(study: Study) -> None:
     single = experiment(seeds=[0])
-    shown = readable(summarise(collect(Study(single, study.root, "ablations")), single, "test"))
+    shown = readable(summarise(collect(Study(single, study.root, Job("ablations"))), single, "test"))
     assert shown.iloc[-1].tolist() == ["fgd:mean", "25.0", "1", "+5.0 [–]"]
 
 
 def test_absent_arm_is_a_row_that_says_so(study: Study) -> None:
     more = experiment(arms={"student": None, "fgd:retina": None, "fgd:mean": None})
-    shown = readable(summarise(collect(Study(more, study.root, "ablations")), more, "test"))
+    shown = readable(summarise(collect(Study(more, study.root, Job("ablations"))), more, "test"))
     assert shown[shown["arm"] == "fgd:retina"].values.tolist() == [["fgd:retina", "–", "missing", "–"]]
 
 

@@ -17,6 +17,7 @@ from mutineck.ablations.results import COLUMNS
 from mutineck.ablations.studies import StudyResults, additions, contrasts, parts, read_study
 from mutineck.running.engine import write_experiment
 from mutineck.study.experiment import Experiment, load_experiment, slug
+from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 from mutineck.system.files import write_json
 from tests.ablations.tiny import write_manifest
@@ -169,7 +170,7 @@ def outputs(tmp_path: Path) -> Path:
                 folder = root / "distillation" / slug(arm) / f"seed{seed}"
                 row = {"split": "test", "metric": "bbox_mAP", "category": "", "value": value}
                 write_json(folder / "metrics.json", [row])
-                write_manifest(Study(experiment, root, "ablations"), folder, seconds=60.0 * (seed + 1))
+                write_manifest(Study(experiment, root, Job("ablations")), folder, seconds=60.0 * (seed + 1))
         hashes = {f"dataset/{split}.json": split[0] * 64 for split in ("train", "val", "test")}
         write_json(root / "dataset" / "manifest.json", {"writes": hashes})
     return tmp_path
@@ -186,7 +187,7 @@ def test_a_run_of_other_settings_gives_neither_value_nor_time(outputs: Path) -> 
     experiment = load_experiment(outputs / "first" / "experiment.yaml")
     longer = experiment.model_copy(update={"student": experiment.student.model_copy(update={"inherit": True})})
     folder = outputs / "first" / "distillation" / "mutineck" / "seed0"
-    write_manifest(Study(longer, outputs / "first", "ablations"), folder, seconds=1e6)
+    write_manifest(Study(longer, outputs / "first", Job("ablations")), folder, seconds=1e6)
     study = read_study(outputs / "first")
     assert study.seconds["mutineck"] == 120.0
     assert contrasts([study]).set_index("arm").loc["mutineck", ["n", "mean"]].tolist() == [1, 0.34]

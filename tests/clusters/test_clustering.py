@@ -10,6 +10,7 @@ from mutineck.clusters.centroids import load_centroids
 from mutineck.clusters.clustering import cluster, cluster_teacher, extracted_teachers, teaching_teacher
 from mutineck.features.shards import load_features
 from mutineck.study.experiment import ClustersSpec, load_experiment
+from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 from tests.features.planted import CATEGORIES, plant
 
@@ -28,7 +29,7 @@ def planted_rows(seed=0):
 
 @pytest.fixture
 def study(tmp_path):
-    study = Study(load_experiment("smoke", ["clusters.k=2"]), tmp_path, "clusters")
+    study = Study(load_experiment("smoke", ["clusters.k=2"]), tmp_path, Job("clusters"))
     for place, name in enumerate(("faster", "retina")):
         vectors, category, _ = planted_rows(place)
         plant(tmp_path / "features" / name, vectors, category, teacher=name)
@@ -95,7 +96,7 @@ def test_running_again_writes_the_same_bytes(study):
 
 def test_missing_features_name_the_command(tmp_path):
     with pytest.raises(FileNotFoundError, match="--until features"):
-        cluster(Study(load_experiment("smoke"), tmp_path, "clusters"))
+        cluster(Study(load_experiment("smoke"), tmp_path, Job("clusters")))
 
 
 def test_the_intermediate_teacher_teaches_where_there_is_one(study):

@@ -8,13 +8,14 @@ from mutineck.clusters import embedding
 from mutineck.clusters.clustering import cluster
 from mutineck.clusters.embedding import ALL, embed, in_first_space, project
 from mutineck.study.experiment import load_experiment
+from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 from tests.features.planted import CATEGORIES, plant
 
 
 def planted_study(root):
     """Three categories of 40, 40 and 6 targets, seen by two teachers with different channels."""
-    study = Study(load_experiment("smoke", ["clusters.sample_per_category=10"]), root, "clusters")
+    study = Study(load_experiment("smoke", ["clusters.sample_per_category=10"]), root, Job("clusters"))
     draw = np.random.default_rng(0)
     category = np.repeat([0, 1, 2], [40, 40, 6])
     latent = 4 * np.eye(5)[category] + draw.normal(size=(86, 5))

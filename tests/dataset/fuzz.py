@@ -24,7 +24,7 @@ from typing import Any
 from mutineck.dataset.coco import keep_images
 from mutineck.dataset.shapes import write_shapes
 from mutineck.study.experiment_file import repository
-from mutineck.study.stage import revision
+from mutineck.study.manifest import revision
 from mutineck.system.files import write_json
 from tests.dataset import wild
 from tests.reliability.junit import cases

@@ -24,6 +24,7 @@ from mutineck.detection.frozen import (
 )
 from mutineck.detection.specs import FAMILIES
 from mutineck.detectors.folders import load_frozen, load_model
+from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 from mutineck.system.errors import ExperimentError
 from mutineck.system.seeding import seeded
@@ -35,7 +36,7 @@ CAFFE = Normalisation((103.53, 116.28, 123.675), (1.0, 1.0, 1.0), False)
 
 
 def frozen(tiny: Study, family: str) -> FrozenDetector:
-    return load_frozen(Study(experiment_of((family,)), tiny.root, "teachers"), family)
+    return load_frozen(Study(experiment_of((family,)), tiny.root, Job("teachers")), family)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -244,7 +245,7 @@ def test_a_frozen_detector_is_no_module(tiny: Study) -> None:
 def test_a_missing_teacher_names_the_command(tiny: Study, tmp_path: Path) -> None:
     (tmp_path / "dataset").symlink_to(tiny.path("dataset"))
     with pytest.raises(FileNotFoundError, match="mutineck run tiny --until teachers"):
-        load_frozen(Study(experiment_of(("faster_rcnn",)), tmp_path, "features"), "faster_rcnn")
+        load_frozen(Study(experiment_of(("faster_rcnn",)), tmp_path, Job("features")), "faster_rcnn")
 
 
 def test_a_frozen_teacher_with_deformable_convolutions_sees_the_same() -> None:

@@ -15,6 +15,7 @@ from mutineck.detection.ignored import ignoring
 from mutineck.detection.overlap import holds, lies_in
 from mutineck.detection.specs import FAMILIES, DetectorSpec
 from mutineck.detection.training import prepare
+from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json, write_json
@@ -194,7 +195,7 @@ def test_the_setting_decides(tiny: Study, tmp_path: Path) -> None:
         study = derive(tiny, tmp_path / crowd)
         spec = study.experiment.dataset.model_copy(update={"crowd": crowd})
         study = Study(
-            study.experiment.model_copy(update={"dataset": spec}), study.root, "distillation", "student/seed0"
+            study.experiment.model_copy(update={"dataset": spec}), study.root, Job("distillation", "student/seed0")
         )
         model = model_config(study.experiment.student.detector, 2)
         config = detector_training(

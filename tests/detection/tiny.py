@@ -11,6 +11,7 @@ import torch
 from benchmarks.study import speak
 from mutineck.detection.specs import FAMILIES, DetectorSpec
 from mutineck.study.experiment import Experiment
+from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 from mutineck.system.files import write_json
 
@@ -59,7 +60,7 @@ def derive(tiny: Study, root: Path, *teachers: str, **fields: Any) -> Study:
     (root / "dataset").symlink_to(tiny.path("dataset"))
     for teacher in experiment.teachers:
         (root / "teachers" / teacher.name).symlink_to(tiny.path("teachers", teacher.name))
-    return Study(experiment, root, "distillation", None)
+    return Study(experiment, root, Job("distillation", None))
 
 
 def random_detector(

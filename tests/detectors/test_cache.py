@@ -13,6 +13,8 @@ import torch
 from mutineck.detection.configs import pipelines
 from mutineck.detectors.cache import GIB, TensorCache, cache_settings, checksum, digest, expected_bytes
 from mutineck.study.experiment import load_experiment
+from mutineck.study.jobs import Job
+from mutineck.study.settings import settings_of
 from mutineck.study.stage import Study
 from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json
@@ -138,7 +140,7 @@ def test_the_published_study_is_too_large(tiny: Study, tmp_path: Path) -> None:
     (tmp_path / "dataset").mkdir()
     pictures = [{"width": 640, "height": 480}] * 118_287
     (tmp_path / "dataset" / "train.json").write_text(str({"images": pictures}).replace("'", '"'))
-    assert cache_settings(Study(experiment, tmp_path, "distillation")) is None
+    assert cache_settings(Study(experiment, tmp_path, Job("distillation"))) is None
 
 
 def test_the_estimate_bounds_what_is_written(tiny: Study, tmp_path: Path) -> None:
@@ -189,4 +191,4 @@ def test_a_choice_is_no_setting_of_any_stage() -> None:
         load_experiment("shapes", ["resources.cache=on", "resources.cache_gib=1"]),
     )
     for stage, item in [("teachers", "faster"), ("teachers", "intermediate"), ("distillation", "mutineck/seed0")]:
-        assert plain.settings_for(stage, item) == cached.settings_for(stage, item)
+        assert settings_of(plain, Job(stage, item)) == settings_of(cached, Job(stage, item))

@@ -17,6 +17,7 @@ from mutineck.detectors.folders import load_model
 from mutineck.detectors.measuring import evaluate, measure_split
 from mutineck.running.engine import write_experiment
 from mutineck.study.experiment_file import repository
+from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json
@@ -155,7 +156,7 @@ def test_a_teacher_is_measured_by_the_aliases_that_the_experiment_gives_it(tiny:
     write_config(folder / "config.py", {**fields, "categories": names})
     teacher = {"name": "theirs", "config": "a.py", "checkpoint": "a.pth", "aliases": dict(zip(names, own, strict=True))}
     changed = tiny.experiment.model_dump(by_alias=True) | {"teachers": [teacher]}
-    study = Study(type(tiny.experiment).model_validate(changed), tmp_path, "distillation")
+    study = Study(type(tiny.experiment).model_validate(changed), tmp_path, Job("distillation"))
     assert measured(evaluate(study, "teachers/theirs", split="val")) == measured(
         evaluate(tiny, "teachers/retinanet", split="val")
     )

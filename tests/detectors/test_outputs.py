@@ -14,6 +14,7 @@ from mutineck.detection.frozen import FrozenDetector
 from mutineck.detectors.cache import TensorCache
 from mutineck.detectors.folders import load_frozen
 from mutineck.detectors.outputs import BatchOutputs, CachedBatchOutputs, outputs_of
+from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 from tests.detection.tiny import derive, experiment_of, first_batch
 
@@ -21,7 +22,7 @@ FAMILIES = ("faster_rcnn", "cascade_rcnn", "fcos", "gfl")
 
 
 def frozen(tiny: Study, family: str) -> FrozenDetector:
-    return load_frozen(Study(experiment_of((family,)), tiny.root, "teachers"), family)
+    return load_frozen(Study(experiment_of((family,)), tiny.root, Job("teachers")), family)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 from tests.detection.tiny import derive
 from tests.distillation.tiny import ARMS, plant_centroids
@@ -22,7 +23,7 @@ def ready(tiny: Study, tmp_path_factory: pytest.TempPathFactory) -> Study:
     )
     # As `staged` has it, but for the training.
     untrained = study.experiment.intermediate.model_copy(update={"mode": "joint"})
-    starting = Study(study.experiment.model_copy(update={"intermediate": untrained}), study.root, "teachers")
+    starting = Study(study.experiment.model_copy(update={"intermediate": untrained}), study.root, Job("teachers"))
     prepare_intermediate(starting.at("teachers", "intermediate"))
     plant_centroids(study)
     return study

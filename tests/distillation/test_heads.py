@@ -9,6 +9,8 @@ import torch
 
 from mutineck.detection.frozen import Proposals
 from mutineck.distillation.heads import SecondStage, comparable, compare_heads, comparison_boxes
+from mutineck.study.jobs import Job
+from mutineck.study.settings import settings_of
 from mutineck.study.stage import Study
 from tests.detection.tiny import derive, first_batch, random_detector
 from tests.distillation.test_gradients import moved
@@ -231,7 +233,7 @@ def test_a_student_without_second_stage_learns_by_maps_alone_and_it_is_said(
 
 def test_only_arms_that_ask_depend_on_the_weight(asked: Study, tiny: Study, tmp_path: Path) -> None:
     def weights(study: Study, arm: str) -> set[str]:
-        settings = study.experiment.settings_for("distillation", f"{arm}/seed0")
+        settings = settings_of(study.experiment, Job("distillation", f"{arm}/seed0"))
         return {key for key in settings["distillation"] if key.startswith("logit")}
 
     assert weights(asked, "mutineck") == {"logits", "logit_proposals"}

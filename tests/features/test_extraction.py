@@ -12,6 +12,7 @@ from mutineck.detection.distributed import Processes
 from mutineck.features.extraction import extract_teacher, key_of, teachers_of
 from mutineck.features.shards import load_features
 from mutineck.study.experiment import FeaturesSpec, load_experiment
+from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 from mutineck.system.errors import ExperimentError
 from mutineck.system.files import write_bytes, write_json
@@ -248,7 +249,7 @@ def test_no_gradient_is_kept(tmp_path):
 
 
 def study_with_checkpoints(root, overrides=()):
-    study = Study(load_experiment("smoke", overrides), root, "features")
+    study = Study(load_experiment("smoke", overrides), root, Job("features"))
     write_json(root / "dataset" / "train.json", annotations())
     for name in ("faster", "retina"):
         write_bytes(root / "teachers" / name / "checkpoint.pth", name.encode())

@@ -14,6 +14,7 @@ from mutineck.features.moments import (
     summarise,
 )
 from mutineck.study.experiment import load_experiment
+from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 from tests.features.planted import plant
 
@@ -101,7 +102,7 @@ def test_a_shared_part_raises_raw_cosines_and_centring_removes_it():
 
 def test_summarise_writes_what_it_returns(tmp_path, planted):
     category, vectors = planted
-    study = Study(load_experiment("smoke"), tmp_path, "features")
+    study = Study(load_experiment("smoke"), tmp_path, Job("features"))
     plant(tmp_path / "features" / "faster", vectors, category, categories=("a", "b", "c", "d"))
     table, cosines = summarise(study, ["faster"])
     assert table["count"].tolist() == [40, 8, 0, 3]

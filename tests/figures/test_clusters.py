@@ -12,6 +12,7 @@ from mutineck.features.moments import summarise
 from mutineck.figures import clusters
 from mutineck.figures.style import category_colours, save_figure
 from mutineck.study.experiment import load_experiment
+from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 from mutineck.system.files import write_json
 from tests.features.planted import CATEGORIES, plant
@@ -24,7 +25,7 @@ TARGETS = 60
 def study(tmp_path_factory):
     """Two teachers' features of planted categories, their clusters, and the pictures they are of."""
     root = tmp_path_factory.mktemp("outputs") / "tiny"
-    study = Study(load_experiment("smoke", ["clusters.sample_per_category=10"]), root, "figures")
+    study = Study(load_experiment("smoke", ["clusters.sample_per_category=10"]), root, Job("figures"))
     draw = np.random.default_rng(0)
     category = np.arange(TARGETS) % 3
     latent = 4 * np.eye(5)[category] + draw.normal(size=(TARGETS, 5))
@@ -91,7 +92,7 @@ def test_words_go_with_the_picture(study, name):
 @pytest.mark.parametrize("name", DRAWINGS)
 def test_missing_inputs_name_the_command(tmp_path, name):
     with pytest.raises(FileNotFoundError, match="mutineck run"):
-        getattr(clusters, name)(Study(load_experiment("smoke"), tmp_path, "figures"))
+        getattr(clusters, name)(Study(load_experiment("smoke"), tmp_path, Job("figures")))
 
 
 def test_colour_is_the_category_and_marker_the_teacher(study):

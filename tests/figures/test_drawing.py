@@ -11,6 +11,7 @@ import pytest
 from mutineck.figures import curves, draw, draw_all, names, per_category
 from mutineck.figures.registry import FIGURES, SECTIONS, load
 from mutineck.figures.style import read_index, save_figure
+from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 from mutineck.system.errors import ExperimentError
 from mutineck.system.files import write_json
@@ -54,7 +55,7 @@ def test_figure_shows_itself_in_a_notebook(finished: Study) -> None:
 
 
 def test_nothing_there_is_said_not_hidden(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    study = Study(make_experiment(), tmp_path / "tiny", "figures")
+    study = Study(make_experiment(), tmp_path / "tiny", Job("figures"))
     drawn = draw_all(study)
     assert [item.name for item in drawn] == names()
     assert all(item.path is None and "mutineck run" in item.reason for item in drawn)
@@ -69,18 +70,18 @@ def test_unknown_name_has_near_matches(finished: Study) -> None:
 def test_missing_picture_is_named(finished: Study, tmp_path: Path) -> None:
     root = shutil.copytree(finished.root, tmp_path / "tiny")
     (root / "dataset" / "images" / "train_000.png").unlink()
-    (drawn,) = draw(Study(finished.experiment, root, "figures"), ["gallery"])
+    (drawn,) = draw(Study(finished.experiment, root, Job("figures")), ["gallery"])
     assert drawn.path is None and "train_000.png" in drawn.reason
 
 
 def test_single_seed_is_drawn_and_said(finished: Study) -> None:
-    alone = Study(make_experiment(seeds=[1]), finished.root, "figures")
+    alone = Study(make_experiment(seeds=[1]), finished.root, Job("figures"))
     assert "One seed: no interval" in load("arms")(alone).caption
 
 
 def test_arm_without_results_is_named_in_the_caption(finished: Study) -> None:
     more = make_experiment(arms={"student": None, "fgd:mean": None, "fgd:retina": None, "mutineck": None})
-    drawing = load("arms")(Study(more, finished.root, "figures"))
+    drawing = load("arms")(Study(more, finished.root, Job("figures")))
     assert "Not there yet: fgd:retina seed 0" in drawing.caption
 
 
@@ -89,7 +90,7 @@ def test_detector_that_finds_nothing(name: str, finished: Study, tmp_path: Path)
     root = shutil.copytree(finished.root, tmp_path / "tiny")
     for split in ("val", "test"):
         write_json(root / "distillation" / "student" / "seed0" / f"predictions_{split}.json", [])
-    assert len(load(name)(Study(finished.experiment, root, "figures")).data)
+    assert len(load(name)(Study(finished.experiment, root, Job("figures"))).data)
 
 
 def test_a_category_that_no_single_teacher_knows_is_nobodys(finished: Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,4 +124,4 @@ def test_thresholds_are_chosen_on_val_where_test_alone_is_listed(finished: Study
         split = Split(finished, name)
         best[name] = best_threshold(match_split(split, split.predictions(prediction_file(finished, "faster", name))))
     assert best["val"] != best["test"]
-    assert threshold(Study(listed, finished.root, "figures"), "faster") == best["val"]
+    assert threshold(Study(listed, finished.root, Job("figures")), "faster") == best["val"]

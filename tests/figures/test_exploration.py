@@ -14,6 +14,7 @@ from mutineck.figures import explain, explore
 from mutineck.figures.exploration import choose
 from mutineck.figures.registry import load
 from mutineck.figures.responses import draw_responses
+from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json, write_json
@@ -31,7 +32,7 @@ def seeing(finished: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         return invented_look(list(names), [], len(CATEGORIES), np.random.default_rng(given["image"]))
 
     monkeypatch.setattr(observation, "inspect_image", inspected)
-    return Study(finished.experiment, root, "figures")
+    return Study(finished.experiment, root, Job("figures"))
 
 
 def titles(figure: Any) -> list[str]:
@@ -56,7 +57,7 @@ def test_by_defect(finished: Study, tmp_path: Path) -> None:
     root = shutil.copytree(finished.root, tmp_path / "tiny")
     defect = {"file": "Annotations/val_002.xml", "field": "size", "reason": "wrong size", "action": "repaired"}
     write_json(root / "dataset" / "defects.json", [defect])
-    study = Study(finished.experiment, root, "figures")
+    study = Study(finished.experiment, root, Job("figures"))
     split, image = choose(study, defect="size")
     assert (split.name, split.images[image]["file_name"]) == ("val", "val_002.png")
     with pytest.raises(ExperimentError, match="known: wrong size"):

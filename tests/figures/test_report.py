@@ -15,6 +15,7 @@ from mutineck.ablations.table import write_tables
 from mutineck.figures import draw_all
 from mutineck.figures.report import LIMIT, duration, render_notebooks, write_report
 from mutineck.study.checks import Check
+from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 from tests.figures.tiny import make_experiment
 
@@ -92,7 +93,7 @@ def test_numbers_are_those_of_the_table(report: Path, finished: Study) -> None:
 def test_a_weaker_intermediate_teacher_stands_in_the_headline_and_below_the_tables(
     finished: Study, tmp_path: Path
 ) -> None:
-    study = Study(finished.experiment, shutil.copytree(finished.root, tmp_path / "tiny"), "ablations")
+    study = Study(finished.experiment, shutil.copytree(finished.root, tmp_path / "tiny"), Job("ablations"))
     check = Check(0.287, "faster", -0.006, -0.021, 0.01, 40, 1000)
     study.at("teachers", "intermediate").finish(results={"check": check._asdict()})
     said = "The intermediate teacher is 0.6 mAP below the best teacher, faster, on val [-2.1, +1.0]"
@@ -114,12 +115,12 @@ def test_the_running_notebook_has_no_page(finished: Study, tmp_path: Path) -> No
     for stage in ("figures", "ablations"):
         (root / stage).mkdir(exist_ok=True)
         nbformat.write(nbformat.v4.new_notebook(), root / stage / "notebook.ipynb")
-    links = render_notebooks(Study(finished.experiment, root, "figures"))
+    links = render_notebooks(Study(finished.experiment, root, Job("figures")))
     assert "ablations" in links and "figures" not in links
 
 
 def test_unfinished_study_is_reported_as_such(tmp_path: Path) -> None:
-    study = Study(make_experiment(), tmp_path / "tiny", "figures")
+    study = Study(make_experiment(), tmp_path / "tiny", Job("figures"))
     text = write_report(study).read_text()
     assert "The stage dataset has not run" in text
     assert "No arm has results yet" in text
@@ -127,7 +128,7 @@ def test_unfinished_study_is_reported_as_such(tmp_path: Path) -> None:
 
 def test_where_test_is_val_the_report_says_that_its_numbers_are_validations(finished: Study, tmp_path: Path) -> None:
     said = "test has no annotations of its own and holds the same pictures as val"
-    study = Study(finished.experiment, shutil.copytree(finished.root, tmp_path / "tiny"), "figures")
+    study = Study(finished.experiment, shutil.copytree(finished.root, tmp_path / "tiny"), Job("figures"))
     assert said not in write_report(study).read_text().lower()
     shutil.copy(study.path("dataset", "val.json"), study.path("dataset", "test.json"))
     text = write_report(study).read_text()
@@ -136,13 +137,13 @@ def test_where_test_is_val_the_report_says_that_its_numbers_are_validations(fini
 
 
 def test_a_part_without_figures_says_how_they_are_drawn(tmp_path: Path) -> None:
-    text = write_report(Study(make_experiment(name="mine"), tmp_path / "mine", "figures")).read_text()
+    text = write_report(Study(make_experiment(name="mine"), tmp_path / "mine", Job("figures"))).read_text()
     assert "<code>mutineck figures mine</code>" in text
 
 
 def test_names_cannot_inject_markup(tmp_path: Path) -> None:
     hostile = make_experiment(description="<script>alert(1)</script>")
-    text = write_report(Study(hostile, tmp_path / "tiny", "figures")).read_text()
+    text = write_report(Study(hostile, tmp_path / "tiny", Job("figures"))).read_text()
     assert "<script>" not in text
 
 

@@ -30,7 +30,7 @@ import psutil
 from mutineck.study.experiment import load_experiment
 from mutineck.study.experiment_file import repository
 from mutineck.study.jobs import Job, jobs
-from mutineck.study.stage import read_manifest, revision
+from mutineck.study.manifest import read_manifest, revision
 from mutineck.system.files import write_json
 from tests.reliability.studies import Run, differing, partial
 
@@ -198,7 +198,7 @@ def name_of(process: psutil.Process) -> str:
 
 
 def _seconds(root: Path, job: Job) -> float:
-    manifest = read_manifest(root, *job)
+    manifest = read_manifest(root, job)
     return float(manifest["seconds"]) if manifest else START
 
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from mutineck.study.experiment import Experiment, load_experiment
 from mutineck.study.experiment_file import repository
-from mutineck.study.stage import revision
+from mutineck.study.manifest import revision
 from mutineck.system.files import read_json, write_json
 from mutineck.system.tables import read_table
 from tests.reliability.studies import Run

@@ -23,7 +23,9 @@ from mutineck.running import engine
 from mutineck.running.status import inspect, removable, unlisted
 from mutineck.study.experiment import Experiment, load_experiment
 from mutineck.study.experiment_file import repository
-from mutineck.study.stage import Study, revision
+from mutineck.study.jobs import Job
+from mutineck.study.manifest import revision
+from mutineck.study.stage import Study
 from mutineck.system.files import write_json
 from tests.reliability.studies import partial
 
@@ -44,7 +46,7 @@ def one_round(experiment: Experiment, outputs: Path, arguments: dict[str, Any]) 
     if "until" not in arguments:
         from mutineck.figures import draw
 
-        draw(Study(experiment, root, "figures"))
+        draw(Study(experiment, root, Job("figures")))
     shutil.rmtree(root)
     return found
 

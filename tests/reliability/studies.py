@@ -20,7 +20,7 @@ from mutineck.running.status import inspect
 from mutineck.study.experiment import Experiment
 from mutineck.study.experiment_file import repository
 from mutineck.study.jobs import jobs
-from mutineck.study.stage import read_manifest
+from mutineck.study.manifest import read_manifest
 from mutineck.system.files import sha256_path
 
 MARK = "MUTINECK_RELIABILITY"
@@ -106,7 +106,7 @@ def partial(experiment: Experiment, root: Path) -> list[str]:
             found.append(f"{state.job}: {state.reasons[0]}")
         if not state.done:
             continue
-        manifest = read_manifest(root, *state.job)
+        manifest = read_manifest(root, state.job)
         assert manifest is not None
         for name, digest in manifest["writes"].items():
             if not (root / name).exists() or sha256_path(root / name) != digest:
@@ -132,7 +132,7 @@ def differing(experiment: Experiment, first: Path, second: Path, apart: Sequence
     """
     count, found = 0, []
     for job in jobs(experiment):
-        written = [(read_manifest(root, *job) or {"writes": {}})["writes"] for root in (first, second)]
+        written = [(read_manifest(root, job) or {"writes": {}})["writes"] for root in (first, second)]
         for name in sorted({*written[0], *written[1]}):
             if not any(fnmatch(name, pattern) for pattern in apart):
                 count += 1

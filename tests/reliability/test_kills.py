@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from mutineck.study.experiment import load_experiment
+from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 from mutineck.system.files import read_json
 from tests.reliability import kills
@@ -25,7 +26,7 @@ def experiment_file(tmp_path: Path) -> Path:
 
 
 def finished(experiment_file: Path, root: Path, content: str) -> Path:
-    study = Study(load_experiment(experiment_file), root, "dataset")
+    study = Study(load_experiment(experiment_file), root, Job("dataset"))
     for name in ("notebook.ipynb", "train.json"):
         (study.folder / name).write_text(content)
     study.finish(writes=[study.folder / "train.json"])

@@ -12,8 +12,8 @@ from mutineck.running.notebooks import NotebookError, Progress, declared_paramet
 from mutineck.running.workflow import notebook_of
 from mutineck.study.experiment import STAGES
 from mutineck.study.experiment_file import repository
+from mutineck.study.jobs import PARAMETERS
 from mutineck.study.last_run import note_last_run
-from mutineck.study.stage import PARAMETERS
 from mutineck.system.errors import ExperimentError
 
 NOTEBOOKS = sorted((repository() / "notebooks").glob("*.ipynb"))

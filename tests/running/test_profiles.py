@@ -17,7 +17,8 @@ from mutineck.running import engine
 from mutineck.running.profiles import Profile, find_profile
 from mutineck.running.workflow import GPU_STAGES, cores, own_gpu, resources
 from mutineck.study.experiment import STAGES, Experiment
-from mutineck.study.jobs import jobs, settings_text
+from mutineck.study.jobs import jobs
+from mutineck.study.settings import settings_text
 from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json
 from tests.stand_ins import EXPERIMENT, write_notebooks

@@ -20,8 +20,9 @@ from mutineck.running import engine, status
 from mutineck.running.workflow import own_gpu, parameters, visible_gpus
 from mutineck.study.checks import Check
 from mutineck.study.experiment import load_experiment
-from mutineck.study.jobs import Job, error_of, items, jobs, needs, settings_text
-from mutineck.study.stage import MANIFEST, PARAMETERS, Study
+from mutineck.study.jobs import MANIFEST, PARAMETERS, Job, items, jobs, needs
+from mutineck.study.settings import settings_of, settings_text
+from mutineck.study.stage import Study
 from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json, write_json
 from mutineck.system.processes import BusyError, exclusive
@@ -169,15 +170,15 @@ def wait_until_gone(text, seconds=10):
     ids=str,
 )
 def test_needs(experiment, stage, item, expected):
-    assert [str(job) for job in needs(experiment, stage, item)] == expected
+    assert [str(job) for job in needs(experiment, Job(stage, item))] == expected
 
 
 def test_every_job_comes_after_what_it_needs_and_figures_after_all(experiment):
     order = jobs(experiment)
     assert len(order) == len(set(order)) == 1 + 3 + 1 + 1 + 5 * 2 + 1 + 1
     for position, job in enumerate(order):
-        assert set(needs(experiment, *job)) <= set(order[:position])
-    assert set(needs(experiment, "figures")) == set(order) - {Job("figures")}
+        assert set(needs(experiment, job)) <= set(order[:position])
+    assert set(needs(experiment, Job("figures"))) == set(order) - {Job("figures")}
 
 
 def test_no_intermediate_teacher_where_no_arm_learns_from_it():
@@ -194,7 +195,7 @@ def test_until_and_its_near_matches(experiment):
 @pytest.mark.parametrize("item", ["fgd-c/seed0", "fgd-b/seed7", None], ids=str)
 def test_unknown_items_are_refused(experiment, item):
     with pytest.raises(ExperimentError, match="unknown item of distillation"):
-        needs(experiment, "distillation", item)
+        needs(experiment, Job("distillation", item))
 
 
 def test_a_jobs_folder_names_it(experiment):
@@ -252,7 +253,7 @@ def test_other_teachers_concern_the_arms_that_learn_from_them(experiment, experi
     stale = {
         item.split("/")[0]
         for item in items(experiment, "distillation")
-        if experiment.settings_for("distillation", item) != other.settings_for("distillation", item)
+        if settings_of(experiment, Job("distillation", item)) != settings_of(other, Job("distillation", item))
     }
     assert stale == changed, "not the student by itself, and not those of `b` alone"
 
@@ -322,7 +323,7 @@ def test_differences_name_the_field():
 def finish(experiment, root):
     """Make a study look finished."""
     for job in jobs(experiment):
-        done = Study(experiment, root, *job)
+        done = Study(experiment, root, job)
         for teacher in items(experiment, "teachers") if job.stage == "features" else ():
             write_json(done.folder / teacher / "index.json", {})
         write_json(done.folder / "notebook.ipynb", {})
@@ -345,7 +346,7 @@ def test_what_would_run_for_other_inputs_is_stale(experiment, experiment_file, t
     finish(experiment, tmp_path)
     other = load_experiment(experiment_file, [override])
     done = {state.job for state in status.inspect(other, tmp_path) if state.done}
-    assert {job for job in done if needs(other, *job) != needs(experiment, *job)} == set()
+    assert {job for job in done if needs(other, job) != needs(experiment, job)} == set()
     assert Job("dataset") in done
 
 
@@ -488,9 +489,9 @@ def test_errors_of_an_earlier_run_are_not_repeated(tmp_path):
     first, second = Job("teachers", "a"), Job("distillation", "student/seed0")
     (tmp_path / "log").mkdir()
     for job, text in ((first, "the disk is slow"), (second, "of last week")):
-        (tmp_path / error_of(job)).write_text(text)
+        (tmp_path / job.error).write_text(text)
     started = time.time()
-    os.utime(tmp_path / error_of(second), (started - 600, started - 600))
+    os.utime(tmp_path / second.error, (started - 600, started - 600))
     (tmp_path / "log" / "s.log").write_text("")
     text = engine._explain_failure(tmp_path, [first, second], tmp_path / "log" / "s.log", started, 1)
     assert "teachers a stopped: the disk is slow" in text and "of last week" not in text

@@ -19,7 +19,7 @@ from mutineck.search import search
 from mutineck.search.search import Search, best_settings, open_base
 from mutineck.search.space import SearchSpec, load_space
 from mutineck.study.experiment import Experiment, load_experiment
-from mutineck.study.jobs import NOTEBOOK
+from mutineck.study.jobs import NOTEBOOK, Job
 from mutineck.study.stage import Study
 from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json, write_text
@@ -134,7 +134,7 @@ def finish(study: Study, experiment: Experiment) -> None:
 @pytest.fixture
 def base(tmp_path: Path) -> search.Base:
     experiment = experiment_of(("faster_rcnn",), arms=["student", "fgd:faster_rcnn"])
-    finish(Study(experiment, tmp_path / "tiny", "dataset"), experiment)
+    finish(Study(experiment, tmp_path / "tiny", Job("dataset")), experiment)
     return open_base(tmp_path / "tiny")
 
 
@@ -159,8 +159,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """Replace the training by a formula of the settings: best at strength 1, whatever the rest."""
     done: list[tuple[str, str]] = []
 
-    def train(root: str, item: str) -> dict[str, Any]:
-        done.append((Path(root).name, item))
+    def train(root: str, job: Job) -> dict[str, Any]:
+        done.append((Path(root).name, job.item))
         experiment = load_experiment(Path(root) / "experiment.yaml")
         assert experiment.evaluation.splits == ("val",)
         strength = experiment.distillation.alpha / 5e-5
@@ -191,7 +191,7 @@ def test_a_search_goes_on_and_a_stopped_one_finds_the_same(base, trained, tmp_pa
     Search([base], space(), parts).run(2)
     train = search.train_student
 
-    def stop(root: str, item: str) -> None:
+    def stop(root: str, job: Job) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(search, "train_student", stop)
@@ -293,7 +293,7 @@ def test_a_real_trial_trains_a_student_and_leaves_the_study_alone(tiny: Study, t
     shutil.copytree(tiny.path("dataset"), root / "dataset")
     shutil.copytree(tiny.path("teachers", "faster_rcnn"), root / "teachers" / "faster_rcnn")
     experiment = experiment_of(("faster_rcnn",), arms=["fgd:faster_rcnn"])
-    finish(Study(experiment, root, "dataset"), experiment)
+    finish(Study(experiment, root, Job("dataset")), experiment)
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
     table = Search([open_base(root)], space(), tmp_path / "found").run(1, cores=1)
     (row,) = table.to_dict("records")
@@ -327,5 +327,5 @@ def test_a_student_of_other_values_is_not_taken_for_a_trials(
     for alpha in (1e-4, 1e-4, 2e-4):
         weights = base.experiment.distillation.model_copy(update={"alpha": alpha})
         write_experiment(base.experiment.model_copy(update={"distillation": weights}), base.root)
-        reached.append(search.train_student(str(base.root), "fgd-faster_rcnn/seed0")["mAP"])
+        reached.append(search.train_student(str(base.root), Job.student("fgd:faster_rcnn", 0))["mAP"])
     assert trained == [1e-4, 2e-4] and reached == [1e-4, 1e-4, 2e-4]

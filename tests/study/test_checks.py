@@ -58,7 +58,7 @@ def test_a_teacher_under_its_floor_is_weak_if_its_whole_interval_is(high: float,
 
 def finished(root: Path, *, check: Check | None = None, defects: int = 0) -> Study:
     """Write a finished data set and a finished intermediate teacher of `shapes`."""
-    study = Study(load_experiment("shapes"), root, "dataset")
+    study = Study(load_experiment("shapes"), root, Job("dataset"))
     study.finish(results={"repaired": 0, "left_out": defects, "kept": 0})
     merged = study.at("teachers", "intermediate")
     merged.finish(results={"val": 0.287} | ({"check": check._asdict()} if check else {}))

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from mutineck.study.experiment import Experiment, _record_in, load_experiment
-from mutineck.study.jobs import jobs, settings_text
+from mutineck.study.jobs import jobs
+from mutineck.study.settings import settings_text
 from mutineck.system.records import Record
 
 DETECTOR = {"family": "faster_rcnn"}

@@ -8,6 +8,8 @@ import yaml
 from mutineck.study.arms import RESERVED
 from mutineck.study.experiment import INTERMEDIATE, STAGES, apply_override, load_experiment, slug
 from mutineck.study.experiment_file import repository, study_files
+from mutineck.study.jobs import Job
+from mutineck.study.settings import settings_of
 from mutineck.system.errors import ExperimentError, unknown
 
 DETECTOR = {"family": "faster_rcnn"}
@@ -258,7 +260,7 @@ def test_settings_cover_every_stage_and_are_plain(write):
     items = {"teachers": ["big", INTERMEDIATE], "distillation": ["mutineck/seed0"]}
     for stage in STAGES:
         for item in items.get(stage, [None]):
-            settings = experiment.settings_for(stage, item)
+            settings = settings_of(experiment, Job(stage, item))
             assert settings and yaml.safe_load(yaml.safe_dump(settings)) == settings
 
 

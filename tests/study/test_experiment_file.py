@@ -15,6 +15,8 @@ from mutineck.study.experiment_file import (
     repository,
     study_files,
 )
+from mutineck.study.jobs import Job
+from mutineck.study.settings import settings_of
 from mutineck.system.errors import ExperimentError
 
 DETECTOR = {"family": "faster_rcnn", "depth": 34}
@@ -100,7 +102,7 @@ def test_paths_keep_their_meaning_wherever_the_experiment_is_read_from(write, tm
     monkeypatch.chdir("/")
     for experiment in (over, beside, again):
         assert experiment.find("x", experiment.teachers[0].config) == folder / "big.py"
-    assert again == over and again.settings_for("teachers", "big") == over.settings_for("teachers", "big")
+    assert again == over and settings_of(again, Job("teachers", "big")) == settings_of(over, Job("teachers", "big"))
 
 
 def test_an_experiment_builds_on_another_that_builds_on_a_third(write):

@@ -17,7 +17,8 @@ from mutineck.running.status import State, inspect, table
 from mutineck.study.experiment import Experiment, load_experiment
 from mutineck.study.inputs import INPUTS, Outside, changed_inputs, outside
 from mutineck.study.jobs import Job, jobs
-from mutineck.study.stage import Study, read_manifest
+from mutineck.study.manifest import read_manifest
+from mutineck.study.stage import Study
 from mutineck.system.files import read_json, write_json
 from tests.dataset.conftest import VocRoot
 from tests.dataset.test_stage import fill, make_coco
@@ -38,7 +39,7 @@ class Finished:
         self.experiment: Experiment = load_experiment("smoke", settings)
         self.root = folder / "study"
         for job in jobs(self.experiment, "teachers"):
-            study = Study(self.experiment, self.root, *job)
+            study = Study(self.experiment, self.root, job)
             if job == TEACHER:
                 study.note(self.weights, *own_config_files(self.config))
             else:
@@ -256,11 +257,11 @@ def test_a_folder_without_its_pictures_misses_them(voc_study: Finished, copied) 
 def test_what_is_replaced_while_the_stage_is_at_work_is_not_what_it_read(tmp_path: Path) -> None:
     path = tmp_path / "latest.pth"
     path.write_bytes(b"first")
-    study = Study(load_experiment("smoke"), tmp_path / "smoke", "dataset")
+    study = Study(load_experiment("smoke"), tmp_path / "smoke", Job("dataset"))
     study.note(path)
     path.write_bytes(b"second")
     study.finish(reads=[path])
-    manifest = read_manifest(study.root, "dataset")
+    manifest = read_manifest(study.root, Job("dataset"))
     assert manifest is not None and manifest["reads"][str(path)] == manifest[INPUTS][str(path)]["sha256"]
     (state, *_) = inspect(study.experiment, study.root, code={})
     assert f"input changed: {path}" in state.reasons
@@ -271,7 +272,7 @@ def test_files_of_the_study_are_no_inputs_by_whatever_way_they_are_named(tmp_pat
     write(inside, "{}")
     link.parent.mkdir()
     link.symlink_to(inside.parent)
-    study = Study(load_experiment("smoke"), tmp_path / "smoke", "features")
+    study = Study(load_experiment("smoke"), tmp_path / "smoke", Job("features"))
     assert study.finish(reads=[link / "train.json"])[INPUTS] == {}
     assert list(study.finish(reads=[tmp_path / "base"])[INPUTS]) == [str(tmp_path / "base")]
 

@@ -10,8 +10,11 @@ import pytest
 from mutineck.running.engine import write_experiment
 from mutineck.study.experiment import load_experiment
 from mutineck.study.experiment_file import repository
+from mutineck.study.jobs import MANIFEST, PARAMETERS, Job
 from mutineck.study.last_run import note_last_run
-from mutineck.study.stage import MANIFEST, PARAMETERS, Study, begin, read_manifest
+from mutineck.study.manifest import read_manifest
+from mutineck.study.settings import settings_of
+from mutineck.study.stage import Study, begin
 from mutineck.system import processes
 from mutineck.system.errors import ExperimentError
 from mutineck.system.files import sha256_file, sha256_path
@@ -23,7 +26,7 @@ def given(tmp_path, **more):
 
 @pytest.fixture
 def study(tmp_path):
-    return Study(experiment=load_experiment("smoke"), root=tmp_path / "smoke", stage="features", item=None)
+    return Study(experiment=load_experiment("smoke"), root=tmp_path / "smoke", job=Job("features"))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +109,7 @@ def test_every_stage_has_parameters(tmp_path):
     for stage, names in PARAMETERS.items():
         assert names[:3] == ("experiment", "overrides", "outputs"), stage
     with pytest.raises(ExperimentError, match="unknown stage 'feature'; did you mean 'features'"):
-        Study(load_experiment("smoke"), tmp_path, "feature")
+        Study(load_experiment("smoke"), tmp_path, Job("feature"))
 
 
 def test_need_names_the_command(study):
@@ -126,7 +129,7 @@ def test_the_command_for_what_is_missing_names_file_settings_and_outputs(tmp_pat
         begin("features", given(tmp_path, **more)).at("clusters").need("dataset", "train.json")
     assert str(error.value).endswith(f"Make it with: {command}")
     # Where nobody knows the file, the study's folder holds the experiment.
-    study = Study(load_experiment(tmp_path / "own.yaml"), tmp_path / "mine", "features")
+    study = Study(load_experiment(tmp_path / "own.yaml"), tmp_path / "mine", Job("features"))
     write_experiment(study.experiment, study.root)
     assert study.command("dataset").startswith(f"mutineck run {tmp_path / 'mine' / 'experiment.yaml'} --until")
     assert load_experiment(tmp_path / "mine" / "experiment.yaml") == study.experiment
@@ -136,11 +139,11 @@ def test_finish(study, tmp_path, capsys):
     outside, inside = tmp_path / "photo.jpg", study.folder / "part.parquet"
     outside.write_bytes(b"a")
     inside.write_bytes(b"b")
-    assert read_manifest(study.root, "features") is None
+    assert read_manifest(study.root, Job("features")) is None
     returned = study.finish(reads=[outside], writes=[inside], results={"rows": 3})
-    manifest = read_manifest(study.root, "features")
+    manifest = read_manifest(study.root, Job("features"))
     assert manifest == returned
-    assert manifest["settings"] == study.experiment.settings_for("features")
+    assert manifest["settings"] == settings_of(study.experiment, Job("features"))
     assert manifest["writes"] == {"features/part.parquet": sha256_file(inside)}
     assert list(manifest["reads"]) == [str(outside)]
     assert manifest["results"] == {"rows": 3}

@@ -11,6 +11,7 @@ import pytest
 
 from mutineck.detection.evaluation import measure
 from mutineck.study.checks import TooWeak
+from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 from mutineck.system.files import read_json, write_json
 from mutineck.teachers import results
@@ -61,7 +62,7 @@ def study(tmp_path: Path) -> Study:
         checks={"on_weak": "stop"},
         evaluation={"splits": ["val"], "report": "val"},
     )
-    made = Study(experiment, tmp_path, "teachers", "intermediate")
+    made = Study(experiment, tmp_path, Job("teachers", "intermediate"))
     write_split(made)
     return made
 
@@ -69,7 +70,7 @@ def study(tmp_path: Path) -> Study:
 def set_floor(study: Study, floor: float) -> Study:
     teachers = tuple(teacher.model_copy(update={"floor": floor}) for teacher in study.experiment.teachers)
     experiment = study.experiment.model_copy(update={"teachers": teachers})
-    return Study(experiment, study.root, "teachers", "faster_rcnn")
+    return Study(experiment, study.root, Job("teachers", "faster_rcnn"))
 
 
 def test_what_a_few_pictures_cannot_tell_stops_nothing(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,7 +93,7 @@ def test_what_all_pictures_say_stops_a_study_that_asks_for_it_and_is_said_in_one
     with pytest.raises(TooWeak, match=r"below the best teacher, faster_rcnn, on val .*: more than chance and the gate"):
         check_intermediate(study)
     said = study.experiment.model_copy(update={"checks": study.experiment.checks.model_copy(update={"on_weak": "say"})})
-    assert check_intermediate(Study(said, study.root, "teachers", "intermediate")).high < -0.2
+    assert check_intermediate(Study(said, study.root, Job("teachers", "intermediate"))).high < -0.2
 
 
 def test_equal_teachers_differ_by_nothing_for_sure(study: Study) -> None:

@@ -16,7 +16,8 @@ from mutineck.detection.prepare import prepare
 from mutineck.detectors.folders import load_frozen, load_model
 from mutineck.study.experiment import INTERMEDIATE
 from mutineck.study.inputs import changed_inputs
-from mutineck.study.stage import EXPERIMENT_FILE, MANIFEST, Study
+from mutineck.study.jobs import MANIFEST, Job
+from mutineck.study.stage import EXPERIMENT_FILE, Study
 from mutineck.system.errors import ExperimentError
 from mutineck.system.files import write_json, write_text
 from mutineck.teachers.intermediate import prepare_intermediate
@@ -31,7 +32,7 @@ def study_with(tiny: Study, folder: Path, **teacher: Any) -> Study:
     experiment = type(tiny.experiment).model_validate(experiment_of().model_dump(by_alias=True) | fields)
     (folder / "study").mkdir()
     (folder / "study" / "dataset").symlink_to(tiny.path("dataset"))
-    return Study(experiment, folder / "study", "teachers", "mine")
+    return Study(experiment, folder / "study", Job("teachers", "mine"))
 
 
 def brought(tiny: Study, folder: Path, content: Any, family: str = "faster_rcnn", **fields: Any) -> Study:
@@ -231,7 +232,7 @@ def test_what_a_config_does_not_say_can_be_said(tiny: Study, tmp_path: Path) -> 
     categories = list(tiny.dataset.categories)
     said = study.experiment.teacher("mine").model_dump() | {"categories": categories, "normalisation": BGR}
     fields = study.experiment.model_dump(by_alias=True) | {"teachers": [said]}
-    study = Study(type(study.experiment).model_validate(fields), study.root, "teachers", "mine")
+    study = Study(type(study.experiment).model_validate(fields), study.root, Job("teachers", "mine"))
     prepare_teacher(study)
     config = read_config(study.folder / "config.py")
     assert config.normalisation == BGR and config.categories == categories

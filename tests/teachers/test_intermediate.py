@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mutineck.study.experiment import Experiment
+from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 from mutineck.system.files import read_json, write_json
 from mutineck.teachers import intermediate, prepare
@@ -70,7 +71,7 @@ def test_specialists_with_disjoint_labels_merge_into_one_that_knows_both(tmp_pat
         "arms": {"student": None},
         "student": {"detector": small},
     }
-    study = Study(Experiment.model_validate(fields), tmp_path / "study", "dataset")
+    study = Study(Experiment.model_validate(fields), tmp_path / "study", Job("dataset"))
     write_squares(study.root, {"train": 80, "val": 20})
     alone = {name: ap(prepare(study.at("teachers", f"of_{name}"))) for name in COLOURS}
     merged = ap(prepare(study.at("teachers", "intermediate")))

@@ -12,6 +12,8 @@ import pytest
 from mutineck.detection.configs import read_config
 from mutineck.detectors.training import TRAINING_CONFIG
 from mutineck.study.experiment import Experiment
+from mutineck.study.jobs import Job
+from mutineck.study.settings import settings_of
 from mutineck.study.stage import Study
 from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json, write_json
@@ -49,7 +51,7 @@ def experiment_with(**teacher: Any) -> Experiment:
 
 
 def teacher(root: Path, **sees: str) -> Study:
-    return Study(experiment_with(sees=sees or None), root, "teachers", "one")
+    return Study(experiment_with(sees=sees or None), root, Job("teachers", "one"))
 
 
 @pytest.mark.parametrize(
@@ -129,5 +131,8 @@ def test_what_no_teacher_sees(teacher, message):
 
 
 def test_a_teacher_that_sees_all_is_not_stale_by_the_field():
-    assert "sees" not in experiment_with().settings_for("teachers", "one")["teacher"]
-    assert experiment_with(sees={"area": "small"}).settings_for("teachers", "one")["teacher"]["sees"]["area"] == "small"
+    assert "sees" not in settings_of(experiment_with(), Job("teachers", "one"))["teacher"]
+    assert (
+        settings_of(experiment_with(sees={"area": "small"}), Job("teachers", "one"))["teacher"]["sees"]["area"]
+        == "small"
+    )
