@@ -107,6 +107,19 @@ def build_parser() -> argparse.ArgumentParser:
     add.add_argument("student", type=Path, help="folder of a student, e.g. outputs/shapes/distillation/mutineck/seed0")
     add.add_argument("out", type=Path, help="path to write to, without its ending")
 
+    add = command("predict", predict, "detect on new pictures: boxes drawn, and as COCO JSON")
+    add.add_argument("detector", type=Path, help="folder of a student or teacher (outputs/...), or a checkpoint")
+    add.add_argument("pictures", type=Path, help="a folder, read with all folders in it, or one picture")
+    add.add_argument("--to", type=Path, required=True, metavar="DIR", help="write detections.json and drawn/ there")
+    add.add_argument("--config", metavar="PATH", help="mmdet config of a checkpoint (Python code: it is executed)")
+    add.add_argument(
+        "--score", type=_share, default=0.3, metavar="S", help="draw boxes of this score or more (default: 0.3)"
+    )
+    add.add_argument(
+        "--scale", type=_scale, metavar="WxH", help="fit pictures into this (default: as config or study say)"
+    )
+    add.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+
     add = command("figures", figures, "draw figures anew from what is stored")
     _study_arguments(add)
     add.add_argument("names", nargs="*", metavar="NAME", help="figures to draw (default: all)")
@@ -152,6 +165,24 @@ def _positive(text: str) -> int:
     if not text.strip().isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
     return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
+    return value
+
+
+def _scale(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    try:
+        return _positive(width), _positive(height)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT, e.g. 640x480, got {text!r}") from None
 
 
 def _alias(text: str) -> tuple[str, str]:
@@ -278,6 +309,28 @@ def export(given: argparse.Namespace) -> int:
 
     for path in export_student(given.student, given.out):
         print(path)
+    return 0
+
+
+def predict(given: argparse.Namespace) -> int:
+    """Detect on new pictures."""
+    from mutineck.detectors.prediction import DETECTIONS, predict_pictures
+    from mutineck.figures.boxed import boxed_pictures
+
+    found = predict_pictures(
+        given.detector,
+        given.pictures,
+        given.to,
+        config=given.config,
+        scale=given.scale,
+        device=given.device,
+        drawing=lambda categories: boxed_pictures(categories, given.score),
+    )
+    shown = sum(row["score"] >= given.score for row in found["annotations"])
+    print(
+        f"{given.to / DETECTIONS}: {len(found['annotations'])} boxes on {len(found['images'])} pictures, {shown} of "
+        f"{given.score:g} or more; {len(found['skipped'])} pictures skipped"
+    )
     return 0
 
 

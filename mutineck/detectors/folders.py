@@ -25,19 +25,20 @@ def load_model(folder: Path) -> tuple[Any, Any]:
         CheckpointError: the weights do not fit.
     """
     weights = weights_of(folder)
-    config = detector_config(folder)
+    config = detector_config(folder / "config.py")
     model = build_model(config)
     load_strictly(model, weights)
     return model, config
 
 
-def detector_config(folder: Path) -> Any:
-    """Return the config of a detector's folder, the teachers of an intermediate one by where they lie now.
+def detector_config(path: str | Path) -> Any:
+    """Return a detector's config, the teachers of an intermediate one by where they lie now.
 
     It names them from its own folder, so that a study may be moved as a whole.
     """
-    config = read_config(folder / "config.py")
-    for teacher in config.model.backbone.get("teachers", ()):
+    config = read_config(path)
+    folder = Path(path).parent
+    for teacher in config.get("model", {}).get("backbone", {}).get("teachers", ()):
         named = folder / teacher.folder
         # Studies made before their folders were relative may have been moved since.
         teacher.folder = str(named if named.is_dir() else folder.parent / named.name)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mutineck.detection.configs import custom_imports, read_config
+from mutineck.detection.configs import custom_imports, data_sets
 from mutineck.detection.frozen import Normalisation, build_model, detector_categories
 from mutineck.detection.loading import LoadReport, load_strictly
+from mutineck.detectors.folders import detector_config, weights_of
 from mutineck.study.experiment import slug
 from mutineck.study.jobs import ITEM_STAGES, MANIFEST, Job, item_folders
 from mutineck.study.manifest import damage
@@ -43,6 +44,12 @@ class GivenDetector:
     def imports(self) -> list[str]:
         """Modules that register what its config names."""
         return custom_imports(self.config)
+
+    @property
+    def pipeline(self) -> list[dict[str, Any]] | None:
+        """How its config prepares a picture for a test; None if it does not say."""
+        sets = [found for part in ("test", "val") for found in data_sets(self.config, part)]
+        return next((list(found["pipeline"]) for found in sets if found.get("pipeline")), None)
 
     def load(self) -> tuple[Any, LoadReport]:
         """Build the detector and load its weights, strictly.
@@ -78,15 +85,35 @@ def read_given(
         ExperimentError: the config is of no detector; categories or normalisation are said nowhere, or do not fit it.
         CheckpointError: the checkpoint cannot be read as data.
     """
-    read = read_config(config)
+    read = detector_config(config)
     if not isinstance(read.get("model"), Mapping):
         raise ExperimentError(f"{owner}: {config} has no `model`: it is no detector's config")
     read.model.pop("pretrained", None)
     if "backbone" in read.model:
         read.model.backbone.init_cfg = None
-    known = detector_categories(read, weights, owner=owner, remedy=remedies["categories"], given=categories)
+    # What this project wrote says so itself; the data sets of other configs are often those that they were copied from.
+    known = detector_categories(
+        read, weights, owner=owner, remedy=remedies["categories"], given=categories or read.get("categories")
+    )
     how = normalisation or Normalisation.of_config(read, owner=owner, remedy=remedies["normalisation"])
     return GivenDetector(read, weights, tuple(known), how)
+
+
+def open_detector(path: Path, config: str | None = None) -> GivenDetector:
+    """Return the detector of a folder that a stage wrote, or of a checkpoint and its config, for a command.
+
+    Raises:
+        FileNotFoundError: there is neither a detector's folder nor a file.
+        ExperimentError: a checkpoint without a config, or see `read_given`.
+        CheckpointError: the checkpoint cannot be read as data.
+    """
+    if path.is_dir():
+        return read_given(path / "config.py", weights_of(path), owner=str(path), remedies=IN_THE_CONFIG)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: neither a detector's folder nor a checkpoint")
+    if config is None:
+        raise ExperimentError(f"{path} is a checkpoint: name its mmdet config with --config PATH")
+    return read_given(config, path, owner=config, remedies=IN_THE_CONFIG)
 
 
 def study_detectors(root: Path) -> dict[str, Path]:
@@ -115,7 +142,11 @@ def detector_of_study(root: Path, name: str, field: str) -> Path:
             raise ExperimentError(f"{field}: {known[item]} is not whole: {why}; {remedy}")
         return known[item]
     if not (root / EXPERIMENT_FILE).is_file() and not known:
-        raise ExperimentError(f"{field}: {root} is no study's folder: it has no {EXPERIMENT_FILE}, and no detectors")
+        below = f"; a detector's own folder goes by `config` ({root}/config.py) and `checkpoint`"
+        raise ExperimentError(
+            f"{field}: {root} is no study's folder: it has no {EXPERIMENT_FILE}, and no detectors"
+            f"{below if (root / 'config.py').is_file() else ''}"
+        )
     if (root / stage / item).is_dir():
         raise ExperimentError(f"{field}: {root / stage / item} is not finished (it has no {MANIFEST}); {remedy}")
     raise ExperimentError(f"{field}: {root} has no such detector that is finished: " + unknown("detector", name, known))

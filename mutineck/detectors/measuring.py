@@ -11,8 +11,8 @@ import torch
 from mutineck.detection.distributed import ALONE, Processes, processes
 from mutineck.detection.evaluation import category_ids, device_of, measure, predict
 from mutineck.detection.frozen import Normalisation, common_names, renormaliser
-from mutineck.detectors.folders import input_normalisation, load_model
-from mutineck.detectors.given import IN_THE_CONFIG, read_given
+from mutineck.detectors.folders import input_normalisation
+from mutineck.detectors.given import GivenDetector, open_detector
 from mutineck.detectors.loaders import evaluation_loader
 from mutineck.study.stage import Study
 from mutineck.system.errors import ExperimentError, unknown
@@ -111,13 +111,16 @@ def evaluate(
         ExperimentError: a checkpoint without a config or without categories, an alias of what one side lacks,
             or no category in common.
     """
-    model, categories, normalisation, given = _load(study, detector, config)
+    found, given = _open(study, detector, config)
+    model, report = found.load()
+    if config is not None:
+        print(report)
     own = study.dataset.categories
     for theirs, ours in (aliases or {}).items():
         if ours not in own:
             raise ExperimentError(f"--alias {theirs}={ours}: " + unknown("category of the data set", ours, own))
     names = {**given, **(aliases or {})}
-    known = common_names(detector, categories, own, names, "--alias THEIRS=OURS (may be repeated)")
+    known = common_names(detector, found.categories, own, names, "--alias THEIRS=OURS (may be repeated)")
     if config is not None and (lacking := [name for name in own if name not in known]):
         print(
             f"measured on {len(own) - len(lacking)} of {len(own)} categories; the detector does not know "
@@ -125,19 +128,23 @@ def evaluate(
         )
     with processes() as group:
         return measure_split(
-            study, model, categories, split=split, aliases=names, normalisation=normalisation, group=group
+            study,
+            model,
+            found.categories,
+            split=split,
+            aliases=names,
+            normalisation=found.normalisation,
+            group=group,
         )[1]
 
 
-def _load(study: Study, detector: str, config: str | None) -> tuple[Any, list[str], Normalisation, Mapping[str, str]]:
-    """Return a detector, its categories, what its input is normalised with, and the aliases it has in the study."""
+def _open(study: Study, detector: str, config: str | None) -> tuple[GivenDetector, Mapping[str, str]]:
+    """Return a detector, and the aliases that it has in the study."""
     for folder in (Path(detector).expanduser(), study.path(detector)):
         if folder.is_dir():
-            model, own = load_model(folder)
             teachers = study.experiment.teachers
             own_aliases = {study.path("teachers", teacher.name).resolve(): teacher.aliases for teacher in teachers}
-            aliases = own_aliases.get(folder.resolve(), {})
-            return model, list(own.categories), Normalisation.of_fields(own.normalisation), aliases
+            return open_detector(folder), own_aliases.get(folder.resolve(), {})
     checkpoint = Path(detector).expanduser()
     if not checkpoint.is_file():
         folders = [
@@ -148,9 +155,4 @@ def _load(study: Study, detector: str, config: str | None) -> tuple[Any, list[st
             f"{detector}: neither a folder below {study.root} nor a checkpoint; the study's detectors: "
             f"{', '.join(there) or 'none yet'}"
         )
-    if config is None:
-        raise ExperimentError(f"{detector} is a checkpoint: name its mmdet config with --config PATH")
-    given = read_given(config, checkpoint, owner=config, remedies=IN_THE_CONFIG)
-    model, report = given.load()
-    print(f"{checkpoint.name}: {report}")
-    return model, list(given.categories), given.normalisation, {}
+    return open_detector(checkpoint, config), {}

@@ -84,7 +84,7 @@ def guidance_config(study: Study, arm: ArmSpec) -> dict[str, Any]:
     wanted = set(arm.teacher_names([t.name for t in experiment.teachers]))
     joint = None
     if arm.needs_intermediate and experiment.intermediate.mode == "joint":
-        joint = detector_config(study.need("teachers", INTERMEDIATE, "config.py").parent.resolve()).model.to_dict()
+        joint = detector_config(study.need("teachers", INTERMEDIATE, "config.py").resolve()).model.to_dict()
         joint["start"] = str(study.need("teachers", INTERMEDIATE, START).resolve())
     return {
         # mmcv writes configs as Python calls, and `lambda` is no name there: the weights go by field names.

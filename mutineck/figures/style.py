@@ -107,7 +107,8 @@ FONTS_REMEDY = "apt-get install fonts-noto-cjk"
 
 
 @lru_cache
-def _fonts() -> list[str]:
+def fonts() -> list[str]:
+    """Return the names of the fonts to write with, the first that has a letter wins."""
     from matplotlib.font_manager import fontManager
 
     there = {font.name for font in fontManager.ttflist}
@@ -116,7 +117,7 @@ def _fonts() -> list[str]:
 
 def use_style() -> None:
     """Set matplotlib's defaults to this project's style; harmless to repeat."""
-    matplotlib.rcParams.update(STYLE | {"font.family": _fonts()})  # type: ignore[arg-type]
+    matplotlib.rcParams.update(STYLE | {"font.family": fonts()})  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager

@@ -27,13 +27,13 @@ RECORDING = """
 import os, sys
 from mutineck.cli import main
 from mutineck.system.files import write_json
-from mutineck.teachers import stage
+from mutineck.detectors import measuring
 
-def recording(annotations, predictions, names, measure=stage.measure):
+def recording(annotations, predictions, names, measure=measuring.measure):
     write_json(f"{os.environ['RANK']}.json", predictions)
     return measure(annotations, predictions, names)
 
-stage.measure = recording
+measuring.measure = recording
 sys.exit(main())
 """
 
