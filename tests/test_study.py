@@ -19,7 +19,7 @@ from mutineck.study.jobs import jobs
 from mutineck.study.manifest import read_manifest
 from mutineck.study.settings import settings_of
 from mutineck.system.files import read_json, sha256_file, sha256_path
-from tests.reliability.portable import Variant, capabilities
+from tests.reliability.portable import Variant, capabilities, instructions
 
 pytestmark = pytest.mark.slow
 
@@ -31,13 +31,14 @@ def command(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def another_machine() -> Iterator[None]:
+def another_machine() -> Iterator[str]:
     """Let everything here compute as a processor with fewer instructions does: nothing may go by this one's rounding."""
     least, *better = capabilities()
+    fewer = better[-2] if better[1:] else least
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in Variant(better[-2] if better[1:] else least, 1).environment.items():
+        for name, value in Variant(fewer, 1).environment.items():
             patch.setenv(name, value)
-        yield
+        yield fewer
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = command("run", "smoke", "--outputs", outputs, "--cores", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     return outputs / "smoke"
+
+
+def test_kernels_took_the_instructions_of_the_other_machine(study: Path, another_machine: str) -> None:
+    assert instructions(study) == {another_machine}
 
 
 def test_every_job_is_finished_and_says_from_what(study: Path) -> None:

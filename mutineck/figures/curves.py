@@ -70,7 +70,7 @@ def loss_shares(study: Study) -> Drawing:
         share = shares[arm]
         axis.stackplot(share.index, share.to_numpy().T, colors=[colours[term] for term in share.columns], linewidth=0)
         axis.set_title(arm)
-        axis.set_xlim(share.index.min(), share.index.max())
+        axis.margins(x=0)
         axis.set_ylim(0, 100)
     for axis in axes[len(arms) :]:
         axis.set_visible(False)

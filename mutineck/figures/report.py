@@ -33,8 +33,11 @@ OFFLINE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js_requirejs %}{% endblock %}
 {% block html_head_js_mathjax %}{% endblock %}
 {% block html_head_js_mermaidjs %}{% endblock %}
+{% block data_png scoped %}
+{{ super() | replace("<img", '<img alt="' ~ (output | get_metadata("alt", "image/png") | escape_html) ~ '"') }}
+{% endblock %}
 """
-"""nbconvert's page without the scripts that it would fetch from the network."""
+"""nbconvert's page without the scripts that it would fetch from the network, and with the texts of pictures."""
 
 
 def write_report(study: Study) -> Path:
@@ -78,8 +81,20 @@ def notebook_page(path: Path, *, title: str) -> str:
     exporter = HTMLExporter(extra_loaders=[DictLoader({"offline.html.j2": OFFLINE})], template_file="offline.html.j2")
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata["title"] = title
+    _describe_pictures(notebook)
     page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}})
     return page
+
+
+def _describe_pictures(notebook: Any) -> None:
+    """Give each picture that has no text of its own the prose before its cell, for those who do not see it."""
+    prose = notebook.metadata["title"]
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            prose = cell.source.strip("# \n")
+        for output in cell.get("outputs", ()):
+            if "image/png" in output.get("data", ()):
+                output.metadata.setdefault("alt", prose)
 
 
 def manifests(study: Study) -> list[dict[str, Any]]:

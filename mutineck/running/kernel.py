@@ -14,6 +14,13 @@ from traitlets import default
 
 from mutineck.study.experiment_file import repository
 
+LAUNCH = """
+import logging, runpy
+logging.getLogger("IPKernelApp").addFilter(lambda record: "KeyboardInterrupt caught" not in record.getMessage())
+runpy.run_module("ipykernel_launcher", run_name="__main__")
+"""
+"""Starts a kernel. jupyter_client interrupts a kernel before it asks it to end; an idle one then logged an error."""
+
 
 class ThisPythonSpecs(KernelSpecManager):
     """Answers to every kernel's name with the running interpreter."""
@@ -24,7 +31,7 @@ class ThisPythonSpecs(KernelSpecManager):
         A `python3` registered for the user may belong to another environment, and would otherwise win.
         """
         return KernelSpec(
-            argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+            argv=[sys.executable, "-P", "-c", LAUNCH, "-f", "{connection_file}"],
             display_name="Python 3",
             language="python",
         )

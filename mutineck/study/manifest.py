@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,10 @@ def revision() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that results depend on."""
+    """Return the versions of Python and of the packages that results depend on, and torch's set of CPU instructions."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
+    if "torch" in sys.modules:  # a stage that does without it does not wait for it here
+        found["instructions"] = sys.modules["torch"].backends.cpu.get_cpu_capability()
     for package in VERSIONS:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)

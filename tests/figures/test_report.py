@@ -52,9 +52,13 @@ def report(finished: Study) -> Path:
     draw_all(finished)
     notebook = nbformat.v4.new_notebook()
     output = nbformat.v4.new_output("stream", text="read me\n")
+    shown = [
+        nbformat.v4.new_output("display_data", {"image/png": "iVBORw0KGgo="}, metadata={"image/png": own})
+        for own in ({}, {"alt": "of its own"})
+    ]
     notebook.cells = [
         nbformat.v4.new_markdown_cell("# A chapter with $x^2$"),
-        nbformat.v4.new_code_cell("print('read me')", outputs=[output]),
+        nbformat.v4.new_code_cell("print('read me')", outputs=[output, *shown]),
     ]
     nbformat.write(notebook, finished.path("distillation", "mutineck", "seed0", "notebook.ipynb"))
     return write_report(finished)
@@ -103,9 +107,10 @@ def test_a_weaker_intermediate_teacher_stands_in_the_headline_and_below_the_tabl
     assert said in markdown.read_text() and said in latex.read_text()
 
 
-def test_notebooks_become_pages_that_fetch_nothing(report: Path) -> None:
+def test_notebooks_become_pages_that_fetch_nothing_and_whose_pictures_have_a_text(report: Path) -> None:
     text = (report.parent / "notebooks" / "distillation-mutineck-seed0.html").read_text()
     assert "read me" in text
+    assert Page(text).texts_for_pictures == ["A chapter with $x^2$", "of its own"]
     assert all(source.startswith("data:") for source in Page(text).sources)
     assert "cdnjs" not in text
 

@@ -81,6 +81,10 @@ def run(experiment: Experiment, variant: Variant, work: Path) -> dict[str, Any]:
     status = process.process.wait()
     root = outputs / experiment.name
     ended = status == 0 and (root / "report.html").is_file()
+    if ended and (others := instructions(root) - {variant.capability}):
+        raise RuntimeError(
+            f"{root}: jobs were to take the instructions {variant.capability}, and took {sorted(others)}"
+        )
     return {
         "capability": variant.capability,
         "threads": variant.threads,
@@ -89,6 +93,12 @@ def run(experiment: Experiment, variant: Variant, work: Path) -> dict[str, Any]:
         "error": "" if ended else process.said()[-2000:],
         "mAP": numbers(root) if ended else {},
     }
+
+
+def instructions(root: Path) -> set[str]:
+    """Return the sets of instructions that torch took in the trainings of a study, as their manifests have it."""
+    versions = [read_json(path)["versions"] for path in root.glob("distillation/*/*/manifest.json")]
+    return {each["instructions"].lower() for each in versions if "instructions" in each}
 
 
 def numbers(root: Path) -> dict[str, dict[str, float]]:
