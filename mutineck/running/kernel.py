@@ -15,7 +15,10 @@ from traitlets import default
 from mutineck.study.experiment_file import repository
 
 LAUNCH = """
+import sys
+here = sys.path.pop(0)  # a file of the working directory is not taken for a module of Python's
 import logging, runpy
+sys.path.insert(0, here)  # which ipykernel's launcher expects, and removes
 logging.getLogger("IPKernelApp").addFilter(lambda record: "KeyboardInterrupt caught" not in record.getMessage())
 runpy.run_module("ipykernel_launcher", run_name="__main__")
 """
@@ -31,7 +34,7 @@ class ThisPythonSpecs(KernelSpecManager):
         A `python3` registered for the user may belong to another environment, and would otherwise win.
         """
         return KernelSpec(
-            argv=[sys.executable, "-P", "-c", LAUNCH, "-f", "{connection_file}"],
+            argv=[sys.executable, "-c", LAUNCH, "-f", "{connection_file}"],
             display_name="Python 3",
             language="python",
         )
