@@ -109,8 +109,8 @@ def _key(kind: str, name: str, stride: int) -> str:
 
 
 def _short(name: str) -> str:
-    """Return a student's arm; its seed is in the data."""
-    arm, _ = arm_and_seed(name)
+    """Return a teacher's name or a student's arm; its seed is in the data."""
+    arm = arm_and_seed(name)[0] if "/" in name else name
     return "alone" if arm == "student" else arm
 
 

@@ -20,6 +20,7 @@ from mutineck.detectors.measuring import measure_split
 from mutineck.detectors.prediction import DETECTIONS, DRAWN, list_pictures, predict_pictures
 from mutineck.figures.boxed import boxed_pictures, font_of, readable_on
 from mutineck.running.engine import write_experiment
+from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json
@@ -34,7 +35,7 @@ def study(tiny: Study, tmp_path_factory: pytest.TempPathFactory) -> Study:
     write_experiment(experiment, root)
     (root / "dataset").symlink_to(tiny.path("dataset"))
     (root / "teachers").symlink_to(tiny.path("teachers"))
-    return Study(experiment, root, "figures")
+    return Study(experiment, root, Job("figures"))
 
 
 @pytest.fixture
