@@ -144,7 +144,7 @@ def device_of(choice: str) -> torch.device:
 @torch.no_grad()
 def predict(
     model: Any,
-    loader: DataLoader,
+    loader: DataLoader | Sequence[Batch],
     category_ids: Sequence[int | None],
     *,
     device: torch.device,

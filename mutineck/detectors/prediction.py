@@ -21,8 +21,8 @@ from mutineck.system.files import write_json
 DETECTIONS, DRAWN = "detections.json", "drawn"
 """What lies in the folder that is written to: the document, and the folder of pictures with their boxes."""
 Row = dict[str, Any]
-Draw = Callable[[Path, Sequence[Row], Path], None]
-"""Draws a picture's COCO results into a new file."""
+Draw = Callable[[Path, Sequence[Row], Path], Path]
+"""Draws a picture's COCO results into a new file, and returns its path."""
 
 
 def predict_pictures(

@@ -36,7 +36,8 @@ def boxed_pictures(
     font = font_of("".join(categories))
 
     def draw(picture: Path, rows: Sequence[Mapping[str, Any]], to: Path) -> Path:
-        pixels = cv2.imdecode(np.fromfile(picture, dtype=np.uint8), cv2.IMREAD_COLOR)  # turned by EXIF, as detected on
+        # Turned by EXIF, as it was detected on.
+        pixels: Any = cv2.imdecode(np.fromfile(picture, dtype=np.uint8), cv2.IMREAD_COLOR)
         longest = max(pixels.shape[:2])
         # The surest last, on top of the others.
         shown = sorted((row for row in rows if row["score"] >= least), key=lambda row: row["score"])
