@@ -133,7 +133,8 @@ def machine_tag() -> str:
 
 def environment_key(lock: str) -> str:
     """Twelve hex digits that differ wherever another environment would come out."""
-    parts = (str(RECIPE), lock, sys.version.split()[0], machine_tag(), flavour())
+    pinned = "".join(read_lock(lock).values())  # what its comments say changes no environment
+    parts = (str(RECIPE), pinned, sys.version.split()[0], machine_tag(), flavour())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
@@ -217,12 +218,12 @@ class Build:
 
     def run(self) -> None:
         """Run every step whose stamp is missing, in order."""
-        compiled = f"mmcv-full, compiled once a machine, about {max(1, round(20 / jobs()))} min"
+        takes = f"compiled once a machine, about {max(1, round(20 / jobs()))} min"
         steps: tuple[tuple[str, str, Callable[[], None]], ...] = (
             ("tools", "pip, setuptools, ninja, about 10 s", lambda: self.install(BUILD_TOOLS)),
             ("torch", "torch and its CUDA libraries, 3 GB, about 1 min and the download", lambda: self.install(TORCH)),
             ("packages", f"the rest of {len(self.blocks)} pinned packages, about 2 min", lambda: self.install(REST)),
-            ("operators", compiled, self.install_operators),
+            ("operators", f"mmcv-full, {'compiled earlier' if self.wheels() else takes}", self.install_operators),
             ("check", "every package present, the compiled operators at work", self.check),
         )
         self.stamps.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """Write docs/reliability.md from what the last runs counted: nothing in its tables is typed by hand.
 
 python -m tests.reliability.table .junit/*.xml      after `make test`, which leaves these
-python -m tests.reliability.table                   after `make fuzz`, `make kills`, `make soak` or `make portable`
+python -m tests.reliability.table                   after `make fuzz`, `make kills`, `make soak`, `make portable`
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def count(paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def tables(reports: Mapping[str, Any]) -> dict[str, str]:
-    """Return the document's tables by name, from the reports by name (`tests`, `fuzz`, `kills`, `soak`, `portable`)."""
+    """Return the document's tables by name, from the reports by name (`tests`, `fuzz`, `kills`, `soak`, `coverage`, `portable`)."""
     return {
         "tests": _tests(reports.get("tests")),
         "longer runs": _longer(reports),
@@ -81,7 +81,7 @@ def _tests(report: Mapping[str, Any] | None) -> str:
 
 def _longer(reports: Mapping[str, Any]) -> str:
     lines = ["| command | the last run | how much | what came of it |", "|---|---|---|---|"]
-    for name, words in (("fuzz", _fuzz), ("kills", _kills), ("soak", _soak)):
+    for name, words in (("fuzz", _fuzz), ("kills", _kills), ("soak", _soak), ("coverage", _coverage)):
         report = reports.get(name)
         if report is None:
             lines.append(f"| `make {name}` | not yet | | |")
@@ -151,6 +151,12 @@ def _soak(report: Mapping[str, Any]) -> tuple[str, str]:
     counts = ", ".join(f"{words} {first[name]:g} → {last[name]:g}" for name, words in names.items())
     much = f"{len(report['rounds'])} studies in {report['hours']:.1f} hours"
     came = f"{_or_none(report['grown'], 'grown')}, {_or_none(report['faults'], 'faults')}: {counts}"
+    return much, came
+
+
+def _coverage(report: Mapping[str, Any]) -> tuple[str, str]:
+    much = f"the unit tests, {number(report['lines'])} lines of `mutineck`"
+    came = f"{report['run'] / report['lines']:.0%} are run; most lines that are not: {_listed(report['missed'])}"
     return much, came
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mutineck.study.experiment_file import repository
-from tests.reliability import table
+from tests.reliability import coverage, table
 from tests.reliability.topics import TOPICS, Topic
 
 JUNIT = """<testsuites><testsuite name="pytest" timestamp="{when}.5+00:00" tests="4"><properties>
@@ -92,10 +92,15 @@ def test_longer_runs_are_told_with_what_they_found() -> None:
         "temporary_files": 0,
         "shared_memory": 0,
     }
+    measured = {
+        "totals": {"num_statements": 4000, "covered_lines": 3610},
+        "files": {name: {"summary": {"missing_lines": lines}} for name, lines in (("b", 380), ("a", 10), ("c", 0))},
+    }
     reports = {
         "fuzz": about | {"targets": {"hypothesis": target | {"findings": []}, "voc-bytes": target}},
         "kills": about | kills,
         "soak": about | {"rounds": [soaked, soaked], "warm": 1, "hours": 1.02, "grown": [], "faults": []},
+        "coverage": about | coverage.summary(measured),
     }
     tested = {
         "revision": [],
@@ -111,5 +116,6 @@ def test_longer_runs_are_told_with_what_they_found() -> None:
         "50 SIGKILLs (everything 30, one process 20) in 61 starts" in lines[1] and "none differs; no faults" in lines[1]
     )
     assert "2 studies in 1.0 hours | nothing grows, no faults: MiB 300 → 300, open files 9 → 9" in lines[2]
+    assert "the unit tests, 4 000 lines of `mutineck` | 90% are run; most lines that are not: b 380, a 10 |" in lines[3]
     empty = table.tables({"tests": tested})["longer runs"]
-    assert empty.count("not yet") == 3
+    assert empty.count("not yet") == 4
