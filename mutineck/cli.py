@@ -202,7 +202,7 @@ def _last_study(given: argparse.Namespace, file: str | Path | None = None) -> tu
 def run(given: argparse.Namespace) -> int:
     """Bring a study, or each of a series, up to date."""
     from mutineck.running import engine
-    from mutineck.study.checks import remarks
+    from mutineck.study.checks import data_remark, remarks
     from mutineck.study.experiment import load_series
     from mutineck.study.stage import settings_words
 
@@ -238,7 +238,7 @@ def run(given: argparse.Namespace) -> int:
             report = root / "report.html"
             print(f"results: {report if report.is_file() else root}")
             _say_revisions(experiment, root)
-            for remark in remarks(experiment, root):
+            for remark in filter(None, [data_remark(root), *remarks(experiment, root)]):
                 print(remark)
     if failures:
         raise engine.StudyFailed("\n\n".join(failures))

@@ -40,36 +40,54 @@ class Defect:
         for name, longest in (("file", None), ("field", None), ("detail", LONGEST_DETAIL)):
             object.__setattr__(self, name, one_line(getattr(self, name))[:longest])
 
+    @property
+    def place(self) -> str:
+        """Where it is, and what was found there."""
+        return f"{self.file}: {self.field}" + (f" ({self.detail})" if self.detail else "")
+
     def __str__(self) -> str:
-        detail = f" ({self.detail})" if self.detail else ""
-        return f"{self.file}: {self.field}: {self.reason}{detail}: {self.action}"
+        return f"{self.place}: {self.reason}: {self.action}"
 
 
 class DatasetError(ValueError):
-    """A data set that cannot be used as it is; the message names file, field and remedy."""
+    """A data set that cannot be used as it is; the message names file, field and remedy.
+
+    Args:
+        message: one or more sentences.
+        defects: what was wrong with the data so far: the message ends with them, by reason.
+    """
+
+    def __init__(self, message: str, defects: Sequence[Defect] = ()) -> None:
+        super().__init__("\n".join([message, *grouped(defects)]))
+        self.defects = list(defects)
 
 
-def refuse_defects(defects: Sequence[Defect], shown: int = 20) -> None:
+def refuse_defects(defects: Sequence[Defect]) -> None:
     """Raise if there is any defect: what `dataset.strict` asks for.
 
     Raises:
-        DatasetError: lists the first ``shown`` defects and how many there are in all.
+        DatasetError: how many there are, by reason.
     """
     if not defects:
         return
-    lines = [f"  {defect}" for defect in defects[:shown]]
-    if len(defects) > shown:
-        lines.append(f"  ... and {len(defects) - shown} more")
     raise DatasetError(
         f"dataset.strict: {len(defects)} defects in the data set, of which none is accepted "
-        "(mend the files, or set dataset.strict=false to repair or leave out):\n" + "\n".join(lines)
+        "(mend the files, or set dataset.strict=false to repair or leave out):",
+        defects,
     )
 
 
-def first_defects(defects: Iterable[Defect], shown: int = 5) -> str:
-    """Return the first defects as a sentence for an error, or nothing."""
-    lines = [str(defect) for defect in list(defects)[:shown]]
-    return "First defects: " + "; ".join(lines) if lines else ""
+def grouped(defects: Iterable[Defect], shown: int = 5) -> list[str]:
+    """Return a line for each reason, the most frequent first: how many, what was done, and which is the first."""
+    groups: dict[tuple[str, str], list[Defect]] = {}
+    for defect in defects:
+        groups.setdefault((defect.reason, defect.action), []).append(defect)
+    ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
+    lines = [
+        f"  {len(found)} {action}: {reason}, first {found[0].place}" for (reason, action), found in ordered[:shown]
+    ]
+    more = sum(len(found) for _, found in ordered[shown:])
+    return [*lines, f"  {more} of other reasons"] if more else lines
 
 
 def lookalikes(categories: Iterable[str]) -> list[str]:

@@ -20,22 +20,26 @@ from mutineck.dataset.records import (
     Reading,
     Source,
     defect_rows,
-    first_defects,
+    grouped,
     lookalikes,
     refuse_defects,
 )
 from mutineck.dataset.repeats import find_repeats, photograph, same_content
 from mutineck.dataset.shapes import write_shapes
 from mutineck.dataset.split import first_by_hash, stratified_split
+from mutineck.dataset.usable import boxes_under_a_pixel, small_at_input, trained_on, with_objects
 from mutineck.dataset.voc_folder import official_split
+from mutineck.study.checks import losses
 from mutineck.study.dataset import Dataset
 from mutineck.system.files import write_json
+from mutineck.system.telling import tell
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from mutineck.study.stage import Study
 
+DEFECTS = "defects.json"
 TEST_IS_VAL = "test has no annotations of its own and holds the same pictures as val"
 
 
@@ -45,7 +49,8 @@ class DatasetSummary:
 
     Attributes:
         categories: names in the order of the detector's labels.
-        splits: ``train``, ``val``, ``test`` -> images, boxes, crowd, per_category, as in ``dataset.json``.
+        splits: ``train``, ``val``, ``test`` -> images, without_objects, boxes, crowd, per_category, as in
+            ``dataset.json``; of ``train`` also what is trained_on.
         defects: what was repaired or left out.
         reads, writes: files, for the manifest.
     """
@@ -57,14 +62,14 @@ class DatasetSummary:
     writes: list[Path] = field(default_factory=list)
 
     def counts(self) -> pd.DataFrame:
-        """Return boxes by category (rows) and split (columns), with a row of totals and one of images."""
+        """Return boxes by category (rows) and split (columns), with rows of totals and of images."""
         import pandas as pd
 
         table = pd.DataFrame({split: self.splits[split]["per_category"] for split in SPLITS}).loc[list(self.categories)]
-        images = {split: self.splits[split]["images"] for split in SPLITS}
+        counted = {"all boxes": "boxes", "images": "images", "images without objects": "without_objects"}
+        rows = [[self.splits[split][key] for split in SPLITS] for key in counted.values()]
         # Rows of their own: a category may be called "images".
-        totals = pd.DataFrame([table.sum().to_dict(), images], index=["all boxes", "images"], columns=table.columns)
-        return pd.concat([table, totals]).astype(int)
+        return pd.concat([table, pd.DataFrame(rows, index=list(counted), columns=table.columns)]).astype(int)
 
     def defect_counts(self) -> pd.DataFrame:
         """Return how many defects there were, by reason and what was done."""
@@ -84,16 +89,29 @@ class DatasetSummary:
             "repaired": actions["repaired"],
             "left_out": actions["left out"],
             "kept": actions["kept"],
+            "trained_on": self.splits["train"]["trained_on"],
         }
 
 
 def convert(study: Study) -> DatasetSummary:
     """Read or generate the experiment's data set and write ``dataset/`` of the study, ``dataset.json`` last.
 
+    What may be meant otherwise, and what was left out or repaired, is told. ``defects.json`` is written in any case.
+
     Raises:
         DatasetError: there is no data set, nothing in it can be used, or it has defects and
             ``dataset.strict`` is set.
     """
+    try:
+        return _convert(study)
+    except DatasetError as error:
+        if error.defects:
+            path = write_json(study.path("dataset", DEFECTS), defect_rows(error.defects))
+            error.args = (f"{error}\nAll of them: {path}",)
+        raise
+
+
+def _convert(study: Study) -> DatasetSummary:
     spec = study.experiment.dataset
     names = CategoryNames(spec.categories, spec.aliases)
     if spec.format == "shapes":
@@ -105,16 +123,24 @@ def convert(study: Study) -> DatasetSummary:
         layout = find_layout(root, spec.format)
         study.note(*layout_inputs(layout))
     reading = read_layout(root, layout, names, offset=spec.voc_offset, limit=spec.limit, seed=spec.seed)
-    source = _source(reading, root, image_root, spec)
+    try:
+        source = _source(reading, root, image_root, spec)
+        train, scale = source.splits["train"], study.experiment.input.scale
+        source.hints += small_at_input(train, scale, study.experiment.features.minimum_size)
+    except ValueError as error:  # of the splits, which know no defects
+        raise DatasetError(str(error), reading.defects) from error
     source.notes["format"] = spec.format
     if spec.format != "shapes":
         source.hints = [_read_as(layout, reading), *layout.remarks, *source.hints]
         source.notes |= {"format": layout.format, "layout": layout.title, "hints": source.hints}
     for hint in source.hints:
-        print(f"dataset: {hint}")
+        tell(hint)
     if spec.strict:
         refuse_defects(source.defects)
-    return _write(study, source, reading.files)
+    summary = _write(study, source, reading.files)
+    if source.defects:
+        tell("\n".join([losses(summary.results(), study.path("dataset", DEFECTS)), *grouped(source.defects)]))
+    return summary
 
 
 def _read_as(layout: Layout, reading: Reading) -> str:
@@ -188,7 +214,15 @@ def _source(reading: Reading, root: Path, image_root: str, spec: Any) -> Source:
     if spec.limit is not None:
         limited = {id(each): _limited(each, spec.limit, spec.seed) for each in documents.values()}
         documents = {split: limited[id(each)] for split, each in documents.items()}
-    defects, hints = find_repeats(documents, copies)
+    train, hints = documents["train"], []
+    if empty := _count(train)["without_objects"]:
+        kept = "trained on as background" if spec.negatives else "left out, as dataset.negatives says"
+        hints.append(f"{empty} of {len(train['images'])} pictures of train hold no object: {kept}")
+    if not spec.negatives:
+        documents["train"] = with_objects(train)
+    defects, repeated = find_repeats(documents, copies)
+    hints += repeated
+    defects += boxes_under_a_pixel(documents["train"])
     if documents["test"] is documents["val"]:
         hints.append(f"{TEST_IS_VAL}; what is reported on test was chosen on it")
     categories = [category["name"] for category in documents["train"]["categories"]]
@@ -226,7 +260,7 @@ def _splits(
             shares = (shares[0], shares[1], 0)
         labels = _labels(document)
         if not labels:
-            raise DatasetError(f"{root}: no usable image in it. {first_defects(reading.defects)}")
+            raise DatasetError(f"{root}: no usable image in it")
         parts = stratified_split(labels, shares, spec.seed, {each: together[each] for each in labels})
         notes = {"split": list(shares)}
     documents = {}
@@ -254,19 +288,20 @@ def _limited(document: dict[str, Any], limit: int, seed: int) -> dict[str, Any]:
 def _write(study: Study, source: Source, reads: list[Path]) -> DatasetSummary:
     folder = study.path("dataset")
     splits = {split: _count(document) for split, document in source.splits.items()}
+    splits["train"]["trained_on"] = trained_on(source.splits["train"])
     for split, counts in splits.items():
-        if not counts["images"] or not counts["boxes"]:
+        if not counts["images"] or not counts.get("trained_on", counts)["boxes"]:
             marked = (
                 f" (all {counts['crowd']} objects are difficult, in VOC, or iscrowd or ignore, in COCO, and those are "
                 "neither learned nor counted: take the mark off in the files)"
             )
             raise DatasetError(
                 f"{source.image_root}: the {split} split has {counts['images']} usable images and {counts['boxes']} "
-                f"boxes{marked if counts['crowd'] else ''}; nothing can be trained or measured on it. "
-                f"{first_defects(source.defects)}".rstrip()
+                f"boxes{marked if counts['crowd'] else ''}; nothing can be trained or measured on it",
+                source.defects,
             )
     writes = [write_json(folder / f"{split}.json", source.splits[split], indent=None) for split in SPLITS]
-    writes.append(write_json(folder / "defects.json", defect_rows(source.defects)))
+    writes.append(write_json(folder / DEFECTS, defect_rows(source.defects)))
     masks = [("segmentation" in item) for document in source.splits.values() for item in document["annotations"]]
     categories = tuple(category["name"] for category in source.splits["train"]["categories"])
     made = Dataset(
@@ -281,7 +316,7 @@ def _write(study: Study, source: Source, reads: list[Path]) -> DatasetSummary:
 
 
 def _count(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Count a COCO document: boxes without crowd regions, crowd regions, boxes by category."""
+    """Count a COCO document: images, boxes without crowd regions, crowd regions, boxes by category."""
     names = {category["id"]: category["name"] for category in document["categories"]}
     per_category = dict.fromkeys(names.values(), 0)
     crowd = 0
@@ -292,6 +327,7 @@ def _count(document: Mapping[str, Any]) -> dict[str, Any]:
             per_category[names[item["category_id"]]] += 1
     return {
         "images": len(document["images"]),
+        "without_objects": len(document["images"]) - len({item["image_id"] for item in document["annotations"]}),
         "boxes": sum(per_category.values()),
         "crowd": crowd,
         "per_category": per_category,

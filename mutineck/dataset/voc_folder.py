@@ -37,7 +37,6 @@ from mutineck.dataset.records import (
     Defect,
     Picture,
     Reading,
-    first_defects,
     turned_hint,
 )
 from mutineck.dataset.voc import documents_of, picture_from_voc
@@ -103,14 +102,15 @@ def read_pictures(root: Path, layout: Layout, names: CategoryNames, offset: int 
 
 def _categories(pictures: list[Picture], names: CategoryNames, root: Path, defects: list[Defect]) -> tuple[str, ...]:
     if not pictures:
-        raise DatasetError(f"{root}: no usable image in it. {first_defects(defects)}")
+        raise DatasetError(f"{root}: no usable image in it", defects)
     found = {name for picture in pictures for name in picture.categories()}
     categories = names.order(found)
     absent = [name for name in categories if name not in found]
     if absent or not found:
         raise DatasetError(
             f"dataset.categories: no object of {', '.join(absent) or 'any category'} in {root}; "
-            f"it has {', '.join(sorted(found)) or 'none'}. {first_defects(defects)}"
+            f"it has {', '.join(sorted(found)) or 'none'}",
+            defects,
         )
     return categories
 

@@ -22,7 +22,6 @@ from mutineck.dataset.records import (
     Picture,
     Reading,
     category_name,
-    first_defects,
 )
 from mutineck.dataset.voc import documents_of
 from mutineck.dataset.yolo_layout import is_label, label_folder, read_yaml
@@ -87,7 +86,7 @@ def read_yolo_layout(root: Path, layout: Layout, names: CategoryNames) -> Readin
         reading.defects += _without_pictures(part, used, root)
     if not pictures or unlabelled == len(pictures):
         what = "no usable image" if not pictures else "no label file of a picture"
-        raise DatasetError(f"{root}: {what} in it. {first_defects(reading.defects)}")
+        raise DatasetError(f"{root}: {what} in it", reading.defects)
     if unlabelled:
         reading.hints.append(f"{unlabelled} of {len(pictures)} pictures have no label file: read as without objects")
     pictures.sort(key=lambda picture: picture.file_name)

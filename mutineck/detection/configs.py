@@ -392,8 +392,12 @@ def dataset_config(
     *,
     seed: int,
     test: bool,
+    negatives: bool = True,
 ) -> dict[str, Any]:
-    """Return the config of a data set that repeats its augmentation by seed, epoch and image."""
+    """Return the config of a data set that repeats its augmentation by seed, epoch and image.
+
+    Without `negatives`, pictures that hold no object of the categories are not trained on.
+    """
     return {
         "type": "RepeatableCocoDataset",
         "ann_file": str(annotations),
@@ -401,6 +405,7 @@ def dataset_config(
         "classes": list(categories),
         "pipeline": pipeline,
         "seed": seed,
+        "filter_empty_gt": not negatives,
         "test_mode": test,
     }
 

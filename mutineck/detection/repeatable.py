@@ -17,6 +17,7 @@ from mmdet.datasets import DATASETS, CocoDataset
 from mutineck.detection.loading import CheckpointError, match_weights, read_checkpoint
 from mutineck.detection.prepare import prepare
 from mutineck.system.seeding import derive_seed, seed_everything
+from mutineck.system.telling import tell
 
 # A training started by mmdet's own tools imports this module, by its config, and otherwise nothing that calls it.
 prepare()
@@ -31,13 +32,29 @@ class RepeatableCocoDataset(CocoDataset):
 
     Args:
         seed: seed of the augmentation.
+        filter_empty_gt: leave out pictures without an object of `classes`. All others are trained on, however small;
+            mmdet's own leaves out those under 32 pixels, too, and neither is told.
         kwargs: as for `CocoDataset`.
     """
 
-    def __init__(self, *args: Any, seed: int = 0, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, seed: int = 0, filter_empty_gt: bool = False, **kwargs: Any) -> None:
         self.seed = seed
         self.epoch = 0
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, filter_empty_gt=filter_empty_gt, **kwargs)
+
+    def _filter_imgs(self, min_size: int = 0) -> list[int]:
+        """Return which pictures are trained on.
+
+        Raises:
+            ValueError: none.
+        """
+        kept: list[int] = super()._filter_imgs(min_size)
+        count, named = len(self.data_infos), ", ".join(self.CLASSES)
+        if not kept:
+            raise ValueError(f"{self.ann_file}: none of its {count} pictures holds an object of {named}")
+        if len(kept) < count:
+            tell(f"{count - len(kept)} of {count} pictures hold no object of {named}: not trained on")
+        return kept
 
     def load_annotations(self, ann_file: str) -> list[dict[str, Any]]:
         """Return the pictures' records, and number the categories.

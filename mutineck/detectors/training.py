@@ -34,6 +34,8 @@ def split_config(
         test_pipeline if test else train_pipeline,
         seed=seed,
         test=test,
+        # To a teacher of some categories, a picture of others would be no more than background.
+        negatives=len(categories) == len(study.dataset.categories),
     )
 
 

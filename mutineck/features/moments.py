@@ -50,7 +50,10 @@ class Moments:
         """
         present = self.count > 0
         if not present.any():
-            raise ValueError("no category has a vector: nothing to standardise")
+            raise ValueError(
+                "no category has a vector: every box of train is a crowd region, or under features.minimum_size at "
+                "input.scale; set a larger scale or a smaller minimum"
+            )
         mean = self.mean[present].mean(axis=0)
         std = np.sqrt(np.maximum(self.square[present].mean(axis=0) - mean**2, 0))
         floor = STD_FLOOR * float(np.median(std))

@@ -18,6 +18,7 @@ from mutineck.study.experiment_file import repository
 from mutineck.system.errors import ExperimentError, unknown
 from mutineck.system.processes import end_with_parent
 from mutineck.system.remedies import remedy
+from mutineck.system.telling import MARK
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -164,13 +165,16 @@ class Progress:
         return ProgressStream(self, shown)
 
     def take(self, text: str, shown: bool) -> None:
-        """Keep ``text``, and show its last line if it is time; progress bars (with `\\r`) always count."""
+        """Keep ``text``; show what is to be told, and the last line if it is time (progress bars, with `\\r`, too)."""
         if self._file:
             self._file.write(text)
             self._file.flush()
         lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
-        if lines and (shown or "\r" in text) and time.monotonic() - self._last >= self.interval:
-            print(f"  {self.label + ': ' if self.label else ''}{lines[-1]}", flush=True)
+        told = [line for line in lines if line.startswith(MARK)] if shown else []
+        due = lines and (shown or "\r" in text) and time.monotonic() - self._last >= self.interval
+        for line in dict.fromkeys([*told, *(lines[-1:] if due else [])]):
+            print(f"  {self.label + ': ' if self.label else ''}{line.removeprefix(MARK)}", flush=True)
+        if due:
             self._last = time.monotonic()
 
     def close(self) -> None:

@@ -88,6 +88,26 @@ def remarks(experiment: Experiment, root: Path) -> list[str]:
     return [each for each in found if each]
 
 
+def losses(results: Mapping[str, Any], listed: Path) -> str:
+    """Return what the dataset stage left out, repaired or doubts, by its results, and where the list is; often ''."""
+    actions = {"left_out": "left out", "repaired": "repaired", "kept": "kept though doubtful"}
+    found = [f"{results[action]} {words}" for action, words in actions.items() if results.get(action)]
+    if not found:
+        return ""
+    used = f"{sum(results['images'].values())} pictures with {sum(results['boxes'].values())} boxes are used"
+    return f"{', '.join(found)}; {used}. The list: {listed}"
+
+
+def data_remark(root: Path) -> str:
+    """Return what was lost of a study's data on the way, by the manifest of its dataset stage; often ''."""
+    try:
+        manifest = read_manifest(root, Job("dataset"))
+    except ValueError:
+        return ""
+    lost = losses(manifest["results"], root / "dataset" / "defects.json") if manifest else ""
+    return f"Data set: {lost}" if lost else ""
+
+
 def check_in(manifest: Mapping[str, Any]) -> Check | None:
     """Return the check that a manifest holds; None for no teacher's, or one that was not compared."""
     found = manifest.get("results", {}).get(CHECK)

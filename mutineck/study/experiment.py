@@ -55,6 +55,9 @@ class DatasetSpec(Record):
     divided, and of VOC's lists null alone keeps those."""
     seed: int = 0
     """Chooses the generated scenes, the division into splits, and the images that `limit` keeps."""
+    negatives: bool = True
+    """Train on pictures without any object, too: all that is found in them is wrong. Published training on COCO does
+    not."""
     strict: bool = False
     """Refuse a data set with any defect, instead of repairing or leaving out."""
     categories: tuple[str, ...] | None = None

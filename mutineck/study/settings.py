@@ -23,7 +23,9 @@ def settings_of(experiment: Experiment, job: Job) -> dict[str, Any]:
     whole = experiment.model_dump(mode="json", by_alias=True)
     stage = job.stage
     if stage == "dataset":
-        return {"dataset": _without(whole["dataset"], "strict", "download", "crowd")}
+        # Pictures without objects were always kept before there was this field.
+        unread = ("negatives",) if experiment.dataset.negatives else ()
+        return {"dataset": _without(whole["dataset"], "strict", "download", "crowd", *unread)}
     measured = {"input": whole["input"], "splits": sorted(experiment.evaluation.measured)}
     teachers = {teacher["name"]: _without(teacher, "floor") for teacher in whole["teachers"]}
     # What trains nothing sees no picture mirrored.

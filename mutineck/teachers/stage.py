@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from mutineck.dataset.usable import refuse_small
 from mutineck.detection.configs import detector_imports, has_masks, model_config, own_config_files
 from mutineck.detection.evaluation import device_of
 from mutineck.detection.frozen import Normalisation, common_names
@@ -36,9 +37,12 @@ def prepare_teacher(study: Study) -> list[dict[str, Any]]:
     Raises:
         ExperimentError: unknown zoo name or category.
         CheckpointError: weights that do not fit the config.
+        DatasetError: in the network's input every box is too small for a vector.
+        DatasetError: in the network's input every box is too small for a vector.
         TooWeak: see `check_teacher`.
     """
     spec = study.experiment.teacher(study.item or "")
+    refuse_small(study)
     given = None if spec.detector else _given_teacher(study, spec)
     categories = given.categories if given else _own_categories(study, spec)
     common_names(f"teacher {spec.name!r}", categories, study.dataset.categories, spec.aliases, alias_field(spec))

@@ -15,7 +15,8 @@ from mutineck.dataset.images import ORIENTATION, TURN_UNSAID
 from mutineck.dataset.repeats import IN_TWO_SPLITS, REPEATED
 from mutineck.dataset.split import stratified_split
 from mutineck.dataset.stage import DatasetSummary, repeats_val
-from mutineck.study.experiment import DatasetSpec
+from mutineck.detection.specs import InputSpec
+from mutineck.study.experiment import DatasetSpec, FeaturesSpec
 from mutineck.system.files import read_json
 from tests.dataset import exports
 
@@ -25,7 +26,7 @@ def make_study(out: Path, /, **dataset: object) -> SimpleNamespace:
     out.mkdir(exist_ok=True)
     spec = DatasetSpec(**dataset)
     return SimpleNamespace(
-        experiment=SimpleNamespace(dataset=spec, relative_to=None),
+        experiment=SimpleNamespace(dataset=spec, relative_to=None, input=InputSpec(), features=FeaturesSpec()),
         root=out,
         path=lambda *parts: out.joinpath(*parts),
         note=lambda *inputs: None,
@@ -117,9 +118,10 @@ def test_strict_refuses_with_the_list_and_writes_nothing(voc_root, tmp_path):
     for index in range(25):
         voc_root.annotation(f"gone{index:02d}")
     study = make_study(tmp_path / "out", format="voc", root=str(voc_root.root), strict=True)
-    with pytest.raises(DatasetError, match=r"25 defects[\s\S]*gone00[\s\S]*and 5 more"):
+    with pytest.raises(DatasetError, match=r"25 defects[\s\S]*25 left out: .*gone00[\s\S]*All of them: .*defects.json"):
         convert(study)
     assert not study.path("dataset", "dataset.json").exists()
+    assert len(read_json(study.path("dataset", "defects.json"))) == 25
 
 
 def test_a_limit_holds_for_each_split(voc_root, tmp_path):
@@ -360,10 +362,11 @@ def test_what_a_folder_is_taken_for_is_said_and_kept(tmp_path, capsys):
     summary = convert(study)
     said = [
         "read as Roboflow's COCO export: train 4, valid 2, test 2",
+        "1 of 4 pictures of train hold no object: trained on as background",
         "category 'things' has no object and stands above all others: left out",
         "1 pictures are in no annotation file, such as valid/more.jpg: they are not read",
     ]
-    assert capsys.readouterr().out == "".join(f"dataset: {line}\n" for line in said)
+    assert capsys.readouterr().out == "".join(f"! {line}\n" for line in said)
     source = read_json(study.path("dataset", "dataset.json"))["source"]
     assert source["format"] == "coco" and source["hints"] == said and source["split"] == "as published"
     assert summary.categories == exports.CATEGORIES, "its root category is none"
@@ -462,7 +465,7 @@ def test_categories_that_look_alike_are_hinted_at(voc_root, tmp_path, capsys):
     summary = convert(make_study(tmp_path / "out", format="auto", root=str(voc_root.root)))
     assert summary.categories == ("CAR", "Car", "big car", "big_car", "caf\u00e9", "car", "van")
     hint = (
-        "dataset: categories that differ in case or marks alone: CAR, Car, car; big car, big_car. Where they are one, "
+        "! categories that differ in case or marks alone: CAR, Car, car; big car, big_car. Where they are one, "
         "--set 'dataset.aliases={Car: CAR, car: CAR, big_car: big car}'"
     )
     assert hint in capsys.readouterr().out
@@ -487,7 +490,8 @@ def test_a_download_happens_only_on_request(tmp_path, monkeypatch, voc_root):
 
 def test_totals_stand_beside_a_category_of_their_name() -> None:
     boxes = {"images": 3, "all boxes": 4}
-    splits = {name: {"images": 2, "boxes": 7, "crowd": 0, "per_category": boxes} for name in ("train", "val", "test")}
+    counts = {"images": 2, "without_objects": 1, "boxes": 7, "crowd": 0, "per_category": boxes}
+    splits = dict.fromkeys(("train", "val", "test"), counts)
     table = DatasetSummary(("images", "all boxes"), splits, []).counts()
-    assert table["train"].tolist() == [3, 4, 7, 2]
-    assert table.index.tolist() == ["images", "all boxes", "all boxes", "images"]
+    assert table["train"].tolist() == [3, 4, 7, 2, 1]
+    assert table.index.tolist() == ["images", "all boxes", "all boxes", "images", "images without objects"]

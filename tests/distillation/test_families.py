@@ -53,6 +53,11 @@ def test_a_student_of_every_family_learns_from_a_mixture(tiny: Study, tmp_path: 
         assert distiller.guidance.teacher_losses[0].levels.compared == (
             (4, 8, 16, 32, 64) if "rcnn" in family else (8, 16, 32, 64, 128)
         )
+        # Pictures without any object, in all of a batch.
+        for name, value in step(distiller, study, empty=True).items():
+            for part in value if isinstance(value, list) else [value]:
+                assert part.isfinite().all(), (arm, name)
+        assert all(p.grad.isfinite().all() for p in distiller.parameters() if p.grad is not None)
 
 
 def test_the_merged_map_has_the_anchors_levels(tiny: Study, tmp_path: Path) -> None:

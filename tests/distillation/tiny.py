@@ -66,9 +66,11 @@ def build(study: Study, arm: str, *, seed: int = 0) -> Distiller:
     return distiller.train()
 
 
-def step(distiller: Distiller, study: Study, *, images: int = 2, seed: int = 1) -> dict[str, Any]:
-    """Run one forward and backward pass of a training step; return the losses."""
+def step(distiller: Distiller, study: Study, *, images: int = 2, seed: int = 1, empty: bool = False) -> dict[str, Any]:
+    """Run one forward and backward pass of a training step, on pictures with or without objects; return the losses."""
     batch = first_batch(study, images)
+    if empty:
+        batch |= {key: [values[:0] for values in batch[key]] for key in ("gt_bboxes", "gt_labels")}
     if has_masks(distiller):
         batch["gt_masks"] = box_masks(batch)
     torch.manual_seed(seed)

@@ -15,6 +15,7 @@ from mutineck.study.experiment_file import repository
 from mutineck.study.jobs import PARAMETERS
 from mutineck.study.last_run import note_last_run
 from mutineck.system.errors import ExperimentError
+from mutineck.system.telling import tell
 
 NOTEBOOKS = sorted((repository() / "notebooks").glob("*.ipynb"))
 LONGEST_CELL = 12
@@ -149,6 +150,14 @@ def test_a_chapter_that_is_opened_after_a_run_reads_what_that_has_set(tmp_path):
     ]
     assert "with --set clusters.k=7, as in the last run\n" in printed[0]
     assert printed[-1] == "k 7\n"
+
+
+def test_what_is_told_is_shown_at_once(capsys):
+    progress = Progress("dataset", interval=1000)
+    tell("5 left out:\n  3 of one kind")
+    progress.stream(shown=True).write("one\n" + capsys.readouterr().out + "two\n")
+    progress.stream(shown=False).write("! a warning\n")
+    assert capsys.readouterr().out.splitlines() == ["  dataset: 5 left out:", "  dataset:   3 of one kind"]
 
 
 def test_there_is_a_notebook_for_each_stage():

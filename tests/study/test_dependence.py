@@ -49,7 +49,7 @@ PLACED = [
     ("dataset", "crowd=background", {"big", "intermediate", *STUDENTS}),
     (
         "dataset",
-        'format=coco root=a split=null seed=3 categories=[cat] aliases={"a":"b"} voc_offset=0 limit=9',
+        'format=coco root=a split=null seed=3 negatives=false categories=[cat] aliases={"a":"b"} voc_offset=0 limit=9',
         {"dataset"},
     ),
     ("dataset.shapes", "images=99 size=[9,9] max_objects=3", {"dataset"}),
