@@ -52,7 +52,7 @@ def detectors(study: Study) -> Detectors:
     """
     frame = collect(study)
     found = set(frame["arm"].astype(str))
-    taught = shown_arm(frame)
+    taught = shown_arm(frame, study.experiment)
     return Detectors(
         tuple(teacher.name for teacher in study.experiment.teachers),
         INTERMEDIATE if study.experiment.needs_intermediate else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from mutineck.ablations.results import HEADLINE, TEACHER, scores
+from mutineck.study.arms import ALONE
 
 
 @dataclass(frozen=True)
@@ -100,28 +102,35 @@ def compare(
 
 
 def paired_differences(
-    frame: pd.DataFrame, split: str, metric: str = HEADLINE, baseline: str = "student"
+    frame: pd.DataFrame, split: str, metric: str = HEADLINE, *, against: Mapping[str, str | None] | str = ALONE
 ) -> pd.DataFrame:
-    """Return one row an arm: its paired difference to the baseline over seeds.
+    """Return one row an arm: its paired difference over seeds to a baseline.
 
-    Columns: arm, n, difference, std, low, high, bootstrap_low, bootstrap_high, effect, p; in the metric's own
-    unit (0..1). Arms that share no seed with the baseline have n = 0. Empty if the baseline has no results.
+    Args:
+        frame: tidy rows as `collect` returns them.
+        split: where.
+        metric: of what.
+        against: the baseline, or each arm's own; an arm without one has no row.
+
+    Returns:
+        Columns arm, against, n, difference, std, low, high, bootstrap_low, bootstrap_high, effect, p; in the metric's
+        own unit (0..1). Arms that share no seed with their baseline have n = 0. A baseline without results has no row.
     """
     rows = scores(frame, split, metric)
     rows = rows[~rows["arm"].str.startswith(TEACHER)]
     by_arm = {str(arm): group.set_index("seed")["value"] for arm, group in rows.groupby("arm", sort=False)}
-    if baseline not in by_arm:
-        return pd.DataFrame(columns=["arm", "n", "difference", "std", "low", "high"])
     table = []
     for arm, values in by_arm.items():
-        if arm == baseline:
+        baseline = against if isinstance(against, str) else against.get(arm)
+        if baseline is None or baseline == arm or baseline not in by_arm:
             continue
+        named = {"arm": arm, "against": baseline}
         try:
             found = compare(values, by_arm[baseline])
         except ValueError:
-            table.append({"arm": arm, "n": 0})
+            table.append(named | {"n": 0})
             continue
         parts = asdict(found)
         interval = parts.pop("difference")
-        table.append({"arm": arm, "n": interval.pop("n"), "difference": interval.pop("mean"), **interval, **parts})
-    return pd.DataFrame(table)
+        table.append(named | {"n": interval.pop("n"), "difference": interval.pop("mean"), **interval, **parts})
+    return pd.DataFrame(table, columns=None if table else ["arm", "against", "n", "difference", "std", "low", "high"])

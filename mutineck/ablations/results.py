@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from mutineck.study.arms import ALONE, TEACHER
-from mutineck.study.experiment import CHOOSING
+from mutineck.study.arms import TEACHER
+from mutineck.study.experiment import CHOOSING, Experiment
 from mutineck.study.jobs import Job, student_name
 from mutineck.study.manifest import read_manifest
 from mutineck.study.settings import changed_settings
@@ -126,14 +126,14 @@ def _known(frame: pd.DataFrame, split: str) -> tuple[dict[str, int], int]:
     return rows.groupby("arm")["category"].nunique().to_dict(), rows["category"].nunique()
 
 
-def shown_arm(frame: pd.DataFrame) -> str | None:
+def shown_arm(frame: pd.DataFrame, experiment: Experiment) -> str | None:
     """Return the taught arm that pictures of before and after show, or None if no taught arm has results.
 
     The method itself where the study has it, fixed beforehand and not chosen by its result; otherwise the arm with
     the highest mean mAP over seeds on the validation split.
     """
     rows = scores(frame, CHOOSING)
-    rows = rows[~rows["arm"].str.startswith(TEACHER) & (rows["arm"] != ALONE)]
+    rows = rows[rows["arm"].isin([name for name, spec in experiment.arms.items() if spec.taught])]
     means = rows.groupby("arm", sort=False)["value"].mean().dropna()
     if METHOD in means.index:
         return METHOD

@@ -1,6 +1,4 @@
-"""The table of arms: mean and spread over seeds, and the gain over the student alone, as CSV, Markdown and
-LaTeX.
-"""
+"""The table of arms: mean and spread over seeds, and gains over the same start untaught and over the student alone."""
 
 from __future__ import annotations
 
@@ -11,9 +9,11 @@ import pandas as pd
 
 from mutineck.ablations.intervals import mean_interval, paired_differences
 from mutineck.ablations.results import HEADLINE, TEACHER, collect, missing, part_known, runs, scores
+from mutineck.study.arms import ALONE
 from mutineck.study.checks import remarks
 from mutineck.study.experiment import Experiment
 from mutineck.study.stage import Study
+from mutineck.study.starts import untaught_like
 from mutineck.system.files import write_text
 
 METRICS = {
@@ -25,19 +25,42 @@ METRICS = {
     "bbox_mAP_l": "AP large",
     "segm_mAP": "mask mAP",
 }
+GAIN_NOTE = (
+    "gains over the arm that starts alike, learns for as long and is not taught (where the study has it), then over "
+    "the student alone; paired by seed, with 95 % t intervals."
+)
+GAINS = {"taught": "over the same start", "gain": "over the student"}
 DASH = "–"
 
 
-def summarise(frame: pd.DataFrame, experiment: Experiment, split: str, baseline: str = "student") -> pd.DataFrame:
+def baselines(experiment: Experiment) -> dict[str, str | None]:
+    """Return for each arm the one that starts as it does, learns for as long and is not taught, None without one."""
+    return {arm: untaught_like(experiment, arm) for arm in experiment.arms}
+
+
+def comparisons(frame: pd.DataFrame, experiment: Experiment, split: str) -> pd.DataFrame:
+    """Return each arm's paired differences as `paired_differences` does: to the same start untaught, then to `student`.
+
+    Where the two are one arm, it is said once.
+    """
+    found = [paired_differences(frame, split, against=given) for given in (baselines(experiment), ALONE)]
+    rows = pd.concat([each for each in found if len(each)] or found[:1], ignore_index=True)
+    return rows.drop_duplicates(["arm", "against"], ignore_index=True)
+
+
+def summarise(frame: pd.DataFrame, experiment: Experiment, split: str) -> pd.DataFrame:
     """Return one row a teacher and arm, in the experiment's order, for one split.
 
     Columns: arm, part (of the categories, where a teacher does not know all), n (seeds), for each metric METRIC and
-    METRIC_std, then gain, gain_low, gain_high (mAP over the baseline, paired by seed, 95 % t interval). Values in 0..1;
-    NaN where one seed or a missing run cannot say. An arm without results has n = 0.
+    METRIC_std; then in mAP, paired by seed, with 95 % t intervals: taught, taught_low, taught_high (over the same start
+    untaught) and gain, gain_low, gain_high (over the student alone). Values in 0..1; NaN where one seed or a missing
+    run cannot say. An arm without results has n = 0.
     """
     names = [*(TEACHER + name for name in experiment.all_teachers), *experiment.arms]
-    gains = paired_differences(frame, split, baseline=baseline)
-    gain_of = {row["arm"]: row for row in gains.to_dict("records")}
+    contrasts = {
+        column: {row["arm"]: row for row in paired_differences(frame, split, against=given).to_dict("records")}
+        for column, given in (("taught", baselines(experiment)), ("gain", ALONE))
+    }
     rows = []
     for name in names:
         row: dict[str, object] = {"arm": name, "part": part_known(frame, name, split).strip(" ()"), "n": 0}
@@ -47,11 +70,12 @@ def summarise(frame: pd.DataFrame, experiment: Experiment, split: str, baseline:
             row |= {metric: interval.mean, f"{metric}_std": interval.std}
             if metric == HEADLINE:
                 row["n"] = interval.n
-        gain = gain_of.get(name, {})
-        row |= {
-            f"gain{end}": gain.get(key, math.nan)
-            for end, key in (("", "difference"), ("_low", "low"), ("_high", "high"))
-        }
+        for column, found in contrasts.items():
+            own = found.get(name, {})
+            row |= {
+                f"{column}{end}": own.get(key, math.nan)
+                for end, key in (("", "difference"), ("_low", "low"), ("_high", "high"))
+            }
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -68,8 +92,9 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
         (DASH if n else "missing") if arm.startswith(TEACHER) else str(n) if n else "missing"
         for arm, n in zip(table["arm"], table["n"], strict=True)
     ]
-    gains = zip(table["gain"], table["gain_low"], table["gain_high"], strict=True)
-    shown["gain"] = [with_interval(*row) for row in gains]
+    for column, title in GAINS.items():
+        gains = zip(table[column], table[f"{column}_low"], table[f"{column}_high"], strict=True)
+        shown[title] = [with_interval(*row) for row in gains]
     return shown
 
 
@@ -121,14 +146,11 @@ def write_tables(study: Study) -> list[Path]:
     table = summarise(frame, study.experiment, split)
     shown = readable(table)
     folder = study.path("ablations")
-    note = (
-        f"Split {split}, percent; mean ± standard deviation over seeds; gain over the student alone, paired "
-        "by seed, with 95 % t interval."
-    )
+    note = f"Split {split}, percent; mean ± standard deviation over seeds; {GAIN_NOTE}"
     note = " ".join([note, *remarks(study.experiment, study.root)])
     absent = missing(study)
     gap = f"\nMissing: {', '.join(absent)}.\n" if absent else ""
-    statistics = paired_differences(frame, split)
+    statistics = comparisons(frame, study.experiment, split)
     files = {
         "results.csv": frame.to_csv(index=False, lineterminator="\n"),
         "statistics.csv": statistics.to_csv(index=False, lineterminator="\n"),

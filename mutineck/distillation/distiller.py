@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mmcv.runner import HOOKS, Hook
 from mmdet.models import DETECTORS, BaseDetector, build_detector
 from torch import Tensor, nn
 
-from mutineck.detection.frozen import detector_strides
+from mutineck.detection.frozen import FrozenDetector, detector_strides
 from mutineck.detection.loading import LoadReport, inherit_weights
-from mutineck.distillation.ensemble import Donor, TeacherEnsemble
+from mutineck.detectors.folders import load_folder
+from mutineck.distillation.ensemble import TeacherEnsemble
 from mutineck.distillation.guidance import Guidance
-from mutineck.study.arms import ArmSpec
+from mutineck.study.arms import OWN, ArmSpec
 from mutineck.study.experiment import DistillationSpec
+from mutineck.system.errors import ExperimentError
 from mutineck.system.seeding import derive_seed, seeded
 
 
@@ -31,7 +34,9 @@ class Distiller(BaseDetector):
         categories: the student's.
         normalisation: of its input.
         seed: of the student's weights and of the adapters'.
-        inherit: start neck and heads from the donor's, where the two are of one type.
+        start: each `{name, folder, aliases}`: detectors whose weights the student starts from, but for the backbone and
+            a mask branch; later ones on top of earlier ones; none for its own.
+        start_is_asked_for: refuse a start of another type, rather than start from the student's own weights.
         guidance: `arm` and `weights`, fields of `ArmSpec` and `DistillationSpec`; `teachers`, `intermediate`, `joint`
             and `cache` of a `TeacherEnsemble`; `centroids` of a `Guidance`. None for a student that nobody teaches.
     """
@@ -42,7 +47,8 @@ class Distiller(BaseDetector):
         categories: Sequence[str],
         normalisation: Mapping[str, Any],
         seed: int = 0,
-        inherit: bool = False,
+        start: Sequence[Mapping[str, Any]] = (),
+        start_is_asked_for: bool = False,
         guidance: Mapping[str, Any] | None = None,
         train_cfg: Any = None,
         test_cfg: Any = None,
@@ -50,7 +56,9 @@ class Distiller(BaseDetector):
     ) -> None:
         super().__init__(init_cfg)
         self.seed = seed
-        self.inherit = inherit
+        self.start = [dict(donor) for donor in start]
+        self.start_is_asked_for = start_is_asked_for
+        self.categories, self.normalisation = list(categories), dict(normalisation)
         self.inherited: list[LoadReport] = []
         self.epoch, self.epochs = 0.0, 1
         with seeded(derive_seed(seed, "student")):
@@ -65,9 +73,24 @@ class Distiller(BaseDetector):
                 self.guidance = Guidance(arm, weights, ensemble, self.student, centroids)
 
     def init_weights(self) -> None:
-        """Initialise the student by its seed, then let it inherit; teachers and adapters have their weights already."""
+        """Initialise the student by its seed, then by what it starts from; teachers and adapters have their weights.
+
+        Raises:
+            ExperimentError: the start that is asked for is of another type than the student.
+        """
         with seeded(derive_seed(self.seed, "student", "weights")):
             self.student.init_weights()
+        with seeded(derive_seed(self.seed, "start")):
+            for donor in self.start:
+                self._start_from(
+                    load_folder(
+                        Path(donor["folder"]),
+                        name=donor["name"],
+                        student_categories=self.categories,
+                        student_normalisation=self.normalisation,
+                        aliases=donor["aliases"],
+                    )
+                )
         guidance = self.guidance
         if guidance is None:
             return
@@ -81,26 +104,25 @@ class Distiller(BaseDetector):
                     "the centroids are those of the intermediate teacher as it starts, and do not follow the maps that "
                     "it learns in this run"
                 )
-        if self.inherit:
-            for donor in guidance.ensemble.donors:
-                self._inherit_from(donor)
 
-    def _inherit_from(self, donor: Donor) -> None:
+    def _start_from(self, donor: FrozenDetector) -> None:
         own = type(self.student).__name__, detector_strides(self.student)
         other = type(donor.model).__name__, donor.strides
         if own == other:
             report = inherit_weights(self.student, donor.model, donor.label_map)
             self.inherited.append(report)
             print(
-                f"student inherits from {donor.name}: {len(report.matched)} weights outside the backbone; "
+                f"student starts from {donor.name}: {len(report.matched)} weights outside the backbone; "
                 f"{len(report.mismatched)} of another shape stay its own"
             )
-        else:
-            # Levels are counted from the finest, so equal names would be unequal levels.
-            print(
-                f"student inherits nothing from {donor.name}: it is a {other[0]} with strides {other[1]}, the student "
-                f"a {own[0]} with {own[1]}"
+            return
+        # Levels are counted from the finest, so equal names would be unequal levels.
+        why = f"{donor.name!r} is a {other[0]} with strides {other[1]}, the student a {own[0]} with strides {own[1]}"
+        if self.start_is_asked_for:
+            raise ExperimentError(
+                f"the student cannot start from {donor.name!r}: {why}. Say `start: {OWN}`, or another"
             )
+        print(f"student starts from its own weights: {why}")
 
     def extract_feat(self, img: Tensor) -> Any:
         """Return the student's maps."""

@@ -21,20 +21,6 @@ from mutineck.teachers.merge import IntermediateTeacher, MergedTeachers
 from mutineck.teachers.regions import match_batch
 
 
-class Donor(NamedTuple):
-    """A detector that a student may inherit from: its strides, and the student's label of each of its categories."""
-
-    name: str
-    model: Any
-    strides: tuple[int, ...]
-    label_map: Tensor
-
-    @classmethod
-    def of(cls, teacher: FrozenDetector) -> Donor:
-        """Return a frozen teacher as a donor."""
-        return cls(teacher.name, teacher.model, teacher.strides, teacher.label_map)
-
-
 class Source(NamedTuple):
     """Where one set of teaching maps comes from: a teacher's name, its strides, and the channels of its maps."""
 
@@ -85,7 +71,6 @@ class TeacherEnsemble(nn.Module):
         cache: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.categories = len(categories)
         self.cache = open_cache(cache)
         self.joint: IntermediateTeacher | None = None
         # Frozen detectors are no modules: they stay outside of state_dict, train() and the optimiser.
@@ -139,24 +124,6 @@ class TeacherEnsemble(nn.Module):
             return None
         model = self.joint.detector if self.joint is not None else self.intermediate.model  # type: ignore[union-attr]
         return SecondStage.of(model, detector_strides(model))
-
-    @property
-    def donors(self) -> list[Donor]:
-        """The detectors that the student may inherit from, later ones on top of earlier ones.
-
-        The intermediate teacher has heads and no neck of the student's kind: that comes from the anchor below it. Where
-        it learns in the student's run, its heads are those that both start with.
-        """
-        merged = self.merged
-        if merged is None:
-            return [Donor.of(teacher) for teacher in self.teachers[:1]]
-        anchor = Donor.of(merged.teachers[0])
-        if self.intermediate is not None:
-            return [anchor, Donor.of(self.intermediate)]
-        assert self.joint is not None
-        learning = self.joint.detector
-        same = torch.arange(self.categories, device=anchor.label_map.device)
-        return [anchor, Donor("the start of the intermediate teacher", learning, detector_strides(learning), same)]
 
     def forward(
         self,

@@ -19,6 +19,7 @@ from mutineck.detectors.training import detector_training
 from mutineck.study.arms import ArmSpec
 from mutineck.study.experiment import INTERMEDIATE, DetectorSpec, DistillationSpec
 from mutineck.study.stage import Study
+from mutineck.study.starts import donors
 from mutineck.system.files import sha256_file
 from mutineck.teachers.intermediate import START
 
@@ -41,7 +42,8 @@ def teaching_files(study: Study, arm: ArmSpec) -> dict[str, Path]:
     """Return every file of earlier stages that an arm's training reads, by a name for it."""
     files: dict[str, Path] = {"train": study.need("dataset", "train.json")}
     names = [t.name for t in study.experiment.teachers]
-    for name in (*arm.teacher_names(names), *([INTERMEDIATE] if arm.needs_intermediate else [])):
+    merged = [INTERMEDIATE] if arm.needs_intermediate else []
+    for name in dict.fromkeys((*arm.teacher_names(names), *merged, *donors(study.experiment, arm))):
         files[f"teacher {name}"] = study.need("teachers", name, "checkpoint.pth")
         files[f"config of {name}"] = study.need("teachers", name, "config.py")
     if arm.centroids:
@@ -73,9 +75,16 @@ def distiller_config(study: Study) -> dict[str, Any]:
         "categories": list(categories),
         "normalisation": input_normalisation(study),
         "seed": study.job.seed,
-        "inherit": arm.inherit if arm.inherit is not None else experiment.student.inherit,
+        "start": [teacher_folder(study, donor) for donor in donors(experiment, arm)],
+        "start_is_asked_for": arm.start is not None,
         "guidance": guidance_config(study, arm) if arm.taught else None,
     }
+
+
+def teacher_folder(study: Study, name: str) -> dict[str, Any]:
+    """Return name, folder and aliases of a teacher, the intermediate one too: what `load_folder` takes."""
+    aliases = {} if name == INTERMEDIATE else dict(study.experiment.teacher(name).aliases)
+    return {"name": name, "folder": str(study.path("teachers", name).resolve()), "aliases": aliases}
 
 
 def guidance_config(study: Study, arm: ArmSpec) -> dict[str, Any]:
@@ -90,11 +99,7 @@ def guidance_config(study: Study, arm: ArmSpec) -> dict[str, Any]:
         # mmcv writes configs as Python calls, and `lambda` is no name there: the weights go by field names.
         "arm": arm.model_dump(exclude={"weights"}),
         "weights": arm_weights(experiment.distillation, arm).model_dump(),
-        "teachers": [
-            {"name": t.name, "folder": str(study.path("teachers", t.name).resolve()), "aliases": dict(t.aliases)}
-            for t in experiment.teachers
-            if t.name in wanted
-        ],
+        "teachers": [teacher_folder(study, t.name) for t in experiment.teachers if t.name in wanted],
         "intermediate": str(study.path("teachers", INTERMEDIATE).resolve()) if arm.needs_intermediate else None,
         "joint": joint,
         "centroids": {

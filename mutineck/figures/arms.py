@@ -65,8 +65,8 @@ def arms(study: Study) -> Drawing:
         legend = figure.legend(loc="outside upper center", ncols=5, title="teachers", handlelength=3)
         legend.get_title().set_fontsize(7)
     gain = ""
-    if "student" in means and len(means) > 1:
-        best = max((name for name in means if name != "student"), key=means.__getitem__)
+    if "student" in means and any(experiment.arm(name).taught for name in means):
+        best = max((name for name in means if experiment.arm(name).taught), key=means.__getitem__)
         gain = (
             f" The best taught arm, {best}, stands at {means[best]:.1f}; the student alone at {means['student']:.1f}."
         )

@@ -14,17 +14,19 @@ import yaml
 from jinja2 import DictLoader, Environment, StrictUndefined
 from PIL import Image
 
-from mutineck.ablations.intervals import mean_interval, paired_differences
+from mutineck.ablations.intervals import paired_differences
 from mutineck.ablations.results import collect, missing, scores, shown_arm
-from mutineck.ablations.table import readable, summarise
+from mutineck.ablations.table import comparisons, readable, summarise
 from mutineck.dataset.stage import TEST_IS_VAL, repeats_val
 from mutineck.figures.registry import SECTIONS, section_of
 from mutineck.figures.style import read_index
+from mutineck.study.arms import ALONE, OWN, ArmSpec
 from mutineck.study.checks import remarks
-from mutineck.study.experiment import STAGES
+from mutineck.study.experiment import STAGES, Experiment
 from mutineck.study.experiment_file import RELATIVE_TO
 from mutineck.study.jobs import MANIFEST, NOTEBOOK, Job
 from mutineck.study.stage import Study
+from mutineck.study.starts import cannot_start, default_donor, start_of, untaught_like
 from mutineck.system.files import read_json, write_text
 
 LIMIT = 15_000_000
@@ -173,7 +175,6 @@ def _data(study: Study) -> dict[str, Any] | None:
 def _arms(study: Study) -> list[dict[str, str]]:
     rows = []
     for name, spec in study.experiment.arms.items():
-        inherit = study.experiment.student.inherit and spec.taught if spec.inherit is None else spec.inherit
         parts = [part for part, given in (("regions", spec.regions), ("centroids", spec.centroids)) if given]
         rows.append(
             {
@@ -181,11 +182,18 @@ def _arms(study: Study) -> list[dict[str, str]]:
                 "feature loss": spec.feature.upper() if spec.taught else "none",
                 "learns from": spec.source or "ground truth alone",
                 "further parts": ", ".join(parts) or "–",
-                "inherits": "yes" if inherit else "no",
+                "starts from": _start(study.experiment, spec),
                 "own weights": ", ".join(f"{key} {value}" for key, value in spec.weights.items()) or "–",
             }
         )
     return rows
+
+
+def _start(experiment: Experiment, arm: ArmSpec) -> str:
+    """Return what an arm's student starts from, and why not from its teacher where `student.inherit` would have it."""
+    start, donor = start_of(experiment, arm), default_donor(experiment, arm)
+    why = cannot_start(experiment, donor) if arm.start is None else ""
+    return f"{start} ({why})" if why else start
 
 
 def _results(study: Study) -> dict[str, Any] | None:
@@ -199,26 +207,32 @@ def _results(study: Study) -> dict[str, Any] | None:
         "table": table,
         "split": split,
         "missing": missing(study),
-        "statistics": _statistics(paired_differences(frame, split)),
-        "headline": " ".join([_headline(frame, split), *remarks(study.experiment, study.root)]),
+        "statistics": _statistics(comparisons(frame, study.experiment, split)),
+        "headline": " ".join([_headline(frame, study.experiment, split), *remarks(study.experiment, study.root)]),
     }
 
 
-def _headline(frame: pd.DataFrame, split: str) -> str:
+def _headline(frame: pd.DataFrame, experiment: Experiment, split: str) -> str:
     rows = scores(frame, split)
-    arm = shown_arm(frame)
-    alone = mean_interval(rows.loc[rows["arm"] == "student", "value"].to_numpy(dtype=float))
-    if arm is None or alone.n == 0:
+    arm = shown_arm(frame, experiment)
+    means = rows.dropna(subset=["value"]).groupby("arm")["value"].mean()
+    if arm is None or arm not in means.index or ALONE not in means.index:
         return "Not enough is finished yet to compare a taught student with the student alone."
-    taught = mean_interval(rows.loc[rows["arm"] == arm, "value"].to_numpy(dtype=float))
-    text = f"Taught by {arm}, the student reaches {100 * taught.mean:.1f} mAP; alone it reaches {100 * alone.mean:.1f}."
-    differences = paired_differences(frame, split)
-    row = differences[differences["arm"] == arm].iloc[0]
+    text = (
+        f"Taught by {arm}, the student reaches {100 * means[arm]:.1f} mAP; alone it reaches {100 * means[ALONE]:.1f}."
+    )
+    like = untaught_like(experiment, arm)
+    if like in means.index and like != ALONE:
+        text += f" Started alike and not taught ({like}), it reaches {100 * means[like]:.1f}."
+    elif start_of(experiment, experiment.arm(arm)) != OWN:
+        text += " Part of that may be its start: no untaught arm of this study starts alike."
+    against = like if like in means.index else ALONE
+    row = paired_differences(frame, split, against={arm: against}).iloc[0]
     if row["n"] > 1:
         low, high = 100 * row["low"], 100 * row["high"]
         sign = "the interval leaves out zero" if low > 0 or high < 0 else "the interval holds zero: this may be chance"
         return (
-            f"{text} Over {int(row['n'])} seeds the gain is {100 * row['difference']:+.1f} [{low:+.1f}, "
+            f"{text} Over {int(row['n'])} seeds the gain over {against} is {100 * row['difference']:+.1f} [{low:+.1f}, "
             f"{high:+.1f}]; {sign}."
         )
     return f"{text} One seed: how much of the difference is chance cannot be said."
@@ -235,6 +249,7 @@ def _statistics(differences: pd.DataFrame) -> list[dict[str, str]]:
         rows.append(
             {
                 "arm": row["arm"],
+                "against": row["against"],
                 "seeds": str(int(row["n"])),
                 "gain": number(row.get("difference"), "+.1f", 100),
                 "95 % t interval": _pair(interval),

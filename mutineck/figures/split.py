@@ -152,7 +152,7 @@ def protagonists(study: Study) -> tuple[Protagonist, Protagonist, Protagonist]:
         FileNotFoundError: student alone, a taught arm or a teacher has no results yet.
     """
     frame = collect(study)
-    arm, teacher = shown_arm(frame), best_teacher(frame)
+    arm, teacher = shown_arm(frame, study.experiment), best_teacher(frame)
     if arm is None or teacher is None:
         raise FileNotFoundError(
             f"{study.root}: no results of {'a taught arm' if arm is None else 'a teacher'}. "

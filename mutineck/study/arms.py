@@ -9,12 +9,18 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 FEATURES = ("fgd", "mgd", "pkd", "cwd")
-SOURCES = ("mean", "confidence", "sequential", "adapters", "intermediate")
+INTERMEDIATE = "intermediate"
+SOURCES = ("mean", "confidence", "sequential", "adapters", INTERMEDIATE)
+OWN = "own"
+"""The start of a student that has nothing from a teacher."""
+AT = "@"
+"""Between an arm's name and what it starts from: `fgd:mean@intermediate`."""
 PARTS = ("intermediate", "regions", "centroids")
 ALONE = "student"
 """The arm that every other is compared with: nobody teaches it."""
 RESERVED = {
     **dict.fromkeys(SOURCES, "a source of arms"),
+    OWN: "a start of arms",
     ALONE: "the student's row in tables of detectors",
     "merged": "the intermediate teacher's maps in what is stored of a picture",
     "all": "all teachers together in the pictures of clusters",
@@ -48,8 +54,11 @@ class ArmSpec(BaseModel):
     arm that has no use for the proposals is refused."""
     centroids: bool = False
     """Pull the student's instance vectors toward class centroids."""
-    inherit: bool | None = None
-    """Override of `student.inherit`."""
+    start: str | None = None
+    """What the student starts from: `own`, its first weights by the seed; or all but the backbone and a mask branch
+    from a teacher (its name) or from `intermediate`, the anchor's neck under the intermediate teacher's head. One of
+    another type or other strides than the student is refused. The name says it after an `@`: `student@intermediate`,
+    `mutineck@own`. If null, `student.inherit` decides."""
     epochs: int | None = Field(None, ge=1)
     """Override of `student.schedule.epochs`."""
     weights: dict[str, float | tuple[int, ...]] = {}
@@ -64,7 +73,7 @@ class ArmSpec(BaseModel):
     @property
     def needs_intermediate(self) -> bool:
         """Whether the arm learns from the intermediate teacher's map."""
-        return self.source == "intermediate"
+        return self.source == INTERMEDIATE
 
     @property
     def compares_heads(self) -> bool:
@@ -90,9 +99,7 @@ class ArmSpec(BaseModel):
             logits: weight of second stages in this arm; 0 where the student has none to compare.
         """
         if not self.taught:
-            if said := [
-                name for name in ("source", "regions", "centroids", "inherit", "weights") if getattr(self, name)
-            ]:
+            if said := [name for name in ("source", "regions", "centroids", "weights") if getattr(self, name)]:
                 return f"{' and '.join(said)} would not be read: `feature: none` teaches nothing. Name a feature"
             return ""
         if self.regions and self.feature != "fgd" and not (self.compares_heads and logits):
@@ -120,18 +127,34 @@ def resolve_arm(name: str, spec: Any, teachers: Sequence[str]) -> dict[str, Any]
 
     `student`; `LOSS:SOURCE` with LOSS one of fgd, mgd, pkd, cwd and SOURCE a teacher, `mean`, `confidence`,
     `sequential`, `adapters` or `intermediate`; `adapters` (= `fgd:adapters`); `mutineck`, and `mutineck-PART` for it
-    less one part (intermediate, regions, centroids). What the YAML says wins over what the name says. Any other name
-    is free, if its spec says `feature` and `source`.
+    less one part (intermediate, regions, centroids); any of them with `@START`. What the YAML says wins over what the
+    name says, but for the start, which must not differ. Any other name is free, if its spec says `feature` and
+    `source`.
 
     Raises:
-        ValueError: the name says nothing and the spec neither, or a source that is no teacher.
+        ValueError: the name says nothing and the spec neither, or a source or start that is no teacher.
     """
     if isinstance(spec, ArmSpec):
         spec = spec.model_dump()
     given: dict[str, Any] = dict(spec) if isinstance(spec, Mapping) else {}
     if spec is not None and not isinstance(spec, Mapping):
         raise ValueError(f"arm {name!r}: expected a mapping (or nothing), got {spec!r}")
-    resolved = _from_name(name) | given
+    # An experiment.yaml from before there were starts.
+    if given.get("inherit", False) is None:
+        del given["inherit"]
+    base, at, start = name.partition(AT)
+    resolved = _from_name(base) | given
+    if at and given.get("start") not in (None, start):
+        raise ValueError(f"arm {name!r}: its name says that it starts from {start!r}, `start` says {given['start']!r}")
+    if at:
+        resolved["start"] = start
+    starts = [OWN, *teachers, INTERMEDIATE]
+    if resolved.get("start") not in (None, *starts):
+        near = difflib.get_close_matches(str(resolved["start"]), starts, n=2)
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise ValueError(f"arm {name!r}: unknown start {resolved['start']!r}{hint} (known: {', '.join(starts)})")
+    if name == ALONE and resolved.get("start"):
+        raise ValueError(f"arm {ALONE!r} starts from its own weights; call it {ALONE}{AT}{resolved['start']}")
     known = [*teachers, *SOURCES]
     if "feature" not in resolved:
         hints = difflib.get_close_matches(name, ["student", "mutineck", "adapters", *(f"fgd:{s}" for s in known)], n=2)
@@ -145,7 +168,7 @@ def resolve_arm(name: str, spec: Any, teachers: Sequence[str]) -> dict[str, Any]
 
 
 def _from_name(name: str) -> dict[str, Any]:
-    if name == "student":
+    if name == ALONE:
         return {"feature": "none"}
     if name == "adapters":
         return {"feature": "fgd", "source": "adapters"}

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mutineck.detection.specs import SECOND_STAGED, DetectorSpec, InputSpec, NormalisationSpec, ScheduleSpec
-from mutineck.study.arms import ALONE, RESERVED, TEACHER, ArmSpec, resolve_arm
+from mutineck.study.arms import ALONE, INTERMEDIATE, OWN, RESERVED, TEACHER, ArmSpec, resolve_arm
 from mutineck.study.experiment_file import (
     RELATIVE_TO,
     STUDIES,
@@ -20,15 +20,15 @@ from mutineck.study.experiment_file import (
     read_fields,
     study_files,
 )
+from mutineck.study.starts import cannot_start, start_of
 from mutineck.system.errors import ExperimentError, unknown
 from mutineck.system.records import Record
 
 STAGES = ("dataset", "teachers", "features", "clusters", "distillation", "ablations", "figures")
-INTERMEDIATE = "intermediate"
 CHOOSING: Literal["val"] = "val"
 """The split that every choice is made on: which arm and teacher to show, thresholds, floors, searches. It is always
 measured, whatever `evaluation.splits` says, so nothing is chosen by what is reported."""
-ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+-]*")
+ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+@-]*")
 
 
 class ShapesSpec(Record):
@@ -103,7 +103,7 @@ class TeacherSpec(Record):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")
     """What it is called in arms (`fgd:NAME`), folders and tables. Taken are the sources of arms (`mean`, `confidence`,
-    `sequential`, `adapters`, `intermediate`), `student`, `merged` and `all`."""
+    `sequential`, `adapters`, `intermediate`), `own`, `student`, `merged` and `all`."""
     zoo: str | None = None
     """Name in mmdet's model index, e.g. `faster_rcnn_r101_fpn_2x_coco`."""
     config: str | None = None
@@ -175,10 +175,10 @@ class StudentSpec(Record):
     schedule: ScheduleSpec = ScheduleSpec()
     """How it is trained; an arm may say other `epochs`."""
     inherit: bool = False
-    """In arms that are taught, start all but the backbone from the teacher's weights where shapes agree: from the
-    arm's teacher (the first of several), or from the anchor's neck and the intermediate teacher's heads where the arm
-    learns from that one (nothing where `intermediate.mode` is `joint`). A donor of another type or with other strides
-    gives nothing."""
+    """What arms that say no `start` start from. If true, those that are taught start from their teacher (the anchor,
+    where there are several; `intermediate`, where they learn from that one), as far as it is of the student's type with
+    its strides, and from `own` where it is not; the report says which. If false, `own`. Arms that are not taught start
+    from `own`."""
 
 
 class IntermediateSpec(Record):
@@ -438,7 +438,7 @@ class Experiment(Record):
             raise ValueError(f"teachers: names must differ, got {names}")
         for arm in self.arms:
             if not ARM_NAME.fullmatch(arm):
-                raise ValueError(f"arms: the name {arm!r} may have letters, digits and _ . : + - alone")
+                raise ValueError(f"arms: the name {arm!r} may have letters, digits and _ . : + - @ alone")
             if arm.startswith(TEACHER):
                 raise ValueError(f"arms: the name {arm!r}: what begins with {TEACHER!r} are teachers' rows in tables")
         if (alone := self.arms.get(ALONE)) and alone.taught:
@@ -464,6 +464,8 @@ class Experiment(Record):
                 raise ValueError(f"arm {arm!r}: weights: {where}: {first['msg']}") from error
             if unread := spec.unread(self.logits_of(spec)):
                 raise ValueError(f"arm {arm!r}: {unread}")
+            if spec.start and (why := cannot_start(self, spec.start)):
+                raise ValueError(f"arm {arm!r} cannot start from {spec.start!r}: {why}. Say `start: {OWN}`, or another")
         return self
 
     def find(self, field: str, given: str, *, hint: str = "") -> Path:
@@ -494,12 +496,12 @@ class Experiment(Record):
 
     @property
     def needs_intermediate(self) -> bool:
-        """Whether any arm learns from the intermediate teacher."""
-        return any(arm.needs_intermediate for arm in self.arms.values())
+        """Whether any arm learns or starts from the intermediate teacher."""
+        return any(INTERMEDIATE in (arm.source, start_of(self, arm)) for arm in self.arms.values())
 
     @property
     def all_teachers(self) -> list[str]:
-        """Names of the teachers, and last of the intermediate one if any arm learns from it."""
+        """Names of the teachers, and last of the intermediate one if any arm learns or starts from it."""
         return [teacher.name for teacher in self.teachers] + [INTERMEDIATE] * self.needs_intermediate
 
     @property

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mutineck.study.experiment import INTERMEDIATE, STAGES, Experiment, slug
+from mutineck.study.starts import donors
 from mutineck.system.errors import ExperimentError, unknown
 
 NOTEBOOK = "notebook.ipynb"
@@ -186,9 +187,9 @@ def needs(experiment: Experiment, job: Job) -> list[Job]:
 
 
 def _taught_by(experiment: Experiment, job: Job) -> list[Job]:
-    """Return the teachers, and the clusters, that an arm's student reads; it inherits from no others."""
+    """Return the teachers, and the clusters, that an arm's student learns or starts from."""
     arm = experiment.arm(job.arm)
-    names = set(arm.teacher_names([teacher.name for teacher in experiment.teachers]))
+    names = {*arm.teacher_names([teacher.name for teacher in experiment.teachers]), *donors(experiment, arm)}
     if arm.needs_intermediate:
         names.add(INTERMEDIATE)
     found = [Job.teacher(name) for name in experiment.all_teachers if name in names]

@@ -9,6 +9,7 @@ from typing import Any
 from mutineck.study.arms import HEAD_WEIGHTS, ArmSpec
 from mutineck.study.experiment import INTERMEDIATE, Experiment
 from mutineck.study.jobs import Job
+from mutineck.study.starts import start_of
 from mutineck.system.records import differences
 
 LATER_FIELDS = ("sees", "study", "teacher", "normalisation")
@@ -51,7 +52,8 @@ def settings_of(experiment: Experiment, job: Job) -> dict[str, Any]:
         return {"clusters": whole["clusters"]}
     if stage == "distillation":
         arm = experiment.arm(job.arm)
-        parts = {"student": whole["student"], "arm": arm.model_dump(mode="json", by_alias=True)}
+        own = arm.model_dump(mode="json", by_alias=True) | {"start": start_of(experiment, arm)}
+        parts = {"student": _without(whole["student"], "inherit"), "arm": own}
         if taught_by := arm.teacher_names(list(teachers)):
             # In their order: the first is the anchor, and to some arms each has its turn.
             parts |= {"distillation": _weights_of(experiment, arm), "teachers": list(taught_by)} | _rounding(experiment)

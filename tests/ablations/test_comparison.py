@@ -21,7 +21,7 @@ from mutineck.ablations.results import (
     shown_arm,
     teacher_strengths,
 )
-from mutineck.ablations.table import readable, summarise, to_latex, to_markdown, write_tables
+from mutineck.ablations.table import comparisons, readable, summarise, to_latex, to_markdown, write_tables
 from mutineck.study.experiment import Experiment, slug
 from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
@@ -73,18 +73,22 @@ def test_rows_are_tidy_and_ordered(study: Study) -> None:
 def test_what_is_shown_is_chosen_on_val(study: Study) -> None:
     """On test the order is the other way round: a choice that looked there would be an outcome."""
     frame = collect(study)
-    assert (shown_arm(frame), best_teacher(frame)) == (None, None), "test alone has been measured"
+    assert (shown_arm(frame, study.experiment), best_teacher(frame)) == (None, None), "test alone has been measured"
     on_val = frame.assign(split="val")
     on_val.loc[on_val["arm"] == "teacher:retina", "value"] = 0.9
     pkd = frame[frame["arm"] == "fgd:mean"].assign(arm="pkd:mean", value=0.9)
-    whole = pd.concat([frame, on_val, pkd, pkd.assign(split="val", value=0.1)])
-    assert (shown_arm(whole), best_teacher(whole)) == ("fgd:mean", "retina")
+    long = {"feature": "none", "epochs": 99}
+    more = experiment(arms={"student": None, "fgd:mean": None, "pkd:mean": None, "student_long": long})
+    untaught = on_val[on_val["arm"] == "fgd:mean"].assign(arm="student_long", value=0.95)
+    whole = pd.concat([frame, untaught, on_val, pkd, pkd.assign(split="val", value=0.1)])
+    assert (shown_arm(whole, more), best_teacher(whole)) == ("fgd:mean", "retina")
 
 
 def test_the_method_is_shown_whatever_its_result(study: Study) -> None:
     frame = collect(study).assign(split="val")
     worse = frame[frame["arm"] == "fgd:mean"].assign(arm="mutineck", value=0.01)
-    assert shown_arm(pd.concat([frame, worse])) == "mutineck"
+    more = experiment(arms={"student": None, "fgd:mean": None, "mutineck": None})
+    assert shown_arm(pd.concat([frame, worse]), more) == "mutineck"
 
 
 def test_a_teacher_of_some_categories_says_so(study: Study) -> None:
@@ -209,25 +213,31 @@ def test_table_numbers(study: Study) -> None:
 
 def test_table_for_people(study: Study) -> None:
     shown = readable(summarise(collect(study), study.experiment, "test"))
-    assert list(shown.columns) == ["arm", "mAP", "n", "gain"]  # metrics that nobody measured take no column
+    assert list(shown.columns) == [
+        "arm",
+        "mAP",
+        "n",
+        "over the same start",
+        "over the student",
+    ]  # metrics that nobody measured take no column
     assert shown.values.tolist() == [
-        ["faster (teacher)", "50.0", "–", "–"],
-        ["retina (teacher)", "40.0", "–", "–"],
-        ["student", "21.0 ± 1.0", "3", "–"],
-        ["fgd:mean", "26.0 ± 2.6", "3", "+5.0 [-2.5, +12.5]"],
+        ["faster (teacher)", "50.0", "–", "–", "–"],
+        ["retina (teacher)", "40.0", "–", "–", "–"],
+        ["student", "21.0 ± 1.0", "3", "–", "–"],
+        ["fgd:mean", "26.0 ± 2.6", "3", *["+5.0 [-2.5, +12.5]"] * 2],
     ]
 
 
 def test_one_seed_shows_dashes(study: Study) -> None:
     single = experiment(seeds=[0])
     shown = readable(summarise(collect(Study(single, study.root, Job("ablations"))), single, "test"))
-    assert shown.iloc[-1].tolist() == ["fgd:mean", "25.0", "1", "+5.0 [–]"]
+    assert shown.iloc[-1].tolist() == ["fgd:mean", "25.0", "1", "+5.0 [–]", "+5.0 [–]"]
 
 
 def test_absent_arm_is_a_row_that_says_so(study: Study) -> None:
     more = experiment(arms={"student": None, "fgd:retina": None, "fgd:mean": None})
     shown = readable(summarise(collect(Study(more, study.root, Job("ablations"))), more, "test"))
-    assert shown[shown["arm"] == "fgd:retina"].values.tolist() == [["fgd:retina", "–", "missing", "–"]]
+    assert shown[shown["arm"] == "fgd:retina"].values.tolist() == [["fgd:retina", "–", "missing", "–", "–"]]
 
 
 def test_files_hold_the_same_numbers(study: Study) -> None:
@@ -236,10 +246,38 @@ def test_files_hold_the_same_numbers(study: Study) -> None:
     assert pd.read_csv(statistics)["difference"].tolist() == pytest.approx([0.05])
     assert pd.read_csv(table).set_index("arm").loc["student", "bbox_mAP"] == pytest.approx(0.21)
     rows = [" ".join(line.split()) for line in markdown.read_text().splitlines()]
-    assert "| fgd:mean | 26.0 ± 2.6 | 3 | +5.0 [-2.5, +12.5] |" in rows
-    assert r"fgd:mean & 26.0 $\pm$ 2.6 & 3 & +5.0 [-2.5, +12.5] \\" in latex.read_text()
+    assert "| fgd:mean | 26.0 ± 2.6 | 3 | +5.0 [-2.5, +12.5] | +5.0 [-2.5, +12.5] |" in rows
+    assert r"fgd:mean & 26.0 $\pm$ 2.6 & 3 & +5.0 [-2.5, +12.5] & +5.0 [-2.5, +12.5] \\" in latex.read_text()
     before = [path.read_bytes() for path in (results, statistics, table, markdown, latex)]
     assert before == [path.read_bytes() for path in write_tables(study)]
+
+
+def test_the_first_gain_is_over_the_same_start_untaught(study: Study) -> None:
+    """`student@faster` starts as `fgd:faster` does: 0.02 of its 0.05 over the student alone are the teaching."""
+    arms = {
+        "student": None,
+        "student@faster": None,
+        "student_long@faster": {"feature": "none", "epochs": 99},
+        "fgd:faster": {"start": "faster"},
+        "fgd:retina": {"start": "retina"},
+    }
+    more = experiment(arms=arms)
+    values = {"student": 0.2, "student@faster": 0.23, "student_long@faster": 0.4, "fgd:faster": 0.25, "fgd:retina": 0.3}
+    frame = pd.DataFrame(
+        {"arm": arm, "seed": seed, "split": "test", "metric": "bbox_mAP", "category": "", "value": value + 0.01 * seed}
+        for arm, value in values.items()
+        for seed in (0, 1)
+    )
+    table = summarise(frame, more, "test").set_index("arm")
+    assert table["taught"].dropna().to_dict() == {"fgd:faster": pytest.approx(0.02)}
+    assert table["gain"].dropna().to_dict() == {
+        arm: pytest.approx(value - 0.2) for arm, value in values.items() if arm != "student"
+    }
+    rows = comparisons(frame, more, "test")
+    assert [tuple(pair) for pair in rows[["arm", "against"]].values] == [
+        ("fgd:faster", "student@faster"),
+        *((arm, "student") for arm in arms if arm != "student"),
+    ]
 
 
 def test_special_characters_survive() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,18 @@ from torch import Tensor
 
 from mutineck.detection.configs import model_config, read_config, write_config
 from mutineck.detection.frozen import build_model
-from mutineck.detection.loading import write_checkpoint
+from mutineck.detection.loading import read_checkpoint, write_checkpoint
 from mutineck.detection.specs import DetectorSpec
+from mutineck.detectors.folders import load_frozen
 from mutineck.distillation.guidance import confidence_shares
 from mutineck.distillation.losses.fgd import fgd_masks
-from mutineck.distillation.stage import distiller_config, save_student, student_detector, train_student
+from mutineck.distillation.stage import (
+    distiller_config,
+    save_student,
+    student_detector,
+    teacher_folder,
+    train_student,
+)
 from mutineck.distillation.teacher_loss import Levels, TeacherLoss, omega_masks, without_ignored
 from mutineck.study.experiment import DistillationSpec
 from mutineck.study.stage import Study
@@ -277,18 +285,46 @@ class TestAdapters:
             ), term
 
 
-class TestInheriting:
-    def test_neck_and_heads_come_from_the_anchor_where_types_agree(self, tiny: Study, tmp_path: Path) -> None:
-        study = derive(tiny, tmp_path / "s", arms=["fgd:faster_rcnn", "fgd:retinanet", "student"], inherit=True)
+def weights_of(model: torch.nn.Module, *, neck: bool) -> dict[str, Tensor]:
+    """Return a detector's weights of its neck, or of its heads."""
+    return {
+        name: value
+        for name, value in model.state_dict().items()
+        if not name.startswith("backbone.") and name.startswith("neck.") == neck
+    }
+
+
+class TestStarts:
+    def test_neck_and_heads_come_from_the_teacher_where_types_agree(
+        self, tiny: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        arms = ["fgd:faster_rcnn", "fgd:retinanet", "student", "student@faster_rcnn"]
+        study = derive(tiny, tmp_path / "s", arms=arms, inherit=True)
         first = build(study, "student").student.state_dict()
         heir = build(study, "fgd:faster_rcnn")
         donor = heir.guidance.ensemble.teachers[0].model.state_dict()
         for name, value in heir.student.state_dict().items():
             assert torch.equal(value, first[name] if name.startswith("backbone.") else donor[name]), name
         assert [len(report.mismatched) for report in heir.inherited] == [0]
+        untaught = build(study, "student@faster_rcnn")
+        assert untaught.guidance is None, "nobody teaches it"
+        assert all(torch.equal(v, heir.student.state_dict()[n]) for n, v in untaught.student.state_dict().items())
         other = build(study, "fgd:retinanet")
         assert other.inherited == []
         assert all(torch.equal(value, first[name]) for name, value in other.student.state_dict().items())
+
+    def test_what_only_files_tell_is_refused_there_if_it_was_asked_for(self, tiny: Study, tmp_path: Path) -> None:
+        study = derive(tiny, tmp_path / "s", arms=["student"])
+        config = distiller_config(study.at("distillation", "student/seed0"))
+        config["start"] = [teacher_folder(study, "retinanet")]
+        own = build(study, "student").student.state_dict()
+        with pytest.raises(
+            ExperimentError, match=r"'retinanet' is a RetinaNet with strides \(8.*the student a FasterRCNN"
+        ):
+            build_model(config | {"start_is_asked_for": True}).init_weights()
+        default = build_model(config)
+        default.init_weights()
+        assert all(torch.equal(v, own[n]) for n, v in default.student.state_dict().items())
 
     def test_a_narrower_backbones_laterals_stay_its_own(self, tiny: Study, tmp_path: Path) -> None:
         narrow = detector("faster_rcnn", base_channels=16)
@@ -296,20 +332,20 @@ class TestInheriting:
         distiller = build(study, "fgd:faster_rcnn")
         assert set(distiller.inherited[0].mismatched) == {f"neck.lateral_convs.{i}.conv.weight" for i in range(4)}
 
+    @pytest.mark.parametrize("arm", ["fgd:intermediate", "student@intermediate", "fgd:mean@intermediate"])
     def test_the_intermediate_teachers_head_lies_over_the_anchors_neck(
-        self, tiny: Study, ready: Study, tmp_path: Path
+        self, tiny: Study, ready: Study, tmp_path: Path, arm: str
     ) -> None:
-        study = derive(tiny, tmp_path / "s", arms=["fgd:intermediate"], inherit=True)
-        link_intermediate(study, ready.root)
-        distiller = build(study, "fgd:intermediate")
-        anchor, merged = distiller.guidance.ensemble.donors
-        own = distiller.student.state_dict()
-        for name, value in anchor.model.state_dict().items():
-            if name.startswith("neck."):
-                assert torch.equal(own[name], value)
-        for name, value in merged.model.state_dict().items():
-            if not name.startswith("backbone."):
-                assert torch.equal(own[name], value)
+        study = derive(tiny, tmp_path / "s", arms=[arm], inherit=True)
+        folder = study.path("teachers", "intermediate")
+        shutil.copytree(ready.path("teachers", "intermediate"), folder)
+        content = read_checkpoint(folder / "checkpoint.pth")
+        content["state_dict"]["detector.rpn_head.rpn_cls.bias"] += 1  # as it starts, its head is the anchor's
+        write_checkpoint(folder / "checkpoint.pth", content)
+        own = build(study, arm).student.state_dict()
+        anchor, merged = (load_frozen(study, name).model for name in ("faster_rcnn", "intermediate"))
+        for name, value in (weights_of(anchor, neck=True) | weights_of(merged, neck=False)).items():
+            assert torch.equal(own[name], value), name
 
     def test_so_it_does_where_it_learns_in_the_students_run(self, tiny: Study, joint: Study, tmp_path: Path) -> None:
         study = derive(tiny, tmp_path / "s", arms=["fgd:intermediate"], inherit=True, intermediate={"mode": "joint"})
@@ -405,7 +441,6 @@ class TestIgnored:
         assert all(found["all"][term] != found["none"][term] for term in boxes & set(found["none"]))
 
     def test_an_intermediate_teacher_that_learns_meanwhile_leaves_it_out_too(self, joint: Study) -> None:
-        from mutineck.detection.frozen import build_model
         from mutineck.detection.ignored import ignoring
 
         config = ignoring(distiller_config(joint.at("distillation", "pkd-intermediate/seed0")))

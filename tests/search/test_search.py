@@ -61,7 +61,7 @@ def test_a_factor_and_a_field_are_set() -> None:
             "unknown field 'temprature'; did you mean 'temperature'",
         ),
         ({"field": "distillation.temperature", "low": -1, "high": 2}, "greater than 0"),
-        ({"field": "arms.mutineck.inherit", "choices": [True, "perhaps"]}, "valid boolean"),
+        ({"field": "arms.mutineck.start", "choices": ["own", "perhaps"]}, "unknown start"),
         ({"field": "input.flip", "low": 0, "high": 1}, "trains students alone"),
         ({"field": "intermediate.ridge", "low": 1, "high": 2}, "trains students alone"),
         ({"field": "features.minimum_size", "low": 1, "high": 2}, "`features` depends on features.minimum_size too"),

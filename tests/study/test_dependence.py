@@ -23,7 +23,7 @@ EXPERIMENT = {
         {"name": "big", "detector": DETECTOR, "schedule": {}},
         {"name": "zoo", "zoo": "retinanet_r50_fpn_1x_coco"},
         {
-            "name": "own",
+            "name": "mine",
             "config": "own.py",
             "checkpoint": "own.pth",
             "normalisation": {"mean": [0, 0, 0], "std": [9, 9, 9], "to_rgb": True},
@@ -33,7 +33,7 @@ EXPERIMENT = {
     "student": {"detector": DETECTOR},
     "arms": {"student": None, "fgd:big": None, "fgd:intermediate": None, "mutineck": None},
 }
-TEACHERS, TAUGHT, TABLES = {"big", "zoo", "own", "theirs"}, {"fgd-big", "fgd-intermediate", "mutineck"}, {"tables"}
+TEACHERS, TAUGHT, TABLES = {"big", "zoo", "mine", "theirs"}, {"fgd-big", "fgd-intermediate", "mutineck"}, {"tables"}
 STUDENTS = {"student", *TAUGHT}
 MEASURED = {*TEACHERS, "intermediate", *STUDENTS}
 NOTHING: set[str] = set()
@@ -61,10 +61,10 @@ PLACED = [
     ("teachers.big", 'categories=[cat] aliases={"a":"b"} seed=3', {"big"}),
     ("teachers.big", "floor=0.5", TABLES),
     ("teachers.zoo", "zoo=other", {"zoo"}),
-    ("teachers.own", "config=b.py checkpoint=b.pth", {"own"}),
-    ("teachers.own.normalisation", "mean=[1,2,3] std=[1,2,3] to_rgb=false", {"own"}),
+    ("teachers.mine", "config=b.py checkpoint=b.pth", {"mine"}),
+    ("teachers.mine.normalisation", "mean=[1,2,3] std=[1,2,3] to_rgb=false", {"mine"}),
     ("teachers.theirs", "study=outputs/others teacher=small", {"theirs"}),
-    ("teachers.own", "name=other", {"own", "intermediate", "features", "fgd-intermediate", "mutineck", *TABLES}),
+    ("teachers.mine", "name=other", {"mine", "intermediate", "features", "fgd-intermediate", "mutineck", *TABLES}),
     ("intermediate", "mode=joint head=anchor prior=true ridge=0.5 alignment_images=9 seed=3", {"intermediate"}),
     ("intermediate", "gate=0.5", TABLES),
     ("intermediate.schedule", SCHEDULE, {"intermediate"}),
@@ -73,7 +73,7 @@ PLACED = [
     ("clusters", "k=5 restarts=3 seed=3 minimum_share=0.2 sample_per_category=9", {"clusters"}),
     ("student.detector", DETECTORS, STUDENTS),
     ("student.schedule", SCHEDULE, STUDENTS),
-    ("student", "inherit=true", STUDENTS),
+    ("student", "inherit=true", TAUGHT),
     (
         "distillation",
         """temperature=2 alpha=1 beta=1 gamma=1 lambda=1 centroid=1 centroid_distance=1 centroid_cosine=0 peer=1 cwd=1
@@ -90,7 +90,7 @@ PLACED = [
     ),
     (
         "arms.fgd:big",
-        'feature=cwd source=zoo regions=true centroids=true inherit=true epochs=3 weights={"alpha":1}',
+        'feature=cwd source=zoo regions=true centroids=true start=big epochs=3 weights={"alpha":1}',
         {"fgd-big"},
     ),
     ("evaluation", "splits=[test]", NOTHING),
@@ -135,7 +135,7 @@ def settings(experiment: Experiment) -> dict[str, str]:
 
 
 def test_every_field_is_placed_once() -> None:
-    named = re.compile(r"(?<=teachers\.)(big|zoo|own|theirs)\.|(?<=arms\.)fgd:big\.")
+    named = re.compile(r"(?<=teachers\.)(big|zoo|mine|theirs)\.|(?<=arms\.)fgd:big\.")
     assert sorted(named.sub("", path) for path, *_ in CASES) == sorted(leaves(Experiment))
 
 
