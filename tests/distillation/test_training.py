@@ -363,7 +363,7 @@ class TestExport:
         gaps = build_detector(Config.fromfile(str(config)).model).load_state_dict(state, strict=False)
         assert gaps.missing_keys == [] and gaps.unexpected_keys == []
         model = init_detector(str(config), str(checkpoint), device="cpu")
-        assert list(model.CLASSES) == unstopped.dataset.categories
+        assert tuple(model.CLASSES) == unstopped.dataset.categories
         picture = next(unstopped.path("dataset", "source", "JPEGImages").iterdir())
         assert len(inference_detector(model, str(picture))) == len(model.CLASSES)
 
