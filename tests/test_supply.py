@@ -132,5 +132,6 @@ def test_a_value_that_looks_like_code_is_a_string(value: str, tmp_path: Path, mo
 def test_yaml_builds_no_objects(tag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ExperimentError, match="not valid YAML"):
-        load_experiment("smoke", [f"description=!!{tag} [hacked]"])
+        load_experiment("smoke", [f"seeds=[!!{tag} [hacked]]"])
+    assert load_experiment("smoke", [f"description=!!{tag} [hacked]"]).description == f"!!{tag} [hacked]"
     assert not (tmp_path / "hacked").exists()

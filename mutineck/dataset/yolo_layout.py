@@ -53,9 +53,9 @@ def _yaml_files(root: Path) -> list[Path]:
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
+    """Return the fields of a YAML file, every scalar as text: `no` is not False, nor 007 seven; none if it has none."""
     try:
-        # Names are text: `no` is not False, nor 007 seven
-        content = yaml.load(file.read_text(encoding="utf-8-sig", errors="replace"), yaml.BaseLoader)
+        content = yaml.BaseLoader(file.read_text(encoding="utf-8-sig", errors="replace")).get_single_data()
     except (OSError, yaml.YAMLError, RecursionError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -50,7 +50,7 @@ def test_suppression_keeps_the_boxes_of_mmcvs_own_in_their_order(case: str) -> N
 
 def test_the_switch_leaves_mmcvs_operators() -> None:
     code = (
-        "from mutineck.detection.compat import prepare; prepare()\n"
+        "from mutineck.detection.prepare import prepare; prepare()\n"
         "from mmcv.ops import RoIAlign; from mmcv.ops.nms import ext_module\n"
         "print(hasattr(ext_module.nms, 'args'), hasattr(vars(RoIAlign)['forward'], 'args'))"
     )
