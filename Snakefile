@@ -43,7 +43,7 @@ for stage in STAGES:
         name:
             stage
         input:
-            lambda wildcards, stage=stage: [needed.manifest for needed in needs(experiment, *job(stage, wildcards))],
+            lambda wildcards, stage=stage: [needed.manifest for needed in needs(experiment, job(stage, wildcards))],
         output:
             # The folder a training works in is no output: what it has reached must outlive a job that fails.
             Job(stage, "{item}" if several else None).outputs,
