@@ -42,7 +42,7 @@ def test_gradients_of_mutineck_with_joint_merging(
     assert finished.returncode == 0, finished.stderr[-3000:]
     one, two = gradients(config, data), torch.load(tmp_path / "two.pt", weights_only=True)
     assert one["gradients"].keys() == two["gradients"].keys()
-    assert any(name.startswith("guidance.joint.detector.backbone.neck.spatial") for name in one["gradients"])
+    assert any(name.startswith("guidance.ensemble.joint.detector.backbone.neck.spatial") for name in one["gradients"])
     for name, value in one["gradients"].items():
         other = two["gradients"][name]
         assert value is not None and other is not None, f"unused: {name}"
