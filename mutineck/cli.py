@@ -257,7 +257,7 @@ def _all_overrides(given: argparse.Namespace, experiment: Experiment) -> list[st
 
 def _say_revisions(experiment: Experiment, root: Path) -> None:
     """Say where results were made by other code than there is now: settings make a job stale, code does not."""
-    from mutineck.running.status import inspect
+    from mutineck.study.staleness import inspect
 
     others = [state for state in inspect(experiment, root) if state.done and state.note.startswith("made by revision")]
     if others:
@@ -266,8 +266,9 @@ def _say_revisions(experiment: Experiment, root: Path) -> None:
 
 def status(given: argparse.Namespace) -> int:
     """Print how every job stands; 1 if anything is to be done."""
-    from mutineck.running.status import inspect, table
+    from mutineck.running.status import table
     from mutineck.study.experiment_file import study_files
+    from mutineck.study.staleness import inspect
 
     waiting = 0
     for file in study_files(given.experiment):

@@ -12,30 +12,29 @@ import pandas as pd
 from mutineck.study.arms import TEACHER
 from mutineck.study.experiment import CHOOSING, Experiment
 from mutineck.study.jobs import Job, student_name
-from mutineck.study.manifest import read_manifest
-from mutineck.study.settings import changed_settings
 from mutineck.study.stage import Study
+from mutineck.study.staleness import why_not_counted
 from mutineck.system.files import read_json
 
-METRICS = "metrics.json"
+METRICS_FILE = "metrics.json"
 COLUMNS = ("arm", "seed", "split", "metric", "category", "value")
 HEADLINE = "bbox_mAP"
 METHOD = "mutineck"
 """The arm that the study is about."""
 
 
-def runs(study: Study) -> Iterator[tuple[str, int | None, Path]]:
-    """Yield ``(arm, seed, folder)`` of everything that a study measures: teachers first, then arms, as it
+def runs(study: Study) -> Iterator[tuple[str, int | None, Job]]:
+    """Yield ``(arm, seed, job)`` of everything that a study measures: teachers first, then arms, as it
     lists them.
 
-    A teacher's arm is ``teacher:NAME`` and its seed None. The folders need not exist.
+    A teacher's arm is ``teacher:NAME`` and its seed None. The jobs need not be finished.
     """
     experiment = study.experiment
     for name in experiment.all_teachers:
-        yield TEACHER + name, None, study.path("teachers", name)
+        yield TEACHER + name, None, Job.teacher(name)
     for arm in experiment.arms:
         for seed in experiment.seeds:
-            yield arm, seed, study.path(Job.student(arm, seed).folder)
+            yield arm, seed, Job.student(arm, seed)
 
 
 def collect(study: Study) -> pd.DataFrame:
@@ -50,9 +49,9 @@ def collect(study: Study) -> pd.DataFrame:
         ValueError: a metrics file lacks a field; the message names it.
     """
     rows: list[dict[str, Any]] = []
-    for arm, seed, folder in runs(study):
-        path = folder / METRICS
-        if why := why_not(study, folder):
+    for arm, seed, job in runs(study):
+        path = study.path(job.folder, METRICS_FILE)
+        if why := why_not(study, job):
             if path.is_file():
                 print(f"{study.experiment.name}: {_called(arm, seed)} is left out: {why}", file=sys.stderr)
             continue
@@ -67,29 +66,16 @@ def collect(study: Study) -> pd.DataFrame:
     return frame.astype({"seed": "Int64", "value": "float64", "category": "string", "arm": "string"})
 
 
-def why_not(study: Study, folder: Path) -> str:
-    """Return why a run's results do not count, '' if they do: only a manifest of today's settings says whose they are.
-
-    Args:
-        study: any stage of the study.
-        folder: the run's, of ``runs``.
-    """
-    if not (folder / METRICS).is_file():
+def why_not(study: Study, job: Job) -> str:
+    """Return why the results of a teacher or student do not count in tables, '' if they do."""
+    if not study.path(job.folder, METRICS_FILE).is_file():
         return "it has no results yet"
-    job = Job.at(folder.relative_to(study.root).as_posix())
-    try:
-        manifest = read_manifest(study.root, job)
-    except ValueError as error:
-        return f"its manifest cannot be read: {error}"
-    if manifest is None:
-        return "it has no manifest, so it is not finished or is made anew"
-    changed = changed_settings(study.experiment, job, manifest)
-    return f"it was made with other settings: {changed[0]}" if changed else ""
+    return why_not_counted(study.experiment, study.root, job)
 
 
 def missing(study: Study) -> list[str]:
     """Return what the experiment asks for and no results count of, as ``ARM seed N`` or ``teacher:NAME``."""
-    return [_called(arm, seed) for arm, seed, folder in runs(study) if why_not(study, folder)]
+    return [_called(arm, seed) for arm, seed, job in runs(study) if why_not(study, job)]
 
 
 def _called(arm: str, seed: int | None) -> str:
@@ -153,9 +139,9 @@ def first_seed(study: Study, arm: str) -> str:
         FileNotFoundError: it has none; the message names the command that makes them.
     """
     for seed in study.experiment.seeds:
-        if not why_not(study, study.path(Job.student(arm, seed).folder)):
+        if not why_not(study, Job.student(arm, seed)):
             return student_name(arm, seed)
-    study.need(Job.student(arm, study.experiment.seeds[0]).folder, METRICS)
+    study.need(Job.student(arm, study.experiment.seeds[0]).folder, METRICS_FILE)
     raise AssertionError("unreachable: need() has raised")
 
 

@@ -14,7 +14,7 @@ from mutineck.ablations.results import HEADLINE, TEACHER, collect, runs, scores,
 from mutineck.study.arms import PARTS
 from mutineck.study.checks import remarks
 from mutineck.study.experiment import INTERMEDIATE, load_experiment
-from mutineck.study.jobs import MANIFEST, Job
+from mutineck.study.jobs import Job
 from mutineck.study.manifest import read_manifest
 from mutineck.study.stage import EXPERIMENT_FILE, Study, run_command
 from mutineck.system.files import read_json
@@ -57,9 +57,9 @@ def read_study(root: Path) -> StudyResults:
     experiment = load_experiment(root / EXPERIMENT_FILE)
     study = Study(experiment, root, Job("ablations"))
     times: dict[str, list[float]] = {}
-    for arm, seed, folder in runs(study):
-        if seed is not None and not why_not(study, folder):
-            times.setdefault(arm, []).append(read_json(folder / MANIFEST)["seconds"])
+    for arm, seed, job in runs(study):
+        if seed is not None and not why_not(study, job):
+            times.setdefault(arm, []).append(read_json(root / job.manifest)["seconds"])
     seconds = {arm: statistics.median(each) for arm, each in times.items()}
     frame = collect(study)
     return StudyResults(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from mutineck.ablations.intervals import mean_interval, paired_differences
-from mutineck.ablations.results import HEADLINE, TEACHER, collect, missing, part_known, runs, scores
+from mutineck.ablations.results import HEADLINE, METRICS_FILE, TEACHER, collect, missing, part_known, runs, scores
 from mutineck.study.arms import ALONE
 from mutineck.study.checks import remarks
 from mutineck.study.experiment import Experiment
@@ -163,7 +163,7 @@ def write_tables(study: Study) -> list[Path]:
 
 def read_inputs(study: Study) -> list[Path]:
     """Return the metrics files that exist: what the tables depend on."""
-    return [path for *_, folder in runs(study) if (path := folder / "metrics.json").is_file()]
+    return [path for *_, job in runs(study) if (path := study.path(job.folder, METRICS_FILE)).is_file()]
 
 
 def _label(arm: str, part: str) -> str:

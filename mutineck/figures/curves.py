@@ -29,8 +29,8 @@ def read_curves(study: Study, *, teachers: bool = False) -> pd.DataFrame:
         FileNotFoundError: there is none; the message names the command that makes them.
     """
     frames = []
-    for arm, seed, folder in runs(study):
-        path = folder / "curves.csv"
+    for arm, seed, job in runs(study):
+        path = study.path(job.folder, "curves.csv")
         if arm.startswith(TEACHER) == teachers and path.is_file():
             frames.append(_read(path).assign(arm=arm.removeprefix(TEACHER), seed=-1 if seed is None else seed))
     if not frames:

@@ -18,16 +18,15 @@ import yaml
 
 from mutineck.running.profiles import LOCAL, Profile, find_profile
 from mutineck.running.progress import SETTINGS, ProgressHandler
-from mutineck.running.workflow import running_of, thread_environment, visible_gpus
+from mutineck.running.workflow import thread_environment, visible_gpus
 from mutineck.study.checks import refusal
 from mutineck.study.experiment import STAGES, Experiment
 from mutineck.study.experiment_file import repository
-from mutineck.study.inputs import changed_inputs
 from mutineck.study.jobs import Job, jobs, needs
 from mutineck.study.last_run import note_last_run
 from mutineck.study.manifest import damage, read_manifest
-from mutineck.study.settings import changed_settings
 from mutineck.study.stage import EXPERIMENT_FILE
+from mutineck.study.staleness import outdated
 from mutineck.system.errors import ExperimentError, unknown
 from mutineck.system.files import read_json, write_json, write_text
 from mutineck.system.processes import STOPPING, end_with_parent, exclusive, on_signals
@@ -108,22 +107,7 @@ def run(
     with exclusive(root, again) as lock, tempfile.TemporaryDirectory(prefix="mutineck-") as temporary:
         # What would be done is asked about an experiment that is not the folder's yet.
         config["experiment"] = str(write_experiment(experiment, Path(temporary) if dry_run else root))
-        # Snakemake knows settings of what it ran itself in this folder; manifests also tell those of a copied one, what
-        # is damaged, and what was read outside the folder.
-        again_for: dict[Job, str] = {}
-        for job in wanted:
-            damaged = damage(root, job)
-            if not dry_run and (damaged or job.stage in force):
-                if damaged:
-                    print(f"{job}: {damaged}; it is run again", flush=True)
-                # All at once, so that a run that is stopped or killed goes on with those it had not come to.
-                (root / job.manifest).unlink(missing_ok=True)
-            elif damaged:
-                again_for[job] = damaged
-            elif job.stage not in force and (why := _outdated(experiment, root, job)):
-                again_for[job] = why
-                if not dry_run and why != SETTINGS:
-                    print(f"{job}: {why}; it is run again", flush=True)
+        again_for = _stale_by_themselves(experiment, root, wanted, force, dry_run)
         config["again_for"] = {str(job): why for job, why in again_for.items()}
         if not dry_run:
             note_last_run(root, overrides)
@@ -150,15 +134,34 @@ def run(
     return root
 
 
-def _outdated(experiment: Experiment, root: Path, job: Job) -> str:
-    """Return why a job whose manifest can be read is stale by itself (other settings, other files outside), or ''."""
-    manifest = read_manifest(root, job)
-    if manifest is None:
-        return ""
-    if changed_settings(experiment, job, manifest):
-        return SETTINGS
-    changed, _ = changed_inputs(manifest)
-    return f"input changed: {changed[0]}" if changed else ""
+def _stale_by_themselves(
+    experiment: Experiment, root: Path, wanted: Sequence[Job], force: Sequence[str], dry_run: bool
+) -> dict[Job, str]:
+    """Return which finished jobs Snakemake has to be told to run again, and why; print that.
+
+    Snakemake knows the settings of what it ran itself in this folder; manifests also tell those of a copied one, what
+    is damaged, and what was read outside the folder. Unless the run is dry, manifests of jobs that are damaged or
+    forced are removed.
+    """
+    again_for: dict[Job, str] = {}
+    for job in wanted:
+        damaged = damage(root, job)
+        if not dry_run and (damaged or job.stage in force):
+            if damaged:
+                print(f"{job}: {damaged}; it is run again", flush=True)
+            # All at once, so that a run that is stopped or killed goes on with those it had not come to.
+            (root / job.manifest).unlink(missing_ok=True)
+        elif damaged:
+            again_for[job] = damaged
+        elif job.stage not in force and (manifest := read_manifest(root, job)) is not None:
+            found = outdated(experiment, job, manifest)
+            if found.settings:
+                again_for[job] = SETTINGS
+            elif found.reasons:
+                again_for[job] = found.reasons[0]
+                if not dry_run:
+                    print(f"{job}: {again_for[job]}; it is run again", flush=True)
+    return again_for
 
 
 def _refusals(experiment: Experiment, root: Path, wanted: Sequence[Job], again: Collection[Job]) -> list[str]:
@@ -289,7 +292,7 @@ def _explain_failure(root: Path, wanted: Sequence[Job], log: Path, started: floa
     """Return the errors of the jobs that stopped or were killed since ``started``, or Snakemake's own."""
     failed = []
     for job in wanted:
-        path, notebook = root / job.error, root / running_of(job)
+        path, notebook = root / job.error, root / job.running
         if (root / job.manifest).is_file():
             continue
         if _written_since(path, started):

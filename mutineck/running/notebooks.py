@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import yaml
 
 from mutineck.study.experiment_file import repository
+from mutineck.study.jobs import RUNNING
 from mutineck.system.errors import ExperimentError, unknown
 from mutineck.system.processes import end_with_parent
 from mutineck.system.remedies import remedy
@@ -113,7 +114,7 @@ def execute(
 
 def running_copy(output: Path) -> Path:
     """Return where a notebook lies while it is executed into ``output``."""
-    return output.with_name(f"{output.stem}.running.ipynb")
+    return output.with_name(f"{output.stem}{RUNNING}")
 
 
 def declared_parameters(notebook: NotebookNode, name: str | os.PathLike[str]) -> dict[str, Any]:

@@ -3,103 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from mutineck.running.engine import SNAKEMAKE_CONFIG, SNAKEMAKE_LOG
-from mutineck.running.workflow import running_of
-from mutineck.study.checks import check_in, remark
 from mutineck.study.experiment import Experiment
-from mutineck.study.inputs import changed_inputs
-from mutineck.study.jobs import ITEM_STAGES, Job, item_folders, items, jobs, needs
+from mutineck.study.jobs import ITEM_STAGES, Job, item_folders, items, jobs
 from mutineck.study.last_run import LAST_RUN
-from mutineck.study.manifest import damage, read_manifest, revision
-from mutineck.study.settings import changed_settings
+from mutineck.study.manifest import read_manifest
 from mutineck.study.stage import EXPERIMENT_FILE
+from mutineck.study.staleness import State, inspect
 from mutineck.system.processes import LOCK
 
 _LEFTOVER = re.compile(r"^\..+\.[a-z0-9_]{8}(\.\w+)?$|\.(running|failed)\.ipynb$")
 """What a killed process leaves: temporary files of atomic writes, and notebooks that did not end."""
 _KEPT = (EXPERIMENT_FILE, SNAKEMAKE_CONFIG, SNAKEMAKE_LOG, LAST_RUN, ".snakemake", "cache")
 """What lies in a study's folder beside its jobs' results and logs."""
-
-
-class State(NamedTuple):
-    """How a job stands: done, or the reasons why it has to be run; a note is for information only."""
-
-    job: Job
-    reasons: tuple[str, ...]
-    finished: str = ""
-    seconds: float | None = None
-    note: str = ""
-
-    @property
-    def done(self) -> bool:
-        """Whether its results are there and up to date."""
-        return not self.reasons
-
-
-def inspect(experiment: Experiment, root: Path, *, code: Mapping[str, Any] | None = None) -> list[State]:
-    """Return how every job of an experiment stands, in the order of the workflow.
-
-    Stale is what was made with other settings, from files outside the study that have changed since, or from what is
-    stale itself. That such a file is missing is noted, and is no reason: see `mutineck.study.inputs.changed_inputs`.
-
-    Args:
-        experiment: as it should be; results of other settings are stale.
-        root: its folder, `outputs/EXPERIMENT`.
-        code: revision to compare with; that of the repository if None.
-    """
-    code = revision() if code is None else code
-    states: dict[Job, State] = {}
-    for job in jobs(experiment):
-        stale = [needed for needed in needs(experiment, job) if not states[needed].done]
-        states[job] = _state(experiment, root, job, stale, code)
-    return list(states.values())
-
-
-def _state(experiment: Experiment, root: Path, job: Job, stale: Sequence[Job], code: Mapping[str, Any]) -> State:
-    damaged = damage(root, job)
-    try:
-        manifest = read_manifest(root, job)
-    except ValueError:
-        return State(job, (damaged,))
-    if manifest is None:
-        return State(job, (_why_missing(root, job),))
-    reasons = [f"settings changed: {change}" for change in changed_settings(experiment, job, manifest)]
-    changed, missing = changed_inputs(manifest)
-    reasons += [f"input changed: {path}" for path in changed]
-    reasons += [f"{path} is missing" for path in job.outputs if not (root / path).is_file()]
-    reasons += [damaged] if damaged else []
-    reasons += [f"{needed} has to be run first" for needed in stale]
-    made = min((root / path).stat().st_mtime for path in job.outputs if (root / path).is_file())
-    for needed in needs(experiment, job):
-        if needed not in stale and (root / needed.manifest).stat().st_mtime > made:
-            reasons.append(f"{needed} is newer")
-    check = check_in(manifest) if job.stage == "teachers" else None
-    said = remark(experiment, str(job.item), check) if check else ""
-    notes = [_other_revision(manifest.get("revision") or {}, code), _missing_inputs(missing), said]
-    return State(job, tuple(reasons), manifest["finished"], manifest["seconds"], "; ".join(filter(None, notes)))
-
-
-def _why_missing(root: Path, job: Job) -> str:
-    if (root / job.error).is_file():
-        return "failed: " + (root / job.error).read_text(encoding="utf-8", errors="replace").split("\n")[0]
-    if (root / running_of(job)).is_file():
-        return "started, not finished"
-    return "not run yet"
-
-
-def _other_revision(made: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    if made.get("git") and now.get("git") and made["git"] != now["git"]:
-        return f"made by revision {made['git'][:8]}"
-    return "made by edited code" if made.get("dirty") else ""
-
-
-def _missing_inputs(missing: Sequence[str]) -> str:
-    more = f", and {len(missing) - 1} more" if missing[1:] else ""
-    return f"input missing, not compared: {missing[0]}{more}" if missing else ""
 
 
 def table(states: Sequence[State]) -> str:

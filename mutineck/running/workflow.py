@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mutineck.running.notebooks import NotebookError, execute, running_copy
+from mutineck.running.notebooks import NotebookError, execute
 from mutineck.study.experiment import STAGES, Experiment, load_experiment
 from mutineck.study.experiment_file import repository
 from mutineck.study.jobs import NOTEBOOK, Job, needs, parameters_of
@@ -149,11 +149,6 @@ def run_job(job: Job, root: Path, *, notebooks: Path, kernel_cwd: Path) -> Path:
             f"{notebook_of(job.stage)} came to its end without study.finish(): {job.manifest} is missing"
         )
     return output
-
-
-def running_of(job: Job) -> str:
-    """Return the path of a job's notebook while it is run, below `outputs/EXPERIMENT`."""
-    return f"{job.folder}/{running_copy(Path(NOTEBOOK)).name}"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,6 +12,8 @@ from mutineck.study.starts import donors
 from mutineck.system.errors import ExperimentError, unknown
 
 NOTEBOOK = "notebook.ipynb"
+RUNNING = ".running.ipynb"
+"""Ending of a notebook's name while it is executed."""
 MANIFEST = "manifest.json"
 ITEM_STAGES = ("teachers", "distillation")
 """Stages that are several jobs: one a teacher, one an arm and seed."""
@@ -90,6 +92,11 @@ class Job(NamedTuple):
     def outputs(self) -> tuple[str, str]:
         """The two files that say the job is done: its manifest and its executed notebook."""
         return self.manifest, f"{self.folder}/{NOTEBOOK}"
+
+    @property
+    def running(self) -> str:
+        """Path of the notebook while it is executed, below `outputs/EXPERIMENT`."""
+        return f"{self.folder}/{Path(NOTEBOOK).stem}{RUNNING}"
 
     @property
     def log(self) -> str:

@@ -56,8 +56,8 @@ def study(tmp_path: Path) -> Study:
     for arm, values in VALUES.items():
         for seed, value in enumerate(values):
             write_json(found.path("distillation", slug(arm), f"seed{seed}", "metrics.json"), [row(value)])
-    for _, _, folder in runs(found):
-        write_manifest(found, folder)
+    for _, _, job in runs(found):
+        write_manifest(found, found.path(job.folder))
     return found
 
 

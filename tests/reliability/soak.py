@@ -20,12 +20,13 @@ from typing import Any
 import psutil
 
 from mutineck.running import engine
-from mutineck.running.status import inspect, removable, unlisted
+from mutineck.running.status import removable, unlisted
 from mutineck.study.experiment import Experiment, load_experiment
 from mutineck.study.experiment_file import repository
 from mutineck.study.jobs import Job
 from mutineck.study.manifest import revision
 from mutineck.study.stage import Study
+from mutineck.study.staleness import inspect
 from mutineck.system.files import write_json
 from tests.reliability.studies import partial
 

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import psutil
 
-from mutineck.running.status import inspect
 from mutineck.study.experiment import Experiment
 from mutineck.study.experiment_file import repository
 from mutineck.study.jobs import jobs
 from mutineck.study.manifest import read_manifest
+from mutineck.study.staleness import inspect
 from mutineck.system.files import sha256_path
 
 MARK = "MUTINECK_RELIABILITY"

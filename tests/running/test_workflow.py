@@ -23,6 +23,7 @@ from mutineck.study.experiment import load_experiment
 from mutineck.study.jobs import MANIFEST, PARAMETERS, Job, items, jobs, needs
 from mutineck.study.settings import settings_of, settings_text
 from mutineck.study.stage import Study
+from mutineck.study.staleness import inspect
 from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json, write_json
 from mutineck.system.processes import BusyError, exclusive
@@ -345,7 +346,7 @@ def finish(experiment, root):
 def test_what_would_run_for_other_inputs_is_stale(experiment, experiment_file, tmp_path, override):
     finish(experiment, tmp_path)
     other = load_experiment(experiment_file, [override])
-    done = {state.job for state in status.inspect(other, tmp_path) if state.done}
+    done = {state.job for state in inspect(other, tmp_path) if state.done}
     assert {job for job in done if needs(other, job) != needs(experiment, job)} == set()
     assert Job("dataset") in done
 
@@ -371,7 +372,7 @@ def test_a_finished_study_is_up_to_date(study, capfd):
     study(*study.settled)
     assert study.ran == []
     assert "nothing to do" in capfd.readouterr().out
-    states = status.inspect(load_experiment(study.file, study.settled), study.root)
+    states = inspect(load_experiment(study.file, study.settled), study.root)
     assert [state.done for state in states[:4]] == [True] * 4
     assert states[4].reasons == ("not run yet",)
     for state in states[:4]:
@@ -386,7 +387,7 @@ def test_a_changed_setting_runs_its_dependents_alone(study, capfd):
     assert study.ran == []
     assert "settings changed" in capfd.readouterr().out
     changed = load_experiment(study.file, settings)
-    stale = {str(state.job): state.reasons for state in status.inspect(changed, study.root)[:4] if not state.done}
+    stale = {str(state.job): state.reasons for state in inspect(changed, study.root)[:4] if not state.done}
     assert stale["teachers b"] == ("settings changed: teacher.seed: 0 -> 1",)
     assert stale["teachers intermediate"] == ("teachers b has to be run first",)
     study(*settings)
@@ -430,16 +431,16 @@ def test_a_finished_job_that_has_lost_a_file_is_run_again(study, capfd):
     path.write_text("")
     manifest = read_json(study.root / "teachers/b/manifest.json")
     write_json(study.root / "teachers/b/manifest.json", manifest | {"writes": {"teachers/b/result.bin": "0"}})
-    assert status.inspect(experiment, study.root)[2].reasons == ()
+    assert inspect(experiment, study.root)[2].reasons == ()
     path.unlink()
-    states = status.inspect(experiment, study.root)
+    states = inspect(experiment, study.root)
     assert states[2].reasons == ("teachers/b/result.bin is gone",)
     study(*study.settled, dry_run=True)
     text = capfd.readouterr().out
     assert study.ran == [] and "nothing to do" not in text
     assert "[1/2] teachers b: teachers/b/result.bin is gone\n[2/2] teachers intermediate: " in text
     (study.root / "dataset/manifest.json").write_text("{")
-    (state, *_) = status.inspect(experiment, study.root)
+    (state, *_) = inspect(experiment, study.root)
     assert state.reasons[0].startswith("its manifest cannot be read: ")
     study(*study.settled)
     assert "teachers b: teachers/b/result.bin is gone; it is run again" in capfd.readouterr().out
@@ -532,7 +533,7 @@ def test_a_stopped_run_ends_soon_and_says_how_to_go_on(study, number):
     given = " ".join(f"--set {setting}" for setting in settings)
     assert f"Go on with: mutineck run {study.file} {given} --outputs {shlex.quote(str(study.outputs))}" in text
     assert processes_below(str(study.notebooks)) == []
-    assert status.inspect(load_experiment(study.file, settings), study.root)[1].reasons == ("started, not finished",)
+    assert inspect(load_experiment(study.file, settings), study.root)[1].reasons == ("started, not finished",)
 
 
 @pytest.mark.slow

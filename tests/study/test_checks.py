@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from mutineck.running.status import inspect
 from mutineck.study.checks import Check, is_weak, refusal, refusal_of, remark, remarks
 from mutineck.study.experiment import load_experiment
 from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
+from mutineck.study.staleness import inspect
 
 BEST = "faster"
 

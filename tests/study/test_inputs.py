@@ -13,12 +13,13 @@ import pytest
 from mutineck.dataset import convert
 from mutineck.dataset.detect import find_layout, layout_inputs
 from mutineck.detection.configs import own_config_files
-from mutineck.running.status import State, inspect, table
+from mutineck.running.status import table
 from mutineck.study.experiment import Experiment, load_experiment
 from mutineck.study.inputs import INPUTS, Outside, changed_inputs, outside
 from mutineck.study.jobs import Job, jobs
 from mutineck.study.manifest import read_manifest
 from mutineck.study.stage import Study
+from mutineck.study.staleness import State, inspect
 from mutineck.system.files import read_json, write_json
 from tests.dataset.conftest import VocRoot
 from tests.dataset.test_stage import fill, make_coco
