@@ -20,6 +20,7 @@ from mutineck.ablations.table import comparisons, readable, summarise
 from mutineck.dataset.stage import TEST_IS_VAL, repeats_val
 from mutineck.figures.registry import SECTIONS, section_of
 from mutineck.figures.style import read_index
+from mutineck.running.notebooks import read_notebook
 from mutineck.study.arms import ALONE, OWN, ArmSpec
 from mutineck.study.checks import remarks
 from mutineck.study.experiment import STAGES, Experiment
@@ -77,11 +78,10 @@ def render_notebooks(study: Study) -> dict[str, str]:
 
 def notebook_page(path: Path, *, title: str) -> str:
     """Return an executed notebook as one HTML page that fetches nothing."""
-    import nbformat
     from nbconvert import HTMLExporter
 
     exporter = HTMLExporter(extra_loaders=[DictLoader({"offline.html.j2": OFFLINE})], template_file="offline.html.j2")
-    notebook = nbformat.read(path, as_version=4)
+    notebook = read_notebook(path)
     notebook.metadata["title"] = title
     _describe_pictures(notebook)
     page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}})

@@ -24,6 +24,10 @@ from mutineck.system.telling import MARK
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
+# jsonschema, which comes with nbformat, would build a grammar of international addresses: two seconds of each process
+# that reads or runs a notebook. Nothing here holds such addresses, and jsonschema goes without where it is missing.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+
 PARAMETERS_TAG = "parameters"
 INJECTED_TAG = "injected-parameters"
 KERNEL = "python3"
@@ -65,7 +69,6 @@ def execute(
         ExperimentError: a parameter that the notebook does not declare; the message lists near matches.
         NotebookError: a cell raised, or the kernel died.
     """
-    import nbformat
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
@@ -73,7 +76,7 @@ def execute(
 
     notebook, output = Path(notebook), Path(output)
     running, failed = running_copy(output), output.with_name(f"{output.stem}.failed.ipynb")
-    source = _without_provenance(nbformat.read(notebook, as_version=4))
+    source = _without_provenance(read_notebook(notebook))
     _refuse_unknown(parameters, declared_parameters(source, notebook), notebook)
     output.parent.mkdir(parents=True, exist_ok=True)
     cells = Progress(label, log)
@@ -110,6 +113,13 @@ def execute(
     os.replace(running, output)
     failed.unlink(missing_ok=True)
     return output
+
+
+def read_notebook(path: str | os.PathLike[str]) -> NotebookNode:
+    """Return a notebook in the format's version 4."""
+    import nbformat
+
+    return nbformat.read(path, as_version=4)
 
 
 def running_copy(output: Path) -> Path:
