@@ -403,6 +403,9 @@ def written(tiny: Study, ready: Study, tmp_path: Path) -> Path:
     return path
 
 
+IN_TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+
+
 def run(*command: str | Path, **settings: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *map(str, command)], capture_output=True, text=True, env=environment(), **settings
@@ -429,7 +432,7 @@ def test_a_training_killed_outright_ends_bit_for_bit_alike_and_goes_on_in_two_pr
     assert len((tmp_path / "steps").read_text()) == steps + STEPS
     shutil.rmtree(killed)
     kept.rename(killed)
-    finished = run("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *train, killed)
+    finished = run(*IN_TWO_PROCESSES, *train, killed)
     assert finished.returncode == 0, finished.stderr[-3000:]
     assert len((tmp_path / "steps").read_text()) == steps + STEPS + 2 * STEPS, (
         "the second epoch alone, each process its share"
@@ -444,11 +447,7 @@ def test_two_processes_train_together_on_cpus_and_repeat_bit_for_bit(written: Pa
     states = []
     for name in ("once", "again"):
         finished = run(
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc_per_node",
-            "2",
+            *IN_TWO_PROCESSES,
             "-m",
             "mutineck.detection.training",
             written,
@@ -470,11 +469,7 @@ def test_what_two_processes_have_trained_is_the_studys_student(tiny: Study, read
     study = study_of(tiny, ready, tmp_path / "tiny", epochs=1)
     experiment = write_experiment(study.experiment, study.root)
     finished = run(
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
+        *IN_TWO_PROCESSES,
         "-m",
         "mutineck.distillation",
         experiment,
