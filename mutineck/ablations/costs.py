@@ -13,12 +13,11 @@ from mutineck.detection.evaluation import device_of
 from mutineck.detection.frozen import freeze
 from mutineck.detectors.folders import load_model
 from mutineck.detectors.loaders import some_pictures
+from mutineck.study.arms import ALONE
 from mutineck.study.experiment import INTERMEDIATE
 from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 from mutineck.system.files import atomic_path
-
-STUDENT = "student"
 
 
 def measure_costs(study: Study, *, passes: int = 10) -> pd.DataFrame:
@@ -48,7 +47,7 @@ def measure_costs(study: Study, *, passes: int = 10) -> pd.DataFrame:
     if shown.intermediate:
         folders[INTERMEDIATE] = study.need("teachers", INTERMEDIATE)
     for name in shown.students[:1]:
-        folders[STUDENT] = study.need(Job.of_detector(name).folder)
+        folders[ALONE] = study.need(Job.of_detector(name).folder)
     below = [0, 0]  # weights and multiply-adds of the teachers' maps: they come before the intermediate one
     rows: list[dict[str, Any]] = []
     for name, folder in folders.items():

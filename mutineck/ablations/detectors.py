@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from mutineck.ablations.results import collect, first_seed, shown_arm
+from mutineck.study.arms import ALONE
 from mutineck.study.experiment import INTERMEDIATE
 from mutineck.study.stage import Study
 
@@ -56,6 +57,6 @@ def detectors(study: Study) -> Detectors:
     return Detectors(
         tuple(teacher.name for teacher in study.experiment.teachers),
         INTERMEDIATE if study.experiment.needs_intermediate else None,
-        first_seed(study, "student") if "student" in found else None,
+        first_seed(study, ALONE) if ALONE in found else None,
         first_seed(study, taught) if taught else None,
     )

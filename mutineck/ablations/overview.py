@@ -9,14 +9,14 @@ from typing import Any
 import pandas as pd
 
 from mutineck.ablations.results import TEACHER, scores
-from mutineck.ablations.studies import METHOD, StudyResults, additions, contrasts, parts, teachers_of
+from mutineck.ablations.studies import StudyResults, additions, contrasts, parts, teachers_of
 from mutineck.ablations.table import DASH, to_markdown, with_interval, with_spread
-from mutineck.study.arms import PARTS
+from mutineck.study.arms import ALONE, METHOD, PARTS
 from mutineck.study.experiment import INTERMEDIATE
 from mutineck.system.files import write_text
 
 BEST_SINGLE = "best single"
-COLUMNS = ("student", "student_long", BEST_SINGLE, "fgd:mean", "fgd:confidence", METHOD)
+COLUMNS = (ALONE, "student_long", BEST_SINGLE, "fgd:mean", "fgd:confidence", METHOD)
 """What is shown of every study; `best single` is the one of its `fgd:TEACHER` with the highest mean on the reported
 split: a choice that knows the outcome, and so is hard to beat."""
 FEWEST_STUDIES = 4

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from mutineck.study.arms import TEACHER
+from mutineck.study.arms import METHOD, TEACHER
 from mutineck.study.experiment import CHOOSING, Experiment
 from mutineck.study.jobs import Job, student_name
 from mutineck.study.stage import Study
@@ -19,8 +19,6 @@ from mutineck.system.files import read_json
 METRICS_FILE = "metrics.json"
 COLUMNS = ("arm", "seed", "split", "metric", "category", "value")
 HEADLINE = "bbox_mAP"
-METHOD = "mutineck"
-"""The arm that the study is about."""
 
 
 def runs(study: Study) -> Iterator[tuple[str, int | None, Job]]:

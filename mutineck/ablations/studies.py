@@ -11,7 +11,7 @@ import pandas as pd
 
 from mutineck.ablations.intervals import compare, mean_interval
 from mutineck.ablations.results import HEADLINE, TEACHER, collect, runs, scores, why_not
-from mutineck.study.arms import PARTS
+from mutineck.study.arms import METHOD, PARTS
 from mutineck.study.checks import remarks
 from mutineck.study.experiment import INTERMEDIATE, load_experiment
 from mutineck.study.jobs import Job
@@ -19,7 +19,6 @@ from mutineck.study.manifest import read_manifest
 from mutineck.study.stage import EXPERIMENT_FILE, Study, run_command
 from mutineck.system.files import read_json
 
-METHOD = "mutineck"
 DIFFERENCE = (
     "pairs", "difference", "difference_std", "low", "high", "bootstrap_low", "bootstrap_high", "effect", "p"
 )  # fmt: skip

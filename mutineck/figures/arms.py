@@ -8,6 +8,7 @@ import seaborn
 from mutineck.ablations.intervals import mean_interval
 from mutineck.ablations.results import TEACHER, collect, missing, part_known, scores
 from mutineck.figures.style import DASHES, TWO_COLUMNS, Drawing, arm_colours, in_words, new_figure
+from mutineck.study.arms import ALONE
 from mutineck.study.stage import Study
 
 
@@ -65,11 +66,9 @@ def arms(study: Study) -> Drawing:
         legend = figure.legend(loc="outside upper center", ncols=5, title="teachers", handlelength=3)
         legend.get_title().set_fontsize(7)
     gain = ""
-    if "student" in means and any(experiment.arm(name).taught for name in means):
+    if ALONE in means and any(experiment.arm(name).taught for name in means):
         best = max((name for name in means if experiment.arm(name).taught), key=means.__getitem__)
-        gain = (
-            f" The best taught arm, {best}, stands at {means[best]:.1f}; the student alone at {means['student']:.1f}."
-        )
+        gain = f" The best taught arm, {best}, stands at {means[best]:.1f}; the student alone at {means[ALONE]:.1f}."
     spread = (
         "Points are seeds, whiskers 95 % t intervals of the mean." if several else "One seed: no interval can be given."
     )

@@ -9,11 +9,11 @@ from matplotlib.ticker import MaxNLocator
 from mutineck.ablations.detectors import COSTS
 from mutineck.ablations.results import TEACHER, collect, part_known, scores
 from mutineck.figures.style import MARKERS, TWO_COLUMNS, Drawing, arm_colours, new_figure
+from mutineck.study.arms import ALONE
 from mutineck.study.experiment import INTERMEDIATE
 from mutineck.study.stage import Study
 from mutineck.system.tables import read_table
 
-STUDENT = "student"
 AXES = {"parameters": (1e6, "parameters, millions"), "multiply_adds": (1e9, "multiply-adds, billions"), "milliseconds":
         (1.0, "time a picture, ms")}  # fmt: skip
 
@@ -28,17 +28,17 @@ def costs(study: Study) -> Drawing:
     rows = [
         {"detector": name, "arm": arm, "mAP": reached[arm]} | table.loc[name].to_dict()
         for name in table.index
-        for arm in (arms if name == STUDENT else [TEACHER + name])
+        for arm in (arms if name == ALONE else [TEACHER + name])
         if arm in reached.index
     ]
     data = pd.DataFrame(rows)
     colours = arm_colours(study.experiment.arms)
-    teachers = [name for name in table.index if name != STUDENT]
+    teachers = [name for name in table.index if name != ALONE]
     figure = new_figure(TWO_COLUMNS, 2.75 + 0.14 * (-(-(len(teachers) + len(arms)) // 5)))
     axes = figure.subplots(1, len(AXES), sharey=True)
     for axis, (field, (unit, label)) in zip(axes, AXES.items(), strict=True):
         for row in data.to_dict("records"):
-            student = row["detector"] == STUDENT
+            student = row["detector"] == ALONE
             axis.plot(
                 row[field] / unit,
                 row["mAP"],
@@ -76,8 +76,8 @@ def costs(study: Study) -> Drawing:
     figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)), handletextpad=0.2)
     how = table.iloc[0]
     story = ""
-    if STUDENT in table.index and teachers:
-        student, first = table.loc[STUDENT], table.loc[teachers[0]]
+    if ALONE in table.index and teachers:
+        student, first = table.loc[ALONE], table.loc[teachers[0]]
         story = (
             f"A student has {100 * student['parameters'] / first['parameters']:.0f} % of the weights of {teachers[0]} "
             f"and takes {100 * student['milliseconds'] / first['milliseconds']:.0f} % of its time, however taught."

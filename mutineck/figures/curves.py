@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 
 from mutineck.ablations.results import TEACHER, runs
 from mutineck.figures.style import TWO_COLUMNS, Drawing, arm_colours, distinct_colours, in_words, new_figure
+from mutineck.study.arms import ALONE
 from mutineck.study.stage import Study
 from mutineck.system.tables import read_table
 
@@ -189,9 +190,9 @@ def _shares(data: pd.DataFrame) -> pd.DataFrame:
 
 
 def _taught_share(shares: dict[str, pd.DataFrame]) -> str:
-    if "student" not in shares:
+    if ALONE not in shares:
         return "not known without the student alone"
-    own = set(shares["student"].columns)
+    own = set(shares[ALONE].columns)
     taught = {
         arm: share[[t for t in share.columns if t not in own]].sum(axis=1).mean() for arm, share in shares.items()
     }

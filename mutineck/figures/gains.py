@@ -8,12 +8,13 @@ from pathlib import Path
 import pandas as pd
 
 from mutineck.ablations.overview import BEST_SINGLE, COLUMNS, rows_by_arm, shown_arms
-from mutineck.ablations.studies import METHOD, StudyResults, contrasts
+from mutineck.ablations.studies import StudyResults, contrasts
 from mutineck.figures.style import DPI, GREY, OKABE_ITO, TWO_COLUMNS, StudyFigure, new_figure
+from mutineck.study.arms import ALONE, METHOD
 from mutineck.system.files import atomic_path
 
 TITLES = {
-    "student": "student alone",
+    ALONE: "student alone",
     "student_long": "student alone,\nfor longer",
     BEST_SINGLE: "best single\nteacher's",
 }

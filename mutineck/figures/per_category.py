@@ -11,6 +11,7 @@ from mutineck.ablations.results import TEACHER, collect
 from mutineck.figures.heat_map import colour_bar, heat_map, numbers
 from mutineck.figures.split import Split
 from mutineck.figures.style import TWO_COLUMNS, Drawing, StudyFigure, in_words, new_figure
+from mutineck.study.arms import ALONE
 from mutineck.study.experiment import INTERMEDIATE
 from mutineck.study.stage import Study
 
@@ -80,12 +81,12 @@ def gains(study: Study) -> Drawing:
     split = study.experiment.evaluation.report
     table = by_category(study, split)
     table = table[~table.index.str.startswith(TEACHER)]
-    if "student" not in table.index or len(table) < 2:
+    if ALONE not in table.index or len(table) < 2:
         raise FileNotFoundError(
             f"{study.path('distillation')}: needs results of the arm 'student' and of a taught one. "
             f"Make them with: {study.command('distillation')}"
         )
-    gain = 100 * (table.drop(index="student") - table.loc["student"])
+    gain = 100 * (table.drop(index=ALONE) - table.loc[ALONE])
     drawn = gain.dropna(axis=1, how="all")
     bound = max(1.0, float(np.nanmax(np.abs(drawn.to_numpy()))))
     figure = _heat_map(drawn, "PuOr_r", (-bound, bound), f"AP gained on {split}, points", signed=True)

@@ -14,6 +14,7 @@ from mutineck.ablations.detectors import RESPONSES
 from mutineck.figures.gallery import draw_box, show_pixels
 from mutineck.figures.style import TWO_COLUMNS, Drawing, hide_axes, in_words, new_figure
 from mutineck.figures.teaching import visible
+from mutineck.study.arms import ALONE
 from mutineck.study.jobs import arm_and_seed
 from mutineck.study.stage import Study
 
@@ -111,7 +112,7 @@ def _key(kind: str, name: str, stride: int) -> str:
 def _short(name: str) -> str:
     """Return a teacher's name or a student's arm; its seed is in the data."""
     arm = arm_and_seed(name)[0] if "/" in name else name
-    return "alone" if arm == "student" else arm
+    return "alone" if arm == ALONE else arm
 
 
 def _brightest(maps: list[np.ndarray]) -> float:

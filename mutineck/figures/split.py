@@ -13,6 +13,7 @@ import numpy as np
 
 from mutineck.ablations.results import best_teacher, collect, first_seed, shown_arm
 from mutineck.figures.style import arm_colours
+from mutineck.study.arms import ALONE
 from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 from mutineck.system.files import read_json
@@ -160,7 +161,7 @@ def protagonists(study: Study) -> tuple[Protagonist, Protagonist, Protagonist]:
         )
     colours = arm_colours(study.experiment.arms)
     return (
-        Protagonist("student alone", first_seed(study, "student"), colours["student"]),
+        Protagonist("student alone", first_seed(study, ALONE), colours[ALONE]),
         Protagonist(arm, first_seed(study, arm), colours[arm]),
         Protagonist(f"teacher {teacher}", teacher, "#000000"),
     )

@@ -17,6 +17,7 @@ import matplotlib.colors
 import numpy as np
 from matplotlib.figure import Figure
 
+from mutineck.study.arms import ALONE
 from mutineck.study.stage import Study
 from mutineck.system.files import atomic_path, read_json, write_json, write_text
 from mutineck.system.processes import one_after_another
@@ -156,10 +157,10 @@ def category_colours(categories: Iterable[str]) -> dict[str, str]:
 def arm_colours(arms: Iterable[str]) -> dict[str, str]:
     """Return a fixed colour for each arm: grey for the student alone, strong ones for the taught."""
     names = list(arms)
-    taught = [name for name in names if name != "student"]
+    taught = [name for name in names if name != ALONE]
     # Black is kept for teachers.
     colours = [colour for colour in distinct_colours(len(taught) + 1) if colour != "#000000"]
-    return {"student": GREY} | dict(zip(taught, colours, strict=False))
+    return {ALONE: GREY} | dict(zip(taught, colours, strict=False))
 
 
 @lru_cache

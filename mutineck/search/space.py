@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from mutineck.study.arms import METHOD
 from mutineck.study.experiment import Experiment, explain_errors
 from mutineck.study.experiment_file import get_field, repository, set_field
 from mutineck.study.jobs import Job, needs
@@ -72,7 +73,7 @@ class SearchSpec(Record):
     """A search: which arm is trained with which seeds, and what is tried."""
 
     description: str = ""
-    arm: str = "mutineck"
+    arm: str = METHOD
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     parameters: dict[str, ParameterSpec] = Field(min_length=1)
 

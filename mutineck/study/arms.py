@@ -18,6 +18,8 @@ AT = "@"
 PARTS = ("intermediate", "regions", "centroids")
 ALONE = "student"
 """The arm that every other is compared with: nobody teaches it."""
+METHOD = "mutineck"
+"""The arm that the study is about."""
 RESERVED = {
     **dict.fromkeys(SOURCES, "a source of arms"),
     OWN: "a start of arms",
@@ -157,7 +159,7 @@ def resolve_arm(name: str, spec: Any, teachers: Sequence[str]) -> dict[str, Any]
         raise ValueError(f"arm {ALONE!r} starts from its own weights; call it {ALONE}{AT}{resolved['start']}")
     known = [*teachers, *SOURCES]
     if "feature" not in resolved:
-        hints = difflib.get_close_matches(name, ["student", "mutineck", "adapters", *(f"fgd:{s}" for s in known)], n=2)
+        hints = difflib.get_close_matches(name, [ALONE, METHOD, "adapters", *(f"fgd:{s}" for s in known)], n=2)
         hint = f"; did you mean {' or '.join(map(repr, hints))}?" if hints else ""
         raise ValueError(f"arm {name!r} says nothing that is known{hint}; name a `feature` and a `source` in it")
     if resolved["feature"] != "none" and resolved.get("source") not in known:
@@ -172,8 +174,8 @@ def _from_name(name: str) -> dict[str, Any]:
         return {"feature": "none"}
     if name == "adapters":
         return {"feature": "fgd", "source": "adapters"}
-    if name == "mutineck" or name.removeprefix("mutineck-") in PARTS:
-        part = name.removeprefix("mutineck").removeprefix("-")
+    if name == METHOD or name.removeprefix(f"{METHOD}-") in PARTS:
+        part = name.removeprefix(METHOD).removeprefix("-")
         return {
             "feature": "fgd",
             # Without an intermediate teacher the single teachers' losses are averaged, each with its own centroids.
