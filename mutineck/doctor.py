@@ -84,7 +84,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Environment:
-    """The facts that the checks read; :func:`examine` collects them, a test can make them up.
+    """The facts that the checks read; `examine` collects them, a test can make them up.
 
     ``packages`` maps normalised names to versions, ``requires`` to their requirement strings, ``pins`` to the
     versions of requirements.lock. ``probes`` maps "torch", "torchvision", "cv2", "operators" and "mmdet" to

@@ -53,7 +53,7 @@ def corners_to_bbox(corners: Sequence[float], offset: int = 1) -> list[float]:
 
 
 def bbox_to_corners(bbox: Sequence[float], offset: int = 1) -> list[float]:
-    """Turn a COCO box ``[x, y, w, h]`` into VOC corners: the inverse of :func:`corners_to_bbox`."""
+    """Turn a COCO box ``[x, y, w, h]`` into VOC corners: the inverse of `corners_to_bbox`."""
     x, y, w, h = bbox
     return [round(float(value), DECIMALS) for value in (x + offset, y + offset, x + w, y + h)]
 

@@ -104,7 +104,7 @@ class CocoReader:
     Attributes:
         file: the name that defects are reported under.
         names: categories to keep, and aliases.
-        root: a category that is none (:func:`unused_root`), or None.
+        root: a category that is none (`unused_root`), or None.
         turned, ignored: boxes that were turned, objects with ``ignore``.
     """
 
@@ -121,7 +121,7 @@ class CocoReader:
     _merged: dict[int, int] = field(default_factory=dict)
 
     def read(self, document: dict[str, Any]) -> dict[str, Any]:
-        """Return the sound part of a parsed document (see :func:`read_coco`)."""
+        """Return the sound part of a parsed document (see `read_coco`)."""
         kept = self.categories(document["categories"])
         images = self.images(document["images"])
         annotations = self.annotations(document["annotations"], images, kept)

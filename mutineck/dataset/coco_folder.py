@@ -45,7 +45,7 @@ def read_coco_layout(
 
     Args:
         root: the data set's root, which names are given relative to.
-        layout: what :func:`find_coco` has found.
+        layout: what `find_coco` has found.
         names: categories to keep.
         limit: keep so many images of each split, chosen by ``seed``; it holds for splits alone.
         seed: see ``limit``.

@@ -95,7 +95,7 @@ def layout_inputs(layout: Layout) -> Iterator[Outside]:
 def read_layout(
     root: Path, layout: Layout, names: CategoryNames, *, offset: int = 1, limit: int | None = None, seed: int = 0
 ) -> Reading:
-    """Read what :func:`find_layout` has found (see the readers of each format).
+    """Read what `find_layout` has found (see the readers of each format).
 
     Args:
         root: the data set's root, which names are given relative to.

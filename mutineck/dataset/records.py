@@ -200,7 +200,7 @@ class Source:
         image_root: folder that ``file_name`` is relative to.
         splits: ``train``, ``val``, ``test`` -> COCO document.
         defects: in the order of the files.
-        hints: see :class:`Reading`.
+        hints: see `Reading`.
         notes: how the splits came about, for ``dataset.json``.
     """
 

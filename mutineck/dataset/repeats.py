@@ -66,7 +66,7 @@ def find_repeats(
 
     Args:
         documents: COCO documents of the splits; one that stands for two splits counts once.
-        copies: picture -> the one with the same bytes, see :func:`same_content`.
+        copies: picture -> the one with the same bytes, see `same_content`.
     """
     defects: list[Defect] = []
     shared: dict[tuple[str, str], list[str]] = {}

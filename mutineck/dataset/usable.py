@@ -109,7 +109,7 @@ def refuse_small(study: Study) -> None:
     """Refuse to train on boxes that are all too small for a vector; settings may have changed since the dataset stage.
 
     Raises:
-        DatasetError: see :func:`small_at_input`.
+        DatasetError: see `small_at_input`.
     """
     document = read_json(study.need("dataset", "train.json"))
     small_at_input(document, study.experiment.input.scale, study.experiment.features.minimum_size)

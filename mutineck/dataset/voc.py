@@ -44,7 +44,7 @@ def picture_from_voc(
         file_name: the picture's path relative to the data set's root.
         width, height: the picture's true size in pixels.
         names: which names are categories.
-        offset: 1 for VOC's pixels counted from 1, 0 for edges counted from 0 (see :func:`corners_to_bbox`).
+        offset: 1 for VOC's pixels counted from 1, 0 for edges counted from 0 (see `corners_to_bbox`).
         file: the name that defects are reported under; ``file_name`` if empty.
 
     Returns:
@@ -150,7 +150,7 @@ def documents_of(pictures: list[Picture], categories: Iterable[str]) -> dict[str
 
 
 def coco_to_voc(document: dict[str, Any], offset: int = 1) -> list[VocImage]:
-    """Turn a COCO document into VOC records: the inverse of :func:`voc_to_coco` (masks stay behind).
+    """Turn a COCO document into VOC records: the inverse of `voc_to_coco` (masks stay behind).
 
     Raises:
         DatasetError: an annotation names an image or a category that the document does not hold.

@@ -55,7 +55,7 @@ LISTED = re.compile(r"(?P<name>.*?)(?:\s+[-+]?\d+)?\s*")
 def read_voc(root: Path, layout: Layout, names: CategoryNames, offset: int = 1) -> Reading:
     """Read every annotated picture of a layout into one document, or one for each of its splits.
 
-    See :func:`read_pictures` for the arguments.
+    See `read_pictures` for the arguments.
 
     Raises:
         DatasetError: no picture can be used, or no object of a category that is wanted.
@@ -73,9 +73,9 @@ def read_pictures(root: Path, layout: Layout, names: CategoryNames, offset: int 
 
     Args:
         root: the data set's root, which names are given relative to.
-        layout: what :func:`find_voc` has found.
+        layout: what `find_voc` has found.
         names: which names are categories.
-        offset: see :func:`mutineck.dataset.boxes.corners_to_bbox`.
+        offset: see `mutineck.dataset.boxes.corners_to_bbox`.
     """
     pictures: list[Picture] = []
     reading = Reading({})
@@ -134,7 +134,7 @@ class VocFolder:
         root: folder that names are given relative to.
         part: its annotations and pictures.
         names: which names are categories.
-        offset: 1 or 0, see :func:`mutineck.dataset.boxes.corners_to_bbox`.
+        offset: 1 or 0, see `mutineck.dataset.boxes.corners_to_bbox`.
 
     Attributes:
         counts: boxes, and those of them that are turned, or begin at coordinate 0.

@@ -191,7 +191,7 @@ def _flag(element: Element, path: str) -> bool:
 
 
 def write_voc_xml(record: VocImage) -> bytes:
-    """Return a record as a VOC annotation file: the inverse of :func:`read_voc_xml`."""
+    """Return a record as a VOC annotation file: the inverse of `read_voc_xml`."""
     root = Element("annotation")
     _add(root, "filename", record.filename)
     size = SubElement(root, "size")

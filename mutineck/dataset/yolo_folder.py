@@ -38,7 +38,7 @@ def read_yolo_layout(root: Path, layout: Layout, names: CategoryNames) -> Readin
 
     Args:
         root: the data set's root, which names are given relative to.
-        layout: what :func:`find_yolo` has found.
+        layout: what `find_yolo` has found.
         names: which classes are categories.
 
     Raises:

@@ -43,7 +43,7 @@ def read_yolo(
         keypoints: numbers of keypoints behind each box; they are not read.
 
     Returns:
-        Objects as :class:`mutineck.dataset.records.Picture` holds them, and defects; the n-th line is ``line[n]``,
+        Objects as `mutineck.dataset.records.Picture` holds them, and defects; the n-th line is ``line[n]``,
         counted from 1.
     """
     objects: list[dict[str, Any]] = []

@@ -88,7 +88,7 @@ def download_dataset(name: str, to: str | os.PathLike[str]) -> Path:
 
     Raises:
         ValueError: there is no such data set.
-        DownloadError: see :func:`fetch` and :func:`unpack`.
+        DownloadError: see `fetch` and `unpack`.
     """
     if name not in ARCHIVES:
         raise ValueError(f"download: no data set {name!r}; there are {', '.join(ARCHIVES)}")
@@ -152,7 +152,7 @@ def fetch_weights(url: str) -> Path:
 
     Raises:
         ValueError: its name states no hash: what cannot be verified is not fetched.
-        DownloadError: see :func:`fetch`.
+        DownloadError: see `fetch`.
     """
     return fetch(url, cache_folder() / PurePosixPath(urlparse(url).path).name)
 
@@ -202,7 +202,7 @@ def _refuse_insecure(url: str, origin: str, verified: bool) -> None:
 
 
 class ResumingDownloader:
-    """A downloader for :func:`pooch.retrieve` that keeps what it has in ``FILE.part`` and asks for the rest.
+    """A downloader for `pooch.retrieve` that keeps what it has in ``FILE.part`` and asks for the rest.
 
     Args:
         target: the file in the end; ``.part`` is kept beside it.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mutineck.detection.resampling import draw, interval, mean_ap, resampled_ap
-from mutineck.study.checks import Check, TooWeak, least, refusal_of
+from mutineck.study.checks import Check, TooWeak, is_weak, least, refusal_of
 from mutineck.study.experiment import CHOOSING, INTERMEDIATE
 from mutineck.study.stage import Study
 from mutineck.system.files import read_json, write_json
@@ -31,8 +31,8 @@ def check_teacher(study: Study, rows: Sequence[Mapping[str, Any]]) -> Check | No
     known = [row["category"] for row in rows if row["metric"] == "AP" and row["split"] == CHOOSING]
     if not known:
         return None
-    counts = draw(len(read_json(study.need("dataset", f"{CHOOSING}.json"))["images"]))
-    return _settled(study, "", _resampled(study, str(study.item), known, counts), 0.0)
+    counts = _draws(study)
+    return _settled(study, "", _resampled(study, str(study.item), known, counts), 0.0, pictures=counts.shape[1])
 
 
 def check_intermediate(study: Study) -> Check:
@@ -44,11 +44,11 @@ def check_intermediate(study: Study) -> Check:
         TooWeak: it is weaker by more than the gate and the pictures allow, and `checks.on_weak` is `stop`.
     """
     categories = study.dataset.categories
-    counts = draw(len(read_json(study.need("dataset", f"{CHOOSING}.json"))["images"]))
+    counts = _draws(study)
     teachers = [teacher.name for teacher in study.experiment.teachers]
     best = max(teachers, key=lambda name: ap_on_all_categories(study, name))
-    values = (_resampled(study, name, categories, counts) for name in (INTERMEDIATE, best))
-    return _settled(study, best, *values)
+    reached, reference = (_resampled(study, name, categories, counts) for name in (INTERMEDIATE, best))
+    return _settled(study, best, reached, reference, pictures=counts.shape[1])
 
 
 def ap_on_all_categories(study: Study, teacher: str, split: str = CHOOSING) -> float:
@@ -60,12 +60,17 @@ def ap_on_all_categories(study: Study, teacher: str, split: str = CHOOSING) -> f
     return sum(values) / max(1, len(with_truth))
 
 
+def _draws(study: Study) -> np.ndarray:
+    """Return how often each picture of val is in each resample."""
+    return draw(len(read_json(study.need("dataset", f"{CHOOSING}.json"))["images"]))
+
+
 def _resampled(study: Study, teacher: str, categories: Sequence[str], counts: np.ndarray) -> np.ndarray:
     predictions = read_json(study.need("teachers", teacher, f"predictions_{CHOOSING}.json"))
     return mean_ap(resampled_ap(study.need("dataset", f"{CHOOSING}.json"), predictions, categories, counts))
 
 
-def _settled(study: Study, against: str, reached: np.ndarray, reference: np.ndarray | float) -> Check:
+def _settled(study: Study, against: str, reached: np.ndarray, reference: np.ndarray | float, *, pictures: int) -> Check:
     """Write what a comparison came to, and print it.
 
     Args:
@@ -73,12 +78,12 @@ def _settled(study: Study, against: str, reached: np.ndarray, reference: np.ndar
         against: the teacher that it is compared with, or empty.
         reached: its mAP on the split and on the resamples `(1 + R,)`.
         reference: that teacher's.
+        pictures: of the split.
 
     Raises:
         TooWeak: as `check_teacher`.
     """
     found = interval(reached - reference)
-    pictures = len(read_json(study.need("dataset", f"{CHOOSING}.json"))["images"])
     value, difference, low, high = (round(float(number), 5) for number in (reached[0], *found))
     check = Check(value, against, difference, low, high, pictures, len(reached) - 1)
     write_json(study.folder / CHECK_FILE, check._asdict())
@@ -90,7 +95,7 @@ def _settled(study: Study, against: str, reached: np.ndarray, reference: np.ndar
         text += f"; the best teacher is {against!r}, {best:.3f}: difference {check.difference:+.3f}"
     ends = f"{check.low:{sign}.3f} to {check.high:{sign}.3f}"
     text += f" (95 % interval {ends} over resamples of {pictures} pictures)"
-    verdict = "weak" if check.high < bound else "good enough"
+    verdict = "weak" if is_weak(study.experiment, name, check) else "good enough"
     print(f"teacher {name!r}: {text}; {'gate' if against else 'floor'} {bound:.3f}: {verdict}")
     if study.experiment.checks.on_weak == "stop" and (why := refusal_of(study.experiment, name, check)):
         raise TooWeak(why)

@@ -38,7 +38,6 @@ def prepare_teacher(study: Study) -> list[dict[str, Any]]:
         ExperimentError: unknown zoo name or category.
         CheckpointError: weights that do not fit the config.
         DatasetError: in the network's input every box is too small for a vector.
-        DatasetError: in the network's input every box is too small for a vector.
         TooWeak: see `check_teacher`.
     """
     spec = study.experiment.teacher(study.item or "")

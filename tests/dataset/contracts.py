@@ -23,7 +23,7 @@ FILE = "annotations/x"
 
 
 def check_voc(content: bytes) -> None:
-    """Hold :func:`read_voc_xml` and what follows it to their promises for one file.
+    """Hold `read_voc_xml` and what follows it to their promises for one file.
 
     Nothing is raised; every object is read or named in a defect, once; usable boxes lie in the picture; the COCO
     document that comes out is sound to our own COCO reader and leads back to the same objects.
@@ -57,7 +57,7 @@ def check_voc(content: bytes) -> None:
 
 
 def check_coco(content: bytes | str) -> None:
-    """Hold :func:`read_coco` and :func:`fit_to_images` to their promises for one file.
+    """Hold `read_coco` and `fit_to_images` to their promises for one file.
 
     A `DatasetError` that begins with the file's name, or a document: every image and annotation is kept or named in
     a defect; ids are unique, refer to what is there, and fit the evaluation's arithmetic; boxes lie in their image;
@@ -94,7 +94,7 @@ CLASSES = {0: "cat", 1: "dog", 2: "ox"}
 
 
 def check_yolo(content: bytes) -> None:
-    """Hold :func:`read_yolo` to its promises for one file.
+    """Hold `read_yolo` to its promises for one file.
 
     Nothing is raised; every line with anything in it is an object or named in a defect, once; boxes lie in the picture
     and outlines can be decoded; the COCO document that comes out is sound to our own COCO reader.
