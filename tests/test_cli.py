@@ -197,7 +197,7 @@ def test_results_of_another_revision_are_not_reused_silently(tmp_path, monkeypat
     manifest = study.finish()
     (study.folder / "notebook.ipynb").write_text("{}")
     monkeypatch.setattr(engine, "run", lambda experiment, outputs, **_: outputs / experiment.name)
-    monkeypatch.setattr("mutineck.running.status.revision", lambda: {"git": "1" * 40, "dirty": False})
+    monkeypatch.setattr("mutineck.study.staleness.revision", lambda: {"git": "1" * 40, "dirty": False})
     for number, said in (("1", False), ("0", True)):
         write_json(study.folder / "manifest.json", manifest | {"revision": {"git": number * 40, "dirty": False}})
         assert cli.main(["run", "smoke", "--until", "dataset", "--outputs", str(tmp_path)]) == 0
