@@ -145,14 +145,14 @@ def cache_folder() -> Path:
 
 
 @contextlib.contextmanager
-def build_lock(cache: Path) -> Iterator[None]:
-    """Let one process build at a time.
+def build_lock(cache: Path, name: str = "build.lock") -> Iterator[None]:
+    """Let one process build at a time, or do what else the lock's name stands for.
 
     The kernel drops the lock with the last process that holds the file, and what a step runs holds it
     too: where a build was killed and its pip lives on, the next build waits for that pip.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    with open(cache / "build.lock", "a+") as file:
+    with open(cache / name, "a+") as file:
         os.set_inheritable(file.fileno(), True)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -388,13 +388,15 @@ def ensure(clone: Path) -> Path:
     marker = clone / ".venv" / "mutineck.json"
     stamp = json.dumps({"shared": str(shared), "clone": str(clone)}, indent=2) + "\n"
 
-    def ready() -> bool:
-        built = (shared / "steps" / "check").exists() and marker.exists()
-        return built and marker.read_text() == stamp
+    def built() -> bool:
+        return (shared / "steps" / "check").exists()
 
-    if not ready():
+    def linked() -> bool:
+        return built() and marker.exists() and marker.read_text() == stamp
+
+    if not built():
         with build_lock(cache):
-            if not ready():  # another process may have finished it while this one waited
+            if not built():  # another process may have finished it while this one waited
                 if not (shared / "steps").exists():
                     say(f"building {shared}, once for all clones on this machine; its output: build.log there")
                     free = shutil.disk_usage(cache).free
@@ -405,6 +407,10 @@ def ensure(clone: Path) -> Path:
                         )
                     venv.EnvBuilder(symlinks=True, with_pip=True, clear=True).create(shared)
                 Build(shared / "bin" / "python", cache, lock, shared / "steps").run()
+    if not linked():
+        # A lock of its own: while another environment is built, which takes minutes, this one can be used.
+        with build_lock(cache, "link.lock"):
+            if not linked():
                 with timed(f"linking {clone / '.venv'}"):
                     link(shared, clone, stamp)
     say(f"ready: {clone / '.venv'}")

@@ -356,6 +356,29 @@ def test_a_second_build_waits_and_says_for_whom(machine: Path) -> None:
     assert first.wait(10) == 0 and second.wait(10) == 0
 
 
+def test_an_environment_that_stands_does_not_wait_while_another_is_built(
+    machine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, cache = clone(machine / "one"), machine / "cache"
+    (folder / "requirements.lock").write_text("alpha==1\n")
+    monkeypatch.setenv("MUTINECK_CACHE", str(cache))
+    steps = environment.shared_folder(folder, cache) / "steps"
+    steps.mkdir(parents=True)
+    (steps / "check").touch()
+    linked: list[Path] = []
+    monkeypatch.setattr(environment, "link", lambda shared, clone, stamp: linked.append(clone))
+    other = hold(cache, "sleep", "60")
+    assert other.stdout and other.stdout.readline() == "held\n"
+    try:
+        assert environment.ensure(folder) == folder / ".venv"
+        assert other.poll() is None
+    finally:
+        os.killpg(other.pid, signal.SIGKILL)
+        other.wait(10)
+    assert linked == [folder]
+    assert "waiting" not in capsys.readouterr().out
+
+
 def test_the_lock_of_a_killed_build_lasts_as_long_as_its_pip(machine: Path) -> None:
     """kill -9 leaves the running pip behind: a build that began beside it would mix the two."""
     ends = machine / "ended"
