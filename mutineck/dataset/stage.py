@@ -29,8 +29,9 @@ from mutineck.dataset.shapes import write_shapes
 from mutineck.dataset.split import first_by_hash, stratified_split
 from mutineck.dataset.usable import boxes_under_a_pixel, small_at_input, trained_on, with_objects
 from mutineck.dataset.voc_folder import official_split
+from mutineck.detection.labelled import is_complete, pictures_labelled
 from mutineck.study.checks import losses
-from mutineck.study.dataset import Dataset
+from mutineck.study.dataset import LABELLED_PICTURES, Dataset
 from mutineck.system.files import write_json
 from mutineck.system.telling import tell
 
@@ -325,10 +326,12 @@ def _count(document: Mapping[str, Any]) -> dict[str, Any]:
             crowd += 1
         else:
             per_category[names[item["category_id"]]] += 1
+    labelled = {} if is_complete(document) else {LABELLED_PICTURES: pictures_labelled(document)}
     return {
         "images": len(document["images"]),
         "without_objects": len(document["images"]) - len({item["image_id"] for item in document["annotations"]}),
         "boxes": sum(per_category.values()),
         "crowd": crowd,
         "per_category": per_category,
+        **labelled,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mutineck.detection.configs import pipelines
+from mutineck.detection.labelled import LABELLED, is_complete, labelled_categories, of_labelled
 from mutineck.detection.prepare import prepare
 from mutineck.detection.specs import InputSpec
 from mutineck.system.files import read_json
@@ -236,15 +237,22 @@ def measure(
 def coco_evaluation(truth: Any, predictions: Sequence[dict[str, Any]], ids: list[int], kind: str) -> Any:
     """Return a `COCOeval` of predictions on the categories with these ids, not run yet.
 
+    A category is measured on the pictures that are labelled for it (`mutineck.detection.labelled`), as LVIS does it:
+    what is found of it in another picture is neither right nor wrong.
+
     Args:
         truth: pycocotools' `COCO`.
         predictions: COCO results.
         ids: of the categories.
         kind: `bbox` or `segm`.
+
+    Raises:
+        ValueError: the truth has an object of a category that its picture is not labelled for.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
+    predictions = _on_labelled_pictures(truth.dataset, predictions)
     # Copies, since pycocotools writes into what it is given; and without what is not measured: given both, it takes an
     # object for small or large by its box where masks are measured.
     unmeasured = "segmentation" if kind == "bbox" else "bbox"
@@ -254,6 +262,21 @@ def coco_evaluation(truth: Any, predictions: Sequence[dict[str, Any]], ids: list
     evaluation.params.catIds = ids
     evaluation.params.maxDets = [1, 10, MOST_DETECTIONS]
     return evaluation
+
+
+def _on_labelled_pictures(
+    document: Mapping[str, Any], predictions: Sequence[dict[str, Any]]
+) -> Sequence[dict[str, Any]]:
+    """Return the predictions that count. Where a picture has neither object nor prediction, pycocotools skips it."""
+    if is_complete(document):
+        return predictions
+    labelled = labelled_categories(document)
+    if stray := [a for a in document["annotations"] if a["category_id"] not in labelled[a["image_id"]]]:
+        raise ValueError(
+            f"annotation {stray[0]['id']}: image {stray[0]['image_id']} is not labelled for its category "
+            f"{stray[0]['category_id']}: add the category to {LABELLED}, or take the annotation out"
+        )
+    return of_labelled(predictions, labelled)
 
 
 def _evaluated(truth: Any, predictions: Sequence[dict[str, Any]], ids: list[int], kind: str) -> Any:

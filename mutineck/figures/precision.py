@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mutineck.detection.evaluation import coco_evaluation
 from mutineck.figures.split import Protagonist, Split, prediction_file, protagonists
 from mutineck.figures.style import TWO_COLUMNS, Drawing, in_words, new_figure
 from mutineck.study.stage import Study
@@ -107,19 +108,10 @@ def precision_rows(split: Split, predictions: Path) -> pd.DataFrame:
 def evaluate(split: Split, results: list[dict[str, Any]]) -> COCOeval:
     """Return COCO's accumulated evaluation of boxes for results in COCO's format; none is fine too."""
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools talks
-        truth, found = COCO(), COCO()
+        truth = COCO()
         truth.dataset = split.document
         truth.createIndex()
-        if results:
-            found = truth.loadRes([dict(item) for item in results])
-        else:  # loadRes fails on an empty list
-            found.dataset = {
-                "images": split.document["images"],
-                "categories": split.document["categories"],
-                "annotations": [],
-            }
-            found.createIndex()
-        evaluation = COCOeval(truth, found, "bbox")
+        evaluation = coco_evaluation(truth, results, truth.getCatIds(), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation

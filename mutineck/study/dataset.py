@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mutineck.detection.labelled import labelled_categories
 from mutineck.system.files import read_json, write_json
 
 DATASET_FILE = "dataset.json"
 """In the stage's folder, written last."""
+LABELLED_PICTURES = "labelled"
+"""Key of a split in `dataset.json`, where some picture is not labelled for some category: category -> pictures."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +24,10 @@ class Dataset:
         categories: names in the order of the detectors' labels.
         pictures: folder that the file names of `train.json`, `val.json` and `test.json` are relative to.
         masks: which boxes have a mask: `all`, `some` or `none`.
-        splits: `train`, `val`, `test` -> `images`, `boxes`, `crowd`, `per_category`.
+        splits: `train`, `val`, `test` -> `images`, `boxes`, `crowd`, `per_category`, and `labelled` (category ->
+            pictures that are labelled for it) where not all pictures are labelled for all categories.
         source: where it comes from: `format`, number of `defects`, how it was divided.
+        folder: the stage's folder, which holds the splits' files.
     """
 
     categories: tuple[str, ...]
@@ -30,6 +35,7 @@ class Dataset:
     masks: str = "none"
     splits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path = Path()
 
     @classmethod
     def read(cls, root: Path) -> Dataset:
@@ -41,7 +47,21 @@ class Dataset:
         fields = read_json(root / "dataset" / DATASET_FILE)
         # A path from the study's folder stays valid where the study is moved to.
         pictures = root / fields.pop("image_root")
-        return cls(**{**fields, "categories": tuple(fields["categories"]), "pictures": pictures})
+        own = {"categories": tuple(fields["categories"]), "pictures": pictures, "folder": root / "dataset"}
+        return cls(**{**fields, **own})
+
+    def complete(self, split: str) -> bool:
+        """Whether every picture of a split is labelled for every category."""
+        return LABELLED_PICTURES not in self.splits[split]
+
+    def labelled(self, split: str) -> dict[int, frozenset[int]]:
+        """Return image id -> ids of the categories that a picture of a split is labelled for."""
+        return labelled_categories(read_json(self.folder / f"{split}.json"))
+
+    def pictures_labelled(self, split: str) -> dict[str, int]:
+        """Return category name -> number of pictures of a split that are labelled for it."""
+        counts = self.splits[split]
+        return dict(counts.get(LABELLED_PICTURES, dict.fromkeys(self.categories, counts["images"])))
 
     def write(self, root: Path) -> Path:
         """Write the file atomically; pictures within the study's folder are named from there."""

@@ -210,3 +210,56 @@ def test_predictions_lie_in_the_pictures_own_pixels_and_leave_the_mode_alone(tin
         model, evaluation_loader(tiny, "val"), [ids[0], *[None] * (len(ids) - 1)], device=torch.device("cpu")
     )
     assert fewer == [row for row in rows if row["category_id"] == ids[0]]
+
+
+# Worked out by hand. Picture 1 is labelled for everything, 2 for dogs alone, 3 for cats alone.
+PARTLY = [
+    found(1, "cat", [10, 10, 40, 30], 0.6),  # a cat, found
+    found(1, "dog", [0, 0, 10, 10], 0.9),  # wrong: picture 1 is labelled for dogs
+    found(1, "dog", [60, 20, 20, 20], 0.8),  # a dog, found, second of two
+    found(2, "cat", [5, 5, 100, 100], 0.95),  # unknown: nobody has looked for cats in picture 2
+    found(3, "cat", [80, 80, 10, 10], 0.5),  # wrong, below every hit but the last
+    found(3, "cat", [30, 40, 12, 50], 0.4),  # a cat, found, third of three
+    found(3, "dog", [30, 40, 12, 50], 0.99),  # unknown
+]
+
+
+def partly(path: Path) -> Path:
+    """Write the truth of `PARTLY`: without the cat of picture 2, which it is not labelled for."""
+    document = read_json(truth(path))
+    document["images"][1]["labelled_category_ids"] = [IDS["dog"]]
+    document["images"][2]["labelled_category_ids"] = [IDS["cat"]]
+    document["annotations"] = [a for a in document["annotations"] if (a["image_id"], a["category_id"]) != (2, 17)]
+    return write_json(path, document)
+
+
+def test_a_category_is_measured_on_the_pictures_that_are_labelled_for_it(tmp_path: Path) -> None:
+    path = partly(tmp_path / "truth.json")
+    values = by_name(measure(path, PARTLY))
+    # Cats: hit at recall 1/2 with precision 1, then a miss, then a hit at recall 1 with precision 2/3. Of COCO's 101
+    # recalls 0.00 to 0.50 are the first 51.
+    cat = (51 * 1 + 50 * 2 / 3) / 101
+    # Dogs: one is there to be found (the other is a crowd region), the second detection finds it.
+    assert values["AP", "cat"] == pytest.approx(cat, abs=1e-5)
+    assert values["AP", "dog"] == pytest.approx(1 / 2, abs=1e-5)
+    assert values["bbox_mAP", ""] == pytest.approx((cat + 1 / 2) / 2, abs=1e-5)
+    whole = read_json(path)
+    for image in whole["images"]:
+        image.pop("labelled_category_ids", None)
+    counted = by_name(measure(write_json(tmp_path / "whole.json", whole), PARTLY))
+    assert counted["AP", "cat"] < values["AP", "cat"] and counted["AP", "dog"] < values["AP", "dog"]
+
+
+def test_said_or_not_a_picture_that_is_labelled_for_everything_is_measured_alike(tmp_path: Path) -> None:
+    path = truth(tmp_path / "truth.json")
+    plain, document = measure(path, HAND_MADE), read_json(path)
+    for image in document["images"]:
+        image["labelled_category_ids"] = sorted(IDS.values())
+    assert measure(write_json(tmp_path / "said.json", document), HAND_MADE) == plain
+
+
+def test_an_object_that_its_picture_is_not_labelled_for_is_refused(tmp_path: Path) -> None:
+    document = read_json(truth(tmp_path / "truth.json"))
+    document["images"][0]["labelled_category_ids"] = [IDS["dog"]]
+    with pytest.raises(ValueError, match=r"annotation 1: image 1 is not labelled for its category 17"):
+        measure(write_json(tmp_path / "stray.json", document), HAND_MADE)

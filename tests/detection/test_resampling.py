@@ -106,3 +106,12 @@ def test_draws_keep_the_number_of_pictures_repeat_and_are_bounded() -> None:
     assert (draw(40) == counts).all() and not (draw(40, seed=1) == counts).all()
     assert counts[1:].mean(axis=0) == pytest.approx(np.ones(40), abs=0.15)
     assert len(draw(5000)) == 201
+
+
+def test_resamples_leave_out_what_a_picture_is_not_labelled_for(tmp_path: Path) -> None:
+    from tests.detection.test_evaluation import PARTLY, partly
+
+    file = partly(tmp_path / "truth.json")
+    own = resampled_ap(file, PARTLY, ("cat", "dog"), np.ones((1, 3), int))[0]
+    rows = {row["category"]: row["value"] for row in measure(file, PARTLY) if row["metric"] == "AP"}
+    assert own == pytest.approx([rows["cat"], rows["dog"]], abs=1e-5)
