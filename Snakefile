@@ -3,7 +3,7 @@
 # `mutineck run` calls this. By hand:
 #     snakemake --directory outputs/shapes --cores 2
 # where outputs/shapes/experiment.yaml is the experiment, all its fields written out.
-# Jobs and what they need: mutineck/study/jobs.py; how one runs: mutineck/running/workflow.py.
+# Jobs and what they need: mutineck/study/jobs.py; how one runs: mutineck/running/job_run.py.
 import os
 import shlex
 import sys
@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
 
-from mutineck.running.workflow import cores, resources, thread_environment
+from mutineck.running.job_run import cores, resources, thread_environment
 from mutineck.study.experiment import STAGES, load_experiment
 from mutineck.study.jobs import ITEM_PATTERN, ITEM_STAGES, Job, jobs, needs
 from mutineck.study.settings import settings_text
@@ -19,7 +19,7 @@ from mutineck.study.stage import EXPERIMENT_FILE
 
 experiment = load_experiment(Path(config.get("experiment", EXPERIMENT_FILE)).resolve())
 run_one_job = [
-    sys.executable, "-m", "mutineck.running.workflow",
+    sys.executable, "-m", "mutineck.running.job_run",
     "--notebooks", config.get("notebooks", str(Path(workflow.basedir) / "notebooks")),
     "--cwd", config.get("cwd", workflow.basedir),
 ]

@@ -26,11 +26,10 @@ from benchmarks.features import extract_again
 from benchmarks.study import random_study, take_step
 from benchmarks.table import Row, Target
 from mutineck.detection.distributed import Processes, processes
-from mutineck.running.engine import write_experiment
 from mutineck.study.experiment import load_experiment
 from mutineck.study.experiment_file import repository
 from mutineck.study.jobs import Job
-from mutineck.study.stage import Study
+from mutineck.study.stage import Study, write_experiment
 
 IMAGES = 160
 BATCH = 8

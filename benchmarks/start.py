@@ -16,12 +16,11 @@ import nbformat
 from nbformat.v4 import new_notebook
 
 from benchmarks.table import Row, Target
-from mutineck.running.engine import write_experiment
-from mutineck.running.workflow import notebook_of
+from mutineck.running.job_run import notebook_of
 from mutineck.study.experiment import STAGES, Experiment, load_experiment
 from mutineck.study.experiment_file import repository
 from mutineck.study.jobs import jobs
-from mutineck.study.stage import Study
+from mutineck.study.stage import Study, write_experiment
 
 EXPERIMENT = "shapes"
 

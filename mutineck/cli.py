@@ -201,7 +201,8 @@ def _last_study(given: argparse.Namespace, file: str | Path | None = None) -> tu
 
 def run(given: argparse.Namespace) -> int:
     """Bring a study, or each of a series, up to date."""
-    from mutineck.running import engine
+    from mutineck.running import study_run
+    from mutineck.running.profiles import LOCAL
     from mutineck.study.checks import data_remark, remarks
     from mutineck.study.experiment import load_series
     from mutineck.study.stage import settings_words
@@ -219,19 +220,19 @@ def run(given: argparse.Namespace) -> int:
         if len(experiments) > 1:
             print(f"{experiment.name}:")
         try:
-            root = engine.run(
+            root = study_run.run_study(
                 experiment,
                 given.outputs,
                 until=given.until,
                 cores=given.cores,
                 dry_run=given.dry_run,
                 force=given.force,
-                profile=given.profile or engine.LOCAL,
+                profile=given.profile or LOCAL,
                 overrides=_all_overrides(given, experiment),
                 notebooks=given.notebooks,
                 again=shlex.join(["mutineck", "run", given.experiment, *settings, *options]),
             )
-        except engine.StudyFailed as failure:
+        except study_run.StudyFailed as failure:
             failures.append(str(failure) if len(experiments) == 1 else f"{experiment.name}: {failure}")
             continue
         if not given.dry_run:
@@ -241,7 +242,7 @@ def run(given: argparse.Namespace) -> int:
             for remark in filter(None, [data_remark(root), *remarks(experiment, root)]):
                 print(remark)
     if failures:
-        raise engine.StudyFailed("\n\n".join(failures))
+        raise study_run.StudyFailed("\n\n".join(failures))
     if len(experiments) > 1 and not given.dry_run and given.until is None:
         _compare([given.outputs / e.name for e in experiments], given.outputs / Path(given.experiment).stem)
     return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_notebook
 
-from mutineck.running.workflow import notebook_of
+from mutineck.running.job_run import notebook_of
 from mutineck.study.experiment import STAGES
 from mutineck.study.jobs import PARAMETERS
 

@@ -9,12 +9,12 @@ import sys
 import pytest
 
 from mutineck import cli
-from mutineck.running import engine
+from mutineck.running import study_run
 from mutineck.study.experiment import load_experiment
 from mutineck.study.experiment_file import repository
 from mutineck.study.jobs import Job, jobs
 from mutineck.study.last_run import note_last_run
-from mutineck.study.stage import Study
+from mutineck.study.stage import Study, write_experiment
 from mutineck.system.files import write_json
 from mutineck.system.processes import STOPPING, exclusive
 
@@ -79,7 +79,7 @@ def test_cores_are_counted(cores, capsys):
 
 def test_clean_names_the_studies_that_are_there(tmp_path, capsys):
     for name in ("one", "two"):
-        engine.write_experiment(load_experiment("smoke"), tmp_path / name)
+        write_experiment(load_experiment("smoke"), tmp_path / name)
     assert cli.main(["clean", "smoke", "--outputs", str(tmp_path)]) == cli.MISTAKE
     assert capsys.readouterr().err.endswith(f"there is no such study; in {tmp_path} there are one, two\n")
 
@@ -146,7 +146,7 @@ def test_run_hands_everything_on(tmp_path, monkeypatch, capsys):
         received.update(options, name=experiment.name, k=experiment.clusters.k, outputs=outputs)
         return outputs / experiment.name
 
-    monkeypatch.setattr(engine, "run", run)
+    monkeypatch.setattr(study_run, "run_study", run)
     arguments = [
         "run",
         "smoke",
@@ -169,10 +169,10 @@ def test_run_hands_everything_on(tmp_path, monkeypatch, capsys):
 def test_the_studys_own_file_holds_what_was_set_and_the_last_run_stays_known(tmp_path, monkeypatch):
     received = []
     monkeypatch.setattr(
-        engine, "run", lambda experiment, outputs, **more: received.append(more["overrides"]) or outputs
+        study_run, "run_study", lambda experiment, outputs, **more: received.append(more["overrides"]) or outputs
     )
     root = tmp_path / "smoke"
-    engine.write_experiment(load_experiment("smoke", ["seeds=[0, 1]"]), root)
+    write_experiment(load_experiment("smoke", ["seeds=[0, 1]"]), root)
     note_last_run(root, ["seeds=[0, 1]"])
     for file in (str(root / "experiment.yaml"), "smoke"):
         assert cli.main(["run", file, "--outputs", str(tmp_path), "--set", "clusters.k=4"]) == 0
@@ -196,7 +196,7 @@ def test_results_of_another_revision_are_not_reused_silently(tmp_path, monkeypat
     study = Study(load_experiment("smoke"), tmp_path / "smoke", Job("dataset"))
     manifest = study.finish()
     (study.folder / "notebook.ipynb").write_text("{}")
-    monkeypatch.setattr(engine, "run", lambda experiment, outputs, **_: outputs / experiment.name)
+    monkeypatch.setattr(study_run, "run_study", lambda experiment, outputs, **_: outputs / experiment.name)
     monkeypatch.setattr("mutineck.study.staleness.revision", lambda: {"git": "1" * 40, "dirty": False})
     for number, said in (("1", False), ("0", True)):
         write_json(study.folder / "manifest.json", manifest | {"revision": {"git": number * 40, "dirty": False}})
@@ -216,7 +216,7 @@ def test_figures_are_not_drawn_while_a_run_writes_nor_the_other_way_round(tmp_pa
 @pytest.mark.parametrize(
     ("error", "status", "said"),
     [
-        pytest.param(engine.Interrupted("stopped by SIGTERM", 15), 143, "stopped by SIGTERM", id="SIGTERM"),
+        pytest.param(study_run.Interrupted("stopped by SIGTERM", 15), 143, "stopped by SIGTERM", id="SIGTERM"),
         pytest.param(signal.SIGTERM, 143, "Go on with the same command", id="SIGTERM before anything runs"),
         pytest.param(signal.SIGINT, 130, "Go on with the same command", id="SIGINT before anything runs"),
     ],
@@ -227,7 +227,7 @@ def test_a_stopped_run_exits_as_a_shell_expects(error, status, said, monkeypatch
             raise error
         signal.raise_signal(error)
 
-    monkeypatch.setattr(engine, "run", run)
+    monkeypatch.setattr(study_run, "run_study", run)
     # A shell that runs the tests in the background ignores SIGINT for all its children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     before = [signal.getsignal(number) for number in STOPPING]

@@ -9,12 +9,11 @@ import pytest
 import yaml
 
 from mutineck.ablations.table import write_tables
-from mutineck.running.engine import write_experiment
 from mutineck.study.experiment import Experiment
 from mutineck.study.jobs import Job, jobs
 from mutineck.study.last_run import note_last_run
 from mutineck.study.settings import settings_of
-from mutineck.study.stage import Study
+from mutineck.study.stage import Study, write_experiment
 from mutineck.system.files import write_json
 from tests.scripts import load
 

@@ -71,7 +71,7 @@ def test_an_arm_that_trains_alone_ends_as_it_did_beside_others(study: Path, tmp_
     for name in ("experiment.yaml", "dataset", "teachers"):
         (root / name).symlink_to(study / name)
     job = "distillation/fgd-mean/seed0"
-    script = [sys.executable, "-m", "mutineck.running.workflow", job, "--root", str(root)]
+    script = [sys.executable, "-m", "mutineck.running.job_run", job, "--root", str(root)]
     done = subprocess.run(script, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     alone, beside = (torch.load(at / job / "student.pth", weights_only=True)["state_dict"] for at in (root, study))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mutineck.running.engine import SNAKEMAKE_CONFIG, SNAKEMAKE_LOG
+from mutineck.running.snakemake_process import SNAKEMAKE_CONFIG, SNAKEMAKE_LOG
 from mutineck.study.experiment import Experiment
 from mutineck.study.jobs import ITEM_STAGES, Job, item_folders, items, jobs
 from mutineck.study.last_run import LAST_RUN

@@ -29,14 +29,13 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from mutineck.running.engine import write_experiment
-from mutineck.running.workflow import own_gpu, thread_environment, visible_gpus
+from mutineck.running.job_run import own_gpu, thread_environment, visible_gpus
 from mutineck.search.space import ParameterSpec, SearchSpec, Value
 from mutineck.study.experiment import CHOOSING, EvaluationSpec, Experiment, load_experiment
 from mutineck.study.jobs import Job
 from mutineck.study.manifest import read_manifest
 from mutineck.study.settings import changed_settings, settings_of
-from mutineck.study.stage import EXPERIMENT_FILE, Study, run_command, settings_words
+from mutineck.study.stage import EXPERIMENT_FILE, Study, run_command, settings_words, write_experiment
 from mutineck.study.staleness import inspect
 from mutineck.system.errors import ExperimentError
 from mutineck.system.files import atomic_path, read_json, sha256_json, write_json

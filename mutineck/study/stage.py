@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mutineck.study.dataset import DATASET_FILE, Dataset
 from mutineck.study.experiment import STAGES, Experiment
 from mutineck.study.experiment_file import find_file, repository
@@ -22,7 +24,7 @@ from mutineck.study.last_run import load_as_last_run
 from mutineck.study.manifest import revision, versions
 from mutineck.study.settings import settings_of
 from mutineck.system.errors import ExperimentError, unknown
-from mutineck.system.files import sha256_json, sha256_path, write_json
+from mutineck.system.files import sha256_json, sha256_path, write_json, write_text
 from mutineck.system.processes import hold
 
 EXPERIMENT_FILE = "experiment.yaml"
@@ -189,6 +191,17 @@ def _others(folder: Path, named: Set[Path]) -> Iterator[Path]:
             yield from _others(path, named)
         else:
             yield path
+
+
+def write_experiment(experiment: Experiment, root: Path) -> Path:
+    """Write the experiment with every field resolved to `experiment.yaml`, if that changes the file."""
+    path = root / EXPERIMENT_FILE
+    text = "# Written by `mutineck run`: the experiment with every field and every --set resolved.\n" + yaml.safe_dump(
+        experiment.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True
+    )
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+    return path
 
 
 def run_command(root: Path, source: Sequence[str], until: str | None = None) -> str:

@@ -15,10 +15,9 @@ from mutineck import cli
 from mutineck.ablations.overview import overview, write_comparison
 from mutineck.ablations.results import COLUMNS
 from mutineck.ablations.studies import StudyResults, additions, contrasts, parts, read_study
-from mutineck.running.engine import write_experiment
 from mutineck.study.experiment import Experiment, load_experiment, slug
 from mutineck.study.jobs import Job
-from mutineck.study.stage import Study
+from mutineck.study.stage import Study, write_experiment
 from mutineck.system.files import write_json
 from tests.ablations.tiny import write_manifest
 

@@ -15,10 +15,9 @@ from mutineck.detection.configs import config_categories, pipelines, read_config
 from mutineck.detection.loading import write_checkpoint
 from mutineck.detectors.folders import load_model
 from mutineck.detectors.measuring import evaluate, measure_split
-from mutineck.running.engine import write_experiment
 from mutineck.study.experiment_file import repository
 from mutineck.study.jobs import Job
-from mutineck.study.stage import Study
+from mutineck.study.stage import Study, write_experiment
 from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json
 from tests.detection.tiny import random_detector

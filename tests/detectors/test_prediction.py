@@ -19,9 +19,8 @@ from mutineck.detectors.folders import load_model
 from mutineck.detectors.measuring import measure_split
 from mutineck.detectors.prediction import DETECTIONS, DRAWN, list_pictures, predict_pictures
 from mutineck.figures.boxed import boxed_pictures, font_of, readable_on
-from mutineck.running.engine import write_experiment
 from mutineck.study.jobs import Job
-from mutineck.study.stage import Study
+from mutineck.study.stage import Study, write_experiment
 from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json
 from tests.detection.tiny import experiment_of, random_detector

@@ -23,9 +23,8 @@ from mutineck.detection.repeatable import PromptEpochRunner
 from mutineck.detection.training import IDENTITY
 from mutineck.distillation import distil, stage
 from mutineck.distillation.export import export_student
-from mutineck.running.engine import write_experiment
 from mutineck.study.experiment_file import repository
-from mutineck.study.stage import Study
+from mutineck.study.stage import Study, write_experiment
 from mutineck.system.files import read_json
 from tests.detection.tiny import SCHEDULE, derive
 from tests.distillation.tiny import link_intermediate, plant_centroids

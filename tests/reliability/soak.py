@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from mutineck.running import engine
+from mutineck.running import study_run
 from mutineck.running.status import removable, unlisted
 from mutineck.study.experiment import Experiment, load_experiment
 from mutineck.study.experiment_file import repository
@@ -39,7 +39,7 @@ GROWTH = 0.05
 
 def one_round(experiment: Experiment, outputs: Path, arguments: dict[str, Any]) -> list[str]:
     """Run a study, look at it, draw it again and remove it; return what was wrong with it."""
-    root = engine.run(experiment, outputs, **arguments)
+    root = study_run.run_study(experiment, outputs, **arguments)
     found = [f"{state.job}: {state.reasons[0]}" for state in inspect(experiment, root) if not state.done]
     found += partial(experiment, root)
     found += [f"{path.relative_to(root)}: no manifest lists it" for path in unlisted(experiment, root)]

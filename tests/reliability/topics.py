@@ -70,7 +70,7 @@ TOPICS = (
         "SIGKILL, SIGTERM, SIGINT of a run",
         "one process, the command, or everything; a job that fails; a result that is lost afterwards",
         "nothing half done passes for finished; it ends within 10 s and prints the command to go on with",
-        (*_tests("reliability.test_kills"), *_tests("running.test_workflow", "a_killed", "a_stopped", "a_failing", "a_finished_job"), *_tests("test_cli", "a_stopped")),
+        (*_tests("reliability.test_kills"), *_tests("running.test_study_run", "a_killed", "a_stopped", "a_failing", "a_finished_job"), *_tests("test_cli", "a_stopped")),
     ),
     Topic(
         "a full disk, a folder that may not be written",
@@ -113,20 +113,20 @@ TOPICS = (
         "two at once",
         "two runs, two notebooks of one stage, two builds of the environment, figures while a run writes, two downloads",
         "the second waits or refuses, naming the first one's process",
-        (*_tests("running.test_workflow", "a_folder_has", "a_killed"), *_tests("test_cli", "figures_are_not"), *_tests("study.test_stage", "two_notebooks"), *_tests("test_environment", "a_second_build", "the_lock_of_a"), *_tests("system.test_download", "who_comes_second"), *_tests("detectors.test_cache", "processes_write")),
+        (*_tests("running.test_study_run", "a_folder_has", "a_killed"), *_tests("test_cli", "figures_are_not"), *_tests("study.test_stage", "two_notebooks"), *_tests("test_environment", "a_second_build", "the_lock_of_a"), *_tests("system.test_download", "who_comes_second"), *_tests("detectors.test_cache", "processes_write")),
     ),
     Topic(
         "results that are stale",
         "settings or revision changed, files lost, another schedule, other teachers",
         "run again or said, with the reason",
-        (*_tests("running.test_workflow", "a_changed", "a_setting", "differences", "a_finished"), *_tests("test_cli", "results_of"), *_tests("test_study", "a_changed", "a_second"), *_tests("distillation.test_training", "another_schedule", "a_state_of_other")),
+        (*_tests("running.test_study_run", "a_changed", "a_setting", "differences", "a_finished"), *_tests("test_cli", "results_of"), *_tests("test_study", "a_changed", "a_second"), *_tests("distillation.test_training", "another_schedule", "a_state_of_other")),
     ),
     Topic(
         "what piles up",
         "studies one after another: memory, open files, processes, temporary files; arms that are gone, what killed "
         "processes left, files that belong to no job",
         "all return to where they were; `mutineck clean` lists what may go, and asks",
-        (*_tests("reliability.test_soak"), *_tests("test_cli", "clean"), *_tests("running.test_workflow", "what_may"), *_tests("test_study", "every_job")),
+        (*_tests("reliability.test_soak"), *_tests("test_cli", "clean"), *_tests("running.test_study_run", "what_may"), *_tests("test_study", "every_job")),
     ),
     Topic(
         "values that look like code",

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_notebook
 
+from mutineck.running.job_run import notebook_of
 from mutineck.running.notebooks import NotebookError, Progress, declared_parameters, execute, main
-from mutineck.running.workflow import notebook_of
 from mutineck.study.experiment import STAGES
 from mutineck.study.experiment_file import repository
 from mutineck.study.jobs import PARAMETERS

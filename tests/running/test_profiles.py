@@ -13,9 +13,9 @@ from unittest import mock
 
 import pytest
 
-from mutineck.running import engine
+from mutineck.running import snakemake_process, study_run
+from mutineck.running.job_run import GPU_STAGES, cores, own_gpu, resources
 from mutineck.running.profiles import Profile, find_profile
-from mutineck.running.workflow import GPU_STAGES, cores, own_gpu, resources
 from mutineck.study.experiment import STAGES, Experiment
 from mutineck.study.jobs import jobs
 from mutineck.study.settings import settings_text
@@ -70,10 +70,10 @@ def test_a_profile_that_holds_no_options_is_refused(tmp_path: Path, text: str, m
 def test_gpus_are_not_replaced_by_the_cpu_unasked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(ExperimentError, match=r"none is to be seen .* Without --profile"):
-        engine.run(experiment(), tmp_path, profile="gpus")
+        study_run.run_study(experiment(), tmp_path, profile="gpus")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     with pytest.raises(ExperimentError, match="none is to be seen"):
-        engine.run(experiment(device="cpu"), tmp_path, profile="gpus")
+        study_run.run_study(experiment(device="cpu"), tmp_path, profile="gpus")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -89,9 +89,9 @@ def test_what_a_job_asks_for_is_the_experiments_and_the_stages() -> None:
 def test_jobs_that_share_a_gpu_are_as_many_as_there_are_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     asked = mock.Mock(side_effect=KeyboardInterrupt)
-    monkeypatch.setattr(engine, "_engine", asked)
+    monkeypatch.setattr(study_run, "run_snakemake", asked)
     with pytest.raises(KeyboardInterrupt):
-        engine.run(experiment(jobs_per_gpu=3), tmp_path, profile="gpus")
+        study_run.run_study(experiment(jobs_per_gpu=3), tmp_path, profile="gpus")
     command = asked.call_args.args[0]
     assert command[command.index("--resources") + 1] == "gpu=6"
     assert "jobs_per_gpu" not in settings_text(experiment(jobs_per_gpu=3), jobs(experiment())[1]), (
@@ -111,7 +111,7 @@ def test_gpus_are_told_apart_within_an_allocation_of_slurm(monkeypatch: pytest.M
 
 
 def arguments(profile: Profile, *, cores: int | None = None, dry_run: bool = False) -> list[str]:
-    return engine.snakemake_arguments(Path("root"), Path("c.json"), [], cores, 2, dry_run, [], profile)
+    return snakemake_process.snakemake_arguments(Path("root"), Path("c.json"), [], cores, 2, dry_run, [], profile)
 
 
 def test_the_command_line_leaves_to_the_profile_what_it_says() -> None:
@@ -129,7 +129,7 @@ def test_the_grid_as_slurm_would_get_it(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as on a login node
     asking = experiment(**ASKING)
-    engine.run(asking, tmp_path, profile="slurm", dry_run=True)
+    study_run.run_study(asking, tmp_path, profile="slurm", dry_run=True)
     lines = capfd.readouterr().out.splitlines()
     if find_profile("slurm").missing:
         assert lines.pop(0).endswith("-m pip install snakemake-executor-plugin-slurm")
@@ -162,7 +162,7 @@ def test_jobs_run_side_by_side_each_on_a_gpu_of_its_own(tmp_path: Path, monkeypa
     notebooks.mkdir()
     write_notebooks(notebooks, TOGETHER, TOLD)
     grid = experiment().model_copy(update={"arms": {"student": experiment().arm("student")}})
-    root = engine.run(grid, tmp_path, profile="gpus", cores=2, until="teachers", notebooks=notebooks)
+    root = study_run.run_study(grid, tmp_path, profile="gpus", cores=2, until="teachers", notebooks=notebooks)
     found = [read_json(root / "teachers" / name / "manifest.json")["results"] for name in "ab"]
     assert [each["beside"] for each in found] == [2, 2]
     assert {each["gpu"] for each in found} == {"5", "7"}
@@ -170,8 +170,8 @@ def test_jobs_run_side_by_side_each_on_a_gpu_of_its_own(tmp_path: Path, monkeypa
 
 CANCELLED = """
 import signal, sys, time
-sys.argv = ["engine", "--profile", sys.argv[1]]
-from mutineck.running import engine
+sys.argv = ["snakemake_process", "--profile", sys.argv[1]]
+from mutineck.running import snakemake_process
 import snakemake.cli
 
 def waiting(arguments):
@@ -184,7 +184,7 @@ def waiting(arguments):
         print("cancelled", file=sys.stderr, flush=True)
 
 snakemake.cli.main = waiting
-engine.main(sys.argv[1:])
+snakemake_process.main(sys.argv[1:])
 """
 
 
@@ -197,7 +197,7 @@ def test_a_cluster_takes_its_jobs_back_when_a_run_ends(how: str, tmp_path: Path)
         if how == "interrupt":
             process = subprocess.Popen(command, stderr=file, stdout=file, start_new_session=True)
             wait_for(log, "started")
-            engine._end_group(process, 30.0)
+            snakemake_process._end_group(process, 30.0)
         else:
             script = f"import subprocess, time; subprocess.Popen({command!r}); time.sleep(60)"
             with subprocess.Popen([sys.executable, "-c", script], stderr=file, stdout=file) as parent:

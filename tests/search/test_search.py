@@ -13,14 +13,13 @@ import pytest
 import yaml
 
 from mutineck import cli
-from mutineck.running import engine
-from mutineck.running.engine import write_experiment
+from mutineck.running import study_run
 from mutineck.search import search
 from mutineck.search.search import Search, best_settings, open_base
 from mutineck.search.space import SearchSpec, load_space
 from mutineck.study.experiment import Experiment, load_experiment
 from mutineck.study.jobs import NOTEBOOK, Job
-from mutineck.study.stage import Study
+from mutineck.study.stage import Study, write_experiment
 from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json, write_text
 from tests.detection.tiny import experiment_of
@@ -269,7 +268,7 @@ def test_a_study_that_is_not_finished_is_no_base(base, tmp_path, monkeypatch) ->
     assert str(error.value).endswith(f"First: {command}")
     received = {}
     monkeypatch.setattr(
-        engine, "run", lambda experiment, outputs, **_: received.update({outputs: experiment}) or outputs
+        study_run, "run_study", lambda experiment, outputs, **_: received.update({outputs: experiment}) or outputs
     )
     assert cli.main(command.split()[1:]) == 0
     assert received == {tmp_path: load_experiment(base.root / "experiment.yaml", ["clusters.k=4"])}

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from mutineck import cli
-from mutineck.running import engine
+from mutineck.running import study_run
 from mutineck.study.experiment import load_experiment, load_series
 from mutineck.study.experiment_file import (
     find_file,
@@ -17,6 +17,7 @@ from mutineck.study.experiment_file import (
 )
 from mutineck.study.jobs import Job
 from mutineck.study.settings import settings_of
+from mutineck.study.stage import write_experiment
 from mutineck.system.errors import ExperimentError
 
 DETECTOR = {"family": "faster_rcnn", "depth": 34}
@@ -97,7 +98,7 @@ def test_paths_keep_their_meaning_wherever_the_experiment_is_read_from(write, tm
     assert over.teachers[0].config == "../big.py" and beside.teachers[0].config == "big.py"
     assert over.teachers[0].checkpoint == "/big.pth" and over.teachers[1].study == "~/red"
     assert over.dataset.root == "data", "what is not there is not there"
-    resolved = engine.write_experiment(over, tmp_path / "outputs" / "over")
+    resolved = write_experiment(over, tmp_path / "outputs" / "over")
     again = load_experiment(resolved)
     monkeypatch.chdir("/")
     for experiment in (over, beside, again):
@@ -190,10 +191,10 @@ def test_run_goes_on_with_the_next_study_and_tells_what_failed(write, tmp_path, 
     def run(experiment, outputs, **options):
         seen.append((experiment.name, options["overrides"]))
         if experiment.name == "plain":
-            raise engine.StudyFailed("teachers big stopped: too weak")
+            raise study_run.StudyFailed("teachers big stopped: too weak")
         return outputs / experiment.name
 
-    monkeypatch.setattr(engine, "run", run)
+    monkeypatch.setattr(study_run, "run_study", run)
     given = ["run", str(folder / "both.yaml"), "--outputs", str(tmp_path / "out"), "--set", "seeds=[2]"]
     assert cli.main(given) == cli.MISTAKE
     assert seen == [("plain", ["seeds=[2]"]), ("other", ["seeds=[2]"])]

@@ -7,14 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from mutineck.running.engine import write_experiment
 from mutineck.study.experiment import load_experiment
 from mutineck.study.experiment_file import repository
 from mutineck.study.jobs import MANIFEST, PARAMETERS, Job
 from mutineck.study.last_run import note_last_run
 from mutineck.study.manifest import read_manifest
 from mutineck.study.settings import settings_of
-from mutineck.study.stage import Study, begin
+from mutineck.study.stage import Study, begin, write_experiment
 from mutineck.system import processes
 from mutineck.system.errors import ExperimentError
 from mutineck.system.files import sha256_file, sha256_path

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mutineck.running import engine
+from mutineck.running import study_run
 from mutineck.study.experiment import load_experiment
 from mutineck.study.experiment_file import repository
 from tests.stand_ins import EXPERIMENT, write_notebooks
@@ -136,8 +136,8 @@ def test_a_job_that_loses_a_process_or_memory_says_stage_file_and_remedy(tmp_pat
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump(EXPERIMENT | teachers | {"arms": {"student": None}}, sort_keys=False))
     notebooks = write_notebooks(tmp_path, DEADLY)
-    with pytest.raises(engine.StudyFailed) as caught:
-        engine.run(load_experiment(file), tmp_path / "out", until="teachers", cores=4, notebooks=notebooks)
+    with pytest.raises(study_run.StudyFailed) as caught:
+        study_run.run_study(load_experiment(file), tmp_path / "out", until="teachers", cores=4, notebooks=notebooks)
     root = tmp_path / "out" / "tiny"
     said = dict(zip(DEATHS, str(caught.value).split("\n\n"), strict=True))
     for name, begins in DEATHS.items():

@@ -1,4 +1,4 @@
-"""The graph, and the engine on notebooks that do nothing but finish."""
+"""Runs of a study on notebooks that do nothing but finish."""
 
 import contextlib
 import os
@@ -16,13 +16,13 @@ import psutil
 import pytest
 import yaml
 
-from mutineck.running import engine, status
-from mutineck.running.workflow import own_gpu, parameters, visible_gpus
+from mutineck.running import snakemake_process, status, study_run
+from mutineck.running.job_run import own_gpu, parameters, visible_gpus
 from mutineck.study.checks import Check
 from mutineck.study.experiment import load_experiment
 from mutineck.study.jobs import MANIFEST, PARAMETERS, Job, items, jobs, needs
 from mutineck.study.settings import settings_of, settings_text
-from mutineck.study.stage import Study
+from mutineck.study.stage import Study, write_experiment
 from mutineck.study.staleness import inspect
 from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json, write_json
@@ -70,7 +70,7 @@ class Runner:
             "notebooks": self.notebooks,
             "overrides": overrides,
         } | options
-        engine.run(experiment, self.outputs, **settings)
+        study_run.run_study(experiment, self.outputs, **settings)
         if not settings.get("dry_run"):
             self.settled = overrides
 
@@ -98,7 +98,7 @@ class Runner:
             str(self.notebooks),
             *(word for item in overrides for word in ("--set", item)),
         ]
-        environment = os.environ | {"PYTHONPATH": str(Path(engine.__file__).parents[2])}
+        environment = os.environ | {"PYTHONPATH": str(Path(study_run.__file__).parents[2])}
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def forget(self):
@@ -288,7 +288,7 @@ def test_jobs_share_a_gpu_where_they_may_and_the_idlest_first(monkeypatch, tmp_p
 
 def test_a_folder_that_snakemake_would_misread_is_refused(experiment, tmp_path):
     with pytest.raises(ExperimentError, match=r"a\{0\}.*reads braces in a path as wildcards.* \(--outputs\)"):
-        engine.run(experiment, tmp_path / "a{0}")
+        study_run.run_study(experiment, tmp_path / "a{0}")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -305,10 +305,10 @@ def test_a_folder_has_one_user_at_a_time(tmp_path):
 
 
 def test_the_resolved_experiment_reads_back_and_is_written_once(experiment, tmp_path):
-    path = engine.write_experiment(experiment, tmp_path)
+    path = write_experiment(experiment, tmp_path)
     before = path.stat().st_mtime_ns
     assert load_experiment(path) == experiment
-    engine.write_experiment(experiment, tmp_path)
+    write_experiment(experiment, tmp_path)
     assert path.stat().st_mtime_ns == before
 
 
@@ -415,7 +415,7 @@ def test_a_check_that_changes_is_applied_to_what_is_finished_and_trains_nothing(
     write_json(path, read_json(path) | {"results": {"check": check._asdict()}})
     stopping = study.beside("checks.on_weak=stop")
     with pytest.raises(
-        engine.StudyFailed, match=r"teachers intermediate stopped: .* 5\.0 mAP below the best teacher, a"
+        study_run.StudyFailed, match=r"teachers intermediate stopped: .* 5\.0 mAP below the best teacher, a"
     ):
         study(*stopping)
     study(*stopping, dry_run=True)
@@ -472,7 +472,7 @@ def test_a_file_outside_the_study_that_has_changed_is_noticed_and_done_again(exp
 def test_a_failing_job_says_why_and_leaves_the_rest(study, capfd):
     settings = study.beside("teachers.a.seed=2", "teachers.b.seed=2")
     (study.outputs / "fail").write_text("a")
-    with pytest.raises(engine.StudyFailed) as error:
+    with pytest.raises(study_run.StudyFailed) as error:
         study(*settings)
     assert str(error.value).startswith(
         "teachers a stopped: ValueError: the picture 7.jpg is empty\nraised by cell [4] of 02_"
@@ -494,14 +494,15 @@ def test_errors_of_an_earlier_run_are_not_repeated(tmp_path):
     started = time.time()
     os.utime(tmp_path / second.error, (started - 600, started - 600))
     (tmp_path / "log" / "s.log").write_text("")
-    text = engine._explain_failure(tmp_path, [first, second], tmp_path / "log" / "s.log", started, 1)
+    run = study_run.StudyRun(load_experiment("smoke"), tmp_path, [first, second])
+    text = run.explain_failure(tmp_path / "log" / "s.log", started, 1)
     assert "teachers a stopped: the disk is slow" in text and "of last week" not in text
 
 
 @pytest.mark.slow
 def test_a_killed_run_leaves_nothing_finished_and_goes_on(study, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(engine.Interrupted):
-        patch.setattr(engine, "_wait", lambda *_: signal.SIGTERM)
+    with monkeypatch.context() as patch, pytest.raises(study_run.Interrupted):
+        patch.setattr(snakemake_process, "_wait", lambda *_: signal.SIGTERM)
         study(*study.settled, force=["teachers"])
     settings = study.beside("teachers.a.seed=3")
     (study.outputs / "nap").write_text("30")

@@ -152,8 +152,8 @@ def run_job(job: Job, root: Path, *, notebooks: Path, kernel_cwd: Path) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one job of a study by its folder: `python -m mutineck.running.workflow distillation/fgd-mean/seed0`."""
-    parser = argparse.ArgumentParser(prog="python -m mutineck.running.workflow", description=main.__doc__)
+    """Run one job of a study by its folder: `python -m mutineck.running.job_run distillation/fgd-mean/seed0`."""
+    parser = argparse.ArgumentParser(prog="python -m mutineck.running.job_run", description=main.__doc__)
     parser.add_argument("job", help="the job's folder in the study's: STAGE or STAGE/ITEM")
     parser.add_argument("--root", type=Path, default=Path(), help="the study's folder, outputs/EXPERIMENT")
     parser.add_argument("--notebooks", type=Path, default=repository() / "notebooks")
