@@ -202,6 +202,7 @@ class Source:
         defects: in the order of the files.
         hints: see `Reading`.
         notes: how the splits came about, for ``dataset.json``.
+        hidden: split -> COCO document of the labels that the experiment hides in it.
     """
 
     image_root: str
@@ -209,6 +210,7 @@ class Source:
     defects: list[Defect]
     hints: list[str] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
+    hidden: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def defect_rows(defects: Iterable[Defect]) -> list[dict[str, str]]:

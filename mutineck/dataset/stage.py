@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mutineck.dataset.coco import keep_images
 from mutineck.dataset.detect import find_layout, layout_inputs, read_layout
+from mutineck.dataset.hidden import hide_labels, labelled_for
 from mutineck.dataset.layouts import SPLITS, Layout
 from mutineck.dataset.records import (
     CategoryNames,
@@ -31,7 +32,7 @@ from mutineck.dataset.usable import boxes_under_a_pixel, small_at_input, trained
 from mutineck.dataset.voc_folder import official_split
 from mutineck.detection.labelled import is_complete, pictures_labelled
 from mutineck.study.checks import losses
-from mutineck.study.dataset import LABELLED_PICTURES, Dataset
+from mutineck.study.dataset import HIDDEN, LABELLED_PICTURES, SOURCES, Dataset
 from mutineck.system.files import write_json
 from mutineck.system.telling import tell
 
@@ -228,7 +229,12 @@ def _source(reading: Reading, root: Path, image_root: str, spec: Any) -> Source:
         hints.append(f"{TEST_IS_VAL}; what is reported on test was chosen on it")
     categories = [category["name"] for category in documents["train"]["categories"]]
     hints += reading.hints + lookalikes(categories)
-    return Source(image_root, documents, reading.defects + defects, hints, reading.notes | notes)
+    hidden = {}
+    if spec.hide:
+        for split in spec.hide.splits:
+            documents[split], hidden[split] = hide_labels(documents[split], spec.hide, together)
+        notes = notes | {SOURCES: labelled_for(spec.hide, categories)}
+    return Source(image_root, documents, reading.defects + defects, hints, reading.notes | notes, hidden)
 
 
 def _splits(
@@ -303,6 +309,11 @@ def _write(study: Study, source: Source, reads: list[Path]) -> DatasetSummary:
             )
     writes = [write_json(folder / f"{split}.json", source.splits[split], indent=None) for split in SPLITS]
     writes.append(write_json(folder / DEFECTS, defect_rows(source.defects)))
+    for split in SPLITS:
+        (folder / HIDDEN.format(split)).unlink(missing_ok=True)
+    writes += [
+        write_json(folder / HIDDEN.format(split), document, indent=None) for split, document in source.hidden.items()
+    ]
     masks = [("segmentation" in item) for document in source.splits.values() for item in document["annotations"]]
     categories = tuple(category["name"] for category in source.splits["train"]["categories"])
     made = Dataset(

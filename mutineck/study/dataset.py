@@ -12,6 +12,12 @@ from mutineck.system.files import read_json, write_json
 
 DATASET_FILE = "dataset.json"
 """In the stage's folder, written last."""
+HIDDEN = "hidden_{}.json"
+"""In the stage's folder: labels that the experiment hid in a split, for measuring alone. Its pictures are those of the
+split, each labelled for the categories that it lost."""
+SOURCES = "sources"
+"""Field of a COCO image record: names of the sources that the picture is from, where there are several. In `source` of
+`dataset.json`: name -> categories that its pictures are labelled for."""
 LABELLED_PICTURES = "labelled"
 """Key of a split in `dataset.json`, where some picture is not labelled for some category: category -> pictures."""
 
@@ -50,9 +56,13 @@ class Dataset:
         own = {"categories": tuple(fields["categories"]), "pictures": pictures, "folder": root / "dataset"}
         return cls(**{**fields, **own})
 
+    def of_source(self, name: str | None) -> tuple[str, ...]:
+        """Return the categories that the pictures of a source are labelled for; with None, the data set's."""
+        return self.categories if name is None else tuple(self.source[SOURCES][name])
+
     def complete(self, split: str) -> bool:
         """Whether every picture of a split is labelled for every category."""
-        return LABELLED_PICTURES not in self.splits[split]
+        return LABELLED_PICTURES not in self.splits.get(split, {})
 
     def labelled(self, split: str) -> dict[int, frozenset[int]]:
         """Return image id -> ids of the categories that a picture of a split is labelled for."""

@@ -20,6 +20,7 @@ from mutineck.study.experiment_file import (
     read_fields,
     study_files,
 )
+from mutineck.study.sources import HideSpec
 from mutineck.study.starts import cannot_start, start_of
 from mutineck.system.errors import ExperimentError, unknown
 from mutineck.system.records import Record
@@ -75,6 +76,14 @@ class DatasetSpec(Record):
     """Keep only so many images of each split (a quick look)."""
     shapes: ShapesSpec = ShapesSpec()
     """What to generate, where `format` is `shapes`."""
+    hide: HideSpec | None = None
+    """Labels to hide from a complete data set, as if several teams had labelled a part each; none if null. They are
+    kept for measuring, in `dataset/hidden_SPLIT.json`."""
+
+    @property
+    def source_names(self) -> list[str]:
+        """Names of the parts that pictures come from, if they come from several."""
+        return [part.name for part in self.hide.parts] if self.hide else []
 
 
 class SeesSpec(Record):
@@ -128,6 +137,9 @@ class TeacherSpec(Record):
     """How `detector` is trained; by the defaults of a schedule if null."""
     sees: SeesSpec | None = None
     """The part of the training split that a detector trained here is shown; all of it if null."""
+    source: str | None = None
+    """The part of the training split that a detector trained here learns from, by its name in `dataset.hide.parts`:
+    its pictures and the categories that they are labelled for. If null, the whole split and all categories."""
     seed: int = 0
     """Of the training of `detector`: first weights, order of pictures, mirroring."""
     floor: float = Field(0.0, ge=0, le=1)
@@ -159,7 +171,7 @@ class TeacherSpec(Record):
             raise ValueError(f"teacher {self.name!r} has a config and no checkpoint: add `checkpoint: PATH`")
         if self.checkpoint and not self.config:
             raise ValueError(f"teacher {self.name!r} has a checkpoint and no config: add `config: PATH`")
-        for field in ("sees", "schedule"):
+        for field in ("source", "sees", "schedule"):
             if getattr(self, field) and not self.detector:
                 raise ValueError(f"teacher {self.name!r} is not trained here: `{field}` needs a `detector`")
         if self.name in RESERVED:
@@ -436,6 +448,10 @@ class Experiment(Record):
         names = [teacher.name for teacher in self.teachers]
         if len(set(names)) != len(names):
             raise ValueError(f"teachers: names must differ, got {names}")
+        sources = self.dataset.source_names
+        for teacher in self.teachers:
+            if teacher.source is not None and teacher.source not in sources:
+                raise ValueError(f"teachers.{teacher.name}.source: " + unknown("source", teacher.source, sources))
         for arm in self.arms:
             if not ARM_NAME.fullmatch(arm):
                 raise ValueError(f"arms: the name {arm!r} may have letters, digits and _ . : + - @ alone")

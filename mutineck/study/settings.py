@@ -12,7 +12,7 @@ from mutineck.study.jobs import Job
 from mutineck.study.starts import start_of
 from mutineck.system.records import differences
 
-LATER_FIELDS = ("sees", "study", "teacher", "normalisation")
+LATER_FIELDS = ("sees", "study", "teacher", "normalisation", "source")
 """Fields of a teacher that there once were not: left out, it is the teacher that it was then."""
 
 
@@ -26,7 +26,8 @@ def settings_of(experiment: Experiment, job: Job) -> dict[str, Any]:
     if stage == "dataset":
         # Pictures without objects were always kept before there was this field.
         unread = ("negatives",) if experiment.dataset.negatives else ()
-        return {"dataset": _without(whole["dataset"], "strict", "download", "crowd", *unread)}
+        later = (field for field in ("hide",) if whole["dataset"][field] is None)
+        return {"dataset": _without(whole["dataset"], "strict", "download", "crowd", *unread, *later)}
     measured = {"input": whole["input"], "splits": sorted(experiment.evaluation.measured)}
     teachers = {teacher["name"]: _without(teacher, "floor") for teacher in whole["teachers"]}
     # What trains nothing sees no picture mirrored.

@@ -62,11 +62,16 @@ def prepare_teacher(study: Study) -> list[dict[str, Any]]:
 
 
 def _own_categories(study: Study, spec: TeacherSpec) -> tuple[str, ...]:
-    """Return the categories that a teacher is trained on: those that the experiment names for it, or the study's."""
-    own = study.dataset.categories
+    """Return the categories that a teacher is trained on: those that the experiment names for it, or its source's."""
+    own = study.dataset.of_source(spec.source)
     for name in spec.categories or ():
         if name not in own:
             raise ExperimentError(f"teachers.{spec.name}.categories: " + unknown("category", name, own))
+    if not own:
+        raise ExperimentError(
+            f"teachers.{spec.name}.source: the pictures of {spec.source} are labelled for no category, so nothing can "
+            "be learned from them: name another source"
+        )
     return tuple(spec.categories or own)
 
 

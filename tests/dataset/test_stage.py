@@ -26,7 +26,9 @@ def make_study(out: Path, /, **dataset: object) -> SimpleNamespace:
     out.mkdir(exist_ok=True)
     spec = DatasetSpec(**dataset)
     return SimpleNamespace(
-        experiment=SimpleNamespace(dataset=spec, relative_to=None, input=InputSpec(), features=FeaturesSpec()),
+        experiment=SimpleNamespace(
+            dataset=spec, relative_to=None, teachers=(), input=InputSpec(), features=FeaturesSpec()
+        ),
         root=out,
         path=lambda *parts: out.joinpath(*parts),
         note=lambda *inputs: None,

@@ -18,7 +18,7 @@ from mutineck.system.records import Record
 DETECTOR = {"family": "faster_rcnn"}
 EXPERIMENT = {
     "name": "tiny",
-    "dataset": {"format": "voc"},
+    "dataset": {"format": "voc", "hide": {"parts": [{"name": "p"}, {"name": "q"}]}},
     "teachers": [
         {"name": "big", "detector": DETECTOR, "schedule": {}},
         {"name": "zoo", "zoo": "retinanet_r50_fpn_1x_coco"},
@@ -53,12 +53,14 @@ PLACED = [
         {"dataset"},
     ),
     ("dataset.shapes", "images=99 size=[9,9] max_objects=3", {"dataset"}),
+    ("dataset.hide", "splits=[train,val] seed=3", {"dataset"}),
+    ("dataset.hide.parts.p", "name=r categories=[cat] share=3", {"dataset"}),
     ("input", "scale=[9,9] mean=[1,2,3] std=[1,2,3] to_rgb=false", {*MEASURED, "features"}),
     ("input", "flip=0.2", {"big", "intermediate", *STUDENTS}),
     ("teachers.big.detector", DETECTORS, {"big"}),
     ("teachers.big.schedule", SCHEDULE, {"big"}),
     ("teachers.big.sees", "brightness=dark area=small", {"big"}),
-    ("teachers.big", 'categories=[cat] aliases={"a":"b"} seed=3', {"big"}),
+    ("teachers.big", 'categories=[cat] aliases={"a":"b"} source=p seed=3', {"big"}),
     ("teachers.big", "floor=0.5", TABLES),
     ("teachers.zoo", "zoo=other", {"zoo"}),
     ("teachers.mine", "config=b.py checkpoint=b.pth", {"mine"}),
@@ -135,7 +137,7 @@ def settings(experiment: Experiment) -> dict[str, str]:
 
 
 def test_every_field_is_placed_once() -> None:
-    named = re.compile(r"(?<=teachers\.)(big|zoo|mine|theirs)\.|(?<=arms\.)fgd:big\.")
+    named = re.compile(r"(?<=teachers\.)(big|zoo|mine|theirs)\.|(?<=arms\.)fgd:big\.|(?<=parts\.)p\.")
     assert sorted(named.sub("", path) for path, *_ in CASES) == sorted(leaves(Experiment))
 
 

@@ -47,7 +47,10 @@ def root(tmp_path: Path) -> Path:
 
 def experiment_with(**teacher: Any) -> Experiment:
     teachers = [{"name": "one", "detector": detector("faster_rcnn"), "schedule": SCHEDULE, **teacher}]
-    return Experiment.model_validate(experiment_of().model_dump(exclude_unset=True) | {"teachers": teachers})
+    fields = experiment_of().model_dump(exclude_unset=True)
+    if "source" in teacher:
+        fields["dataset"] |= {"hide": {"parts": [{"name": "ours"}, {"name": "theirs"}]}}
+    return Experiment.model_validate(fields | {"teachers": teachers})
 
 
 def teacher(root: Path, **sees: str) -> Study:
@@ -72,6 +75,27 @@ def test_a_part_and_the_threshold_that_bounds_it(root, sees, pictures, boxes, th
     ((condition, side),) = sees.items()
     expected = {condition: {"side": side, "threshold": threshold}, "pictures": 3, "boxes": 3}
     assert shown_part(study) == {"sees": expected}
+
+
+def test_a_source_teaches_what_its_pictures_are_labelled_for(root):
+    path = root / "dataset" / "train.json"
+    content = read_json(path)
+    # Of six pictures the first two are of another source, and the third is not labelled for the only category.
+    for image in content["images"]:
+        image["sources"] = ["theirs"] if image["id"] < 3 else ["ours", "theirs"]
+    content["images"][2]["labelled_category_ids"] = []
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 3]
+    names = [category["name"] for category in content["categories"]]
+    write_json(path, content)
+    described = root / "dataset" / "dataset.json"
+    write_json(described, read_json(described) | {"source": {"sources": {"ours": names, "theirs": names}}})
+    study = Study(experiment_with(source="ours"), root, Job("teachers", "one"))
+    found = read_json(training_annotations(study))
+    assert [image["id"] for image in found["images"]] == [4, 5, 6]
+    assert {annotation["image_id"] for annotation in found["annotations"]} == {4, 5, 6}
+    assert shown_part(study) == {"sees": {"source": "ours", "pictures": 3, "boxes": 3}}
+    both = Study(experiment_with(source="ours", sees={"brightness": "dark"}), root, Job("teachers", "one"))
+    assert [image["id"] for image in read_json(training_annotations(both))["images"]] == [5]
 
 
 def test_two_conditions_hold_together(root):
@@ -121,9 +145,11 @@ def test_it_trains_on_its_part_and_is_measured_on_all(root):
         ({"sees": {"brightness": "drak"}}, "'dark' or 'bright'"),
         ({"sees": {"brigtness": "dark"}}, "brigtness"),
         ({"sees": {}}, "say a part"),
+        ({"source": "our"}, r"teachers\.one\.source: unknown source 'our'; did you mean 'ours'"),
+        ({"source": "ours", "detector": None, "zoo": "faster_rcnn_r101_fpn_2x_coco"}, "`source` needs a `detector`"),
         ({"sees": {"area": "small"}, "detector": None, "zoo": "faster_rcnn_r101_fpn_2x_coco"}, "needs a `detector`"),
     ],
-    ids=["side", "condition", "nothing", "not trained here"],
+    ids=["side", "condition", "nothing", "unknown source", "source of another's", "not trained here"],
 )
 def test_what_no_teacher_sees(teacher, message):
     with pytest.raises(ValueError, match=message):
