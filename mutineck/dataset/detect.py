@@ -9,6 +9,7 @@ from typing import Literal
 from mutineck.dataset.coco_folder import read_coco_layout
 from mutineck.dataset.coco_layout import coco_inputs, find_coco
 from mutineck.dataset.layouts import Layout
+from mutineck.dataset.pictures_folder import pictures_inputs, pictures_layout, read_pictures_layout
 from mutineck.dataset.records import CategoryNames, DatasetError, Reading
 from mutineck.dataset.voc_folder import read_voc
 from mutineck.dataset.voc_layout import find_voc, voc_inputs
@@ -17,7 +18,12 @@ from mutineck.dataset.yolo_layout import find_yolo, yolo_inputs
 from mutineck.study.inputs import Outside
 
 FINDERS: dict[str, Callable[[Path], list[Layout]]] = {"voc": find_voc, "coco": find_coco, "yolo": find_yolo}
-INPUTS: dict[str, Callable[[Layout], Iterator[Outside]]] = {"voc": voc_inputs, "coco": coco_inputs, "yolo": yolo_inputs}
+INPUTS: dict[str, Callable[[Layout], Iterator[Outside]]] = {
+    "voc": voc_inputs,
+    "coco": coco_inputs,
+    "yolo": yolo_inputs,
+    "pictures": pictures_inputs,
+}
 EXPECTED = {
     "voc": "Annotations/ beside JPEGImages/, in it or in VOC2007/, VOC2012/, or XML beside the pictures",
     "coco": "annotations/instances_train2017.json and instances_val2017.json, one JSON of all pictures, or "
@@ -31,7 +37,7 @@ MOST_BESIDE = 3
 """Such a folder's entries at most: the archive itself may lie there, and a file to be read first."""
 
 
-def find_layout(root: Path, form: Literal["auto", "voc", "coco", "yolo"]) -> Layout:
+def find_layout(root: Path, form: Literal["auto", "voc", "coco", "yolo", "pictures"]) -> Layout:
     """Return what a folder, or the only folder in it, is.
 
     Args:
@@ -41,6 +47,8 @@ def find_layout(root: Path, form: Literal["auto", "voc", "coco", "yolo"]) -> Lay
     Raises:
         DatasetError: it is nothing that is known here, or could be several things; the message names them.
     """
+    if form == "pictures":
+        return pictures_layout(root)
     forms: list[str] = [*FINDERS] if form == "auto" else [form]
     base = root
     for _ in range(DEEPEST):
@@ -106,6 +114,8 @@ def read_layout(
     """
     if layout.format == "voc":
         return read_voc(root, layout, names, offset)
+    if layout.format == "pictures":
+        return read_pictures_layout(root, layout)
     if layout.format == "coco":
         return read_coco_layout(root, layout, names, limit, seed)
     return read_yolo_layout(root, layout, names)

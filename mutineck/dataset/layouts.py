@@ -32,7 +32,7 @@ class Layout:
     """What a folder was taken for.
 
     Attributes:
-        format: ``voc``, ``coco`` or ``yolo``.
+        format: ``voc``, ``coco``, ``yolo`` or ``pictures``.
         title: what people call it, such as ``Roboflow's COCO export``.
         parts: its parts: one undivided or several, or at most one for each split.
         base: the folder itself; it may lie below the data set's root.
@@ -40,7 +40,7 @@ class Layout:
         remarks: sentences about what is there and not read, or named and not there.
     """
 
-    format: Literal["voc", "coco", "yolo"]
+    format: Literal["voc", "coco", "yolo", "pictures"]
     title: str
     parts: tuple[Part, ...]
     base: Path

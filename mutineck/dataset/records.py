@@ -94,7 +94,7 @@ def lookalikes(categories: Iterable[str]) -> list[str]:
     """Return a sentence for the categories that differ in case, spaces or marks alone, with the setting to type."""
     groups: dict[str, list[str]] = {}
     for name in categories:
-        groups.setdefault(re.sub(r"[\W_]+", "", name.casefold()) or name, []).append(name)
+        groups.setdefault(_without_marks(name), []).append(name)
     alike = [names for names in groups.values() if len(names) > 1]
     if not alike:
         return []
@@ -103,6 +103,15 @@ def lookalikes(categories: Iterable[str]) -> list[str]:
         f"categories that differ in case or marks alone: {'; '.join(', '.join(names) for names in alike)}. "
         f"Where they are one, --set 'dataset.aliases={{{aliases}}}'"
     ]
+
+
+def same_but_for_marks(name: str, other: str) -> bool:
+    """Whether two names of categories differ in case, spaces or marks alone."""
+    return name != other and _without_marks(name) == _without_marks(other)
+
+
+def _without_marks(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.casefold()) or name
 
 
 def turned_hint(count: int) -> str:

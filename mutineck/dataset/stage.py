@@ -5,13 +5,14 @@ from __future__ import annotations
 import filecmp
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mutineck.dataset.coco import keep_images
 from mutineck.dataset.detect import find_layout, layout_inputs, read_layout
+from mutineck.dataset.division import Shares, divided, joined
 from mutineck.dataset.hidden import hide_labels, labelled_for
 from mutineck.dataset.layouts import SPLITS, Layout
 from mutineck.dataset.records import (
@@ -27,12 +28,14 @@ from mutineck.dataset.records import (
 )
 from mutineck.dataset.repeats import find_repeats, photograph, same_content
 from mutineck.dataset.shapes import write_shapes
-from mutineck.dataset.split import first_by_hash, stratified_split
-from mutineck.dataset.usable import boxes_under_a_pixel, small_at_input, trained_on, with_objects
-from mutineck.dataset.voc_folder import official_split
+from mutineck.dataset.sources import Collected, collect
+from mutineck.dataset.split import first_by_hash
+from mutineck.dataset.unlabelled import refuse_unknown, unmeasured
+from mutineck.dataset.usable import boxes_under_a_pixel, small_at_input, trained_on, with_objects, without_objects
 from mutineck.detection.labelled import is_complete, pictures_labelled
 from mutineck.study.checks import losses
 from mutineck.study.dataset import HIDDEN, LABELLED_PICTURES, SOURCES, Dataset
+from mutineck.study.experiment import DatasetSpec
 from mutineck.system.files import write_json
 from mutineck.system.telling import tell
 
@@ -115,7 +118,57 @@ def convert(study: Study) -> DatasetSummary:
 
 def _convert(study: Study) -> DatasetSummary:
     spec = study.experiment.dataset
-    names = CategoryNames(spec.categories, spec.aliases)
+    came = _from_sources(study) if spec.folders else _from_root(study)
+    try:
+        source = _source(came, spec)
+        train, scale = source.splits["train"], study.experiment.input.scale
+        source.hints += small_at_input(train, scale, study.experiment.features.minimum_size)
+        refuse_unknown(study.experiment.teachers, train)
+        source.hints += unmeasured(source.splits)
+    except ValueError as error:  # of the splits, which know no defects
+        raise DatasetError(str(error), came.reading.defects) from error
+    source.hints = [*came.said, *source.hints]
+    source.notes |= came.notes
+    if spec.format != "shapes":
+        source.notes["hints"] = source.hints
+    for hint in source.hints:
+        tell(hint)
+    if spec.strict:
+        refuse_defects(source.defects)
+    summary = _write(study, source, came.reading.files)
+    if source.defects:
+        tell("\n".join([losses(summary.results(), study.path("dataset", DEFECTS)), *grouped(source.defects)]))
+    return summary
+
+
+Divided = tuple[dict[str, dict[str, Any]], dict[str, Any]]
+
+
+@dataclass
+class Came:
+    """The pictures and labels of a study as they came, from one folder or several.
+
+    Attributes:
+        reading: all that was read.
+        image_root: folder that names of pictures are relative to, as `dataset.json` has it.
+        copies: picture -> the first one with the same bytes, see `same_content`.
+        divide: given a picture's name -> what it is a copy of, returns the documents of the splits, and how they came
+            about.
+        notes: what the folders were taken for, for ``dataset.json``.
+        said: the same in sentences.
+    """
+
+    reading: Reading
+    image_root: str
+    copies: dict[str, str]
+    divide: Callable[[Mapping[str, str]], Divided]
+    notes: dict[str, Any]
+    said: list[str] = field(default_factory=list)
+
+
+def _from_root(study: Study) -> Came:
+    """Read the one folder that `dataset.root` names, or the scenes that are generated."""
+    spec = study.experiment.dataset
     if spec.format == "shapes":
         root, image_root = _generate(study), "dataset/source"
         layout = find_layout(root, "voc")
@@ -124,25 +177,60 @@ def _convert(study: Study) -> DatasetSummary:
         image_root = str(root.resolve())
         layout = find_layout(root, spec.format)
         study.note(*layout_inputs(layout))
+    names = CategoryNames(spec.categories, spec.aliases)
     reading = read_layout(root, layout, names, offset=spec.voc_offset, limit=spec.limit, seed=spec.seed)
-    try:
-        source = _source(reading, root, image_root, spec)
-        train, scale = source.splits["train"], study.experiment.input.scale
-        source.hints += small_at_input(train, scale, study.experiment.features.minimum_size)
-    except ValueError as error:  # of the splits, which know no defects
-        raise DatasetError(str(error), reading.defects) from error
-    source.notes["format"] = spec.format
+    copies = same_content(root, _file_names(reading))
+    came = Came(
+        reading,
+        image_root,
+        copies,
+        lambda together: divided(reading, root, spec.split, spec.seed, together),
+        {"format": spec.format},
+    )
     if spec.format != "shapes":
-        source.hints = [_read_as(layout, reading), *layout.remarks, *source.hints]
-        source.notes |= {"format": layout.format, "layout": layout.title, "hints": source.hints}
-    for hint in source.hints:
-        tell(hint)
-    if spec.strict:
-        refuse_defects(source.defects)
-    summary = _write(study, source, reading.files)
-    if source.defects:
-        tell("\n".join([losses(summary.results(), study.path("dataset", DEFECTS)), *grouped(source.defects)]))
-    return summary
+        came.notes = {"format": layout.format, "layout": layout.title}
+        came.said = [_read_as(layout, reading), *layout.remarks]
+    return came
+
+
+def _from_sources(study: Study) -> Came:
+    """Read several folders, each labelled for its own categories."""
+    spec = study.experiment.dataset
+    root, found, copies, categories = collect(study)
+    whole = Reading({}, defects=[defect for each in found for defect in each.reading.defects])
+    whole.hints = [hint for each in found for hint in each.reading.hints]
+    whole.files = [file for each in found for file in each.reading.files]
+    notes = {
+        "format": "sources",
+        SOURCES: {each.spec.name: [name for name in categories if name in each.labelled] for each in found},
+        "read": {
+            each.spec.name: each.reading.notes | {"format": each.layout.format, "layout": each.layout.title}
+            for each in found
+        },
+    }
+    whole.documents = {
+        f"{each.spec.name}/{split}": document for each in found for split, document in each.reading.documents.items()
+    }
+
+    def divide(together: Mapping[str, str]) -> Divided:
+        parts = [divided(each.reading, root, shares_of(spec, each, found), spec.seed, together) for each in found]
+        splits = {each.spec.name: notes["split"] for each, (_, notes) in zip(found, parts, strict=True)}
+        return joined([documents for documents, _ in parts]), {"split": splits, "seed": spec.seed}
+
+    said = [f"{each.spec.name}: {_read_as(each.layout, each.reading)}" for each in found]
+    return Came(whole, str(root), copies, divide, notes, said)
+
+
+def shares_of(spec: DatasetSpec, source: Collected, found: Sequence[Collected]) -> Shares | None:
+    """Return the shares of train, val and test of a source: pictures without labels are trained on alone."""
+    others = any(each.labelled for each in found)
+    if source.spec.split is None and not source.labelled and others:
+        return (1, 0, 0)
+    return source.spec.split or spec.split
+
+
+def _file_names(reading: Reading) -> list[str]:
+    return [image["file_name"] for document in reading.documents.values() for image in document["images"]]
 
 
 def _read_as(layout: Layout, reading: Reading) -> str:
@@ -207,12 +295,12 @@ def _generate(study: Study) -> Path:
     return folder
 
 
-def _source(reading: Reading, root: Path, image_root: str, spec: Any) -> Source:
+def _source(came: Came, spec: DatasetSpec) -> Source:
     """Divide what is not divided yet, and say which pictures are there twice."""
-    names = [image["file_name"] for document in reading.documents.values() for image in document["images"]]
-    copies = same_content(root, names)
-    together = {name: photograph(copies.get(name, name)) for name in names}
-    documents, notes = _splits(reading, root, spec, together)
+    reading, copies = came.reading, came.copies
+    together = {name: photograph(copies.get(name, name)) for name in _file_names(reading)}
+    documents, notes = came.divide(together)
+    documents.setdefault("test", documents["val"])
     if spec.limit is not None:
         limited = {id(each): _limited(each, spec.limit, spec.seed) for each in documents.values()}
         documents = {split: limited[id(each)] for split, each in documents.items()}
@@ -229,62 +317,12 @@ def _source(reading: Reading, root: Path, image_root: str, spec: Any) -> Source:
         hints.append(f"{TEST_IS_VAL}; what is reported on test was chosen on it")
     categories = [category["name"] for category in documents["train"]["categories"]]
     hints += reading.hints + lookalikes(categories)
-    hidden = {}
+    hidden: dict[str, dict[str, Any]] = {}
     if spec.hide:
         for split in spec.hide.splits:
             documents[split], hidden[split] = hide_labels(documents[split], spec.hide, together)
         notes = notes | {SOURCES: labelled_for(spec.hide, categories)}
-    return Source(image_root, documents, reading.defects + defects, hints, reading.notes | notes, hidden)
-
-
-def _splits(
-    reading: Reading, root: Path, spec: Any, together: Mapping[str, str]
-) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """Return documents of train, val and test, and how they came about.
-
-    Published splits stay as they are; where test is missing, it is val. All else is divided by `dataset.split`.
-    """
-    found = reading.documents
-    if found.keys() >= {"train", "val"}:
-        documents = {split: found.get(split, found["val"]) for split in SPLITS}
-        return documents, {"split": "as published" + ", test is val" * ("test" not in found)}
-    if len(found) > 1 and "train" not in found:
-        raise DatasetError(f"{root}: pictures of {' and '.join(found)}, and none to train with")
-    (_, document), *rest = found.items()
-    shares = spec.split
-    if shares is None:
-        if rest or not reading.lists:
-            raise DatasetError(
-                f"dataset.split: null keeps published splits, and {root} has "
-                f"{' and '.join(filter(None, found)) or 'none'}: divide anew, --set dataset.split=[8,1,1]"
-            )
-        file_names = [image["file_name"] for image in document["images"]]
-        parts = official_split(reading.lists, file_names)
-        notes: dict[str, Any] = {"split": "ImageSets/Main"}
-    else:
-        if rest:
-            # A published test split stays; val is taken from train in the proportion that the shares have
-            shares = (shares[0], shares[1], 0)
-        labels = _labels(document)
-        if not labels:
-            raise DatasetError(f"{root}: no usable image in it")
-        parts = stratified_split(labels, shares, spec.seed, {each: together[each] for each in labels})
-        notes = {"split": list(shares)}
-    documents = {}
-    for index, split in enumerate(SPLITS):
-        chosen = {file_name for file_name, part in parts.items() if part == index}
-        documents[split] = keep_images(document, chosen)
-    return documents | dict(rest), notes | {"seed": spec.seed}
-
-
-def _labels(document: Mapping[str, Any]) -> dict[str, set[str]]:
-    """Return the categories that occur in each picture."""
-    categories = {row["id"]: row["name"] for row in document["categories"]}
-    files = {image["id"]: image["file_name"] for image in document["images"]}
-    labels: dict[str, set[str]] = {file_name: set() for file_name in files.values()}
-    for item in document["annotations"]:
-        labels[files[item["image_id"]]].add(categories[item["category_id"]])
-    return labels
+    return Source(came.image_root, documents, reading.defects + defects, hints, reading.notes | notes, hidden)
 
 
 def _limited(document: dict[str, Any], limit: int, seed: int) -> dict[str, Any]:
@@ -297,7 +335,8 @@ def _write(study: Study, source: Source, reads: list[Path]) -> DatasetSummary:
     splits = {split: _count(document) for split, document in source.splits.items()}
     splits["train"]["trained_on"] = trained_on(source.splits["train"])
     for split, counts in splits.items():
-        if not counts["images"] or not counts.get("trained_on", counts)["boxes"]:
+        unlabelled = not any(counts.get(LABELLED_PICTURES, {"": 1}).values())
+        if not counts["images"] or not (counts.get("trained_on", counts)["boxes"] or unlabelled):
             marked = (
                 f" (all {counts['crowd']} objects are difficult, in VOC, or iscrowd or ignore, in COCO, and those are "
                 "neither learned nor counted: take the mark off in the files)"
@@ -340,7 +379,7 @@ def _count(document: Mapping[str, Any]) -> dict[str, Any]:
     labelled = {} if is_complete(document) else {LABELLED_PICTURES: pictures_labelled(document)}
     return {
         "images": len(document["images"]),
-        "without_objects": len(document["images"]) - len({item["image_id"] for item in document["annotations"]}),
+        "without_objects": len(without_objects(document)),
         "boxes": sum(per_category.values()),
         "crowd": crowd,
         "per_category": per_category,

@@ -9,6 +9,7 @@ import numpy as np
 
 from mutineck.dataset.coco import keep_images
 from mutineck.dataset.records import KEPT, DatasetError, Defect
+from mutineck.detection.labelled import labelled_categories
 from mutineck.study.stage import Study
 from mutineck.system.files import read_json
 
@@ -41,8 +42,17 @@ def boxes_under_a_pixel(document: Mapping[str, Any]) -> Iterator[Defect]:
 
 
 def with_objects(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the document without the pictures that no annotation belongs to."""
-    return keep_images(document, {item["image_id"] for item in document["annotations"]}, "id")
+    """Return the document without the pictures that are known to hold no object."""
+    return keep_images(document, {image["id"] for image in document["images"]} - without_objects(document), "id")
+
+
+def without_objects(document: Mapping[str, Any]) -> set[int]:
+    """Return the ids of the pictures that hold no object and are labelled for every category."""
+    labelled = labelled_categories(document)
+    most = {category["id"] for category in document["categories"]}
+    return {number for number, ids in labelled.items() if ids >= most} - {
+        a["image_id"] for a in document["annotations"]
+    }
 
 
 def trained_on(document: Mapping[str, Any]) -> dict[str, int]:

@@ -20,7 +20,7 @@ from mutineck.study.experiment_file import (
     read_fields,
     study_files,
 )
-from mutineck.study.sources import HideSpec
+from mutineck.study.sources import HideSpec, SourceSpec, refuse_twins
 from mutineck.study.starts import cannot_start, start_of
 from mutineck.system.errors import ExperimentError, unknown
 from mutineck.system.records import Record
@@ -46,11 +46,13 @@ class ShapesSpec(Record):
 class DatasetSpec(Record):
     """Where the pictures and boxes come from, and how they are divided."""
 
-    format: Literal["shapes", "auto", "voc", "coco", "yolo"]
+    format: Literal["shapes", "auto", "voc", "coco", "yolo", "pictures"] = "auto"
     """Generated scenes, or a folder of pictures with annotations of Pascal VOC, COCO or YOLO, also as labelling tools
-    export them; `auto` finds out which, and refuses what could be two."""
+    export them; `auto` finds out which, and refuses what could be two. Of `pictures` no labels are read."""
     root: str | None = None
-    """Folder of the data set; `data/voc` or `data/coco` if null. Not read for `shapes`."""
+    """Folder of the data set (one source in short); `data/voc` or `data/coco` if null. Not read for `shapes`."""
+    sources: tuple[SourceSpec, ...] = ()
+    """Several folders in the place of `root`, each labelled for its own categories (`docs/data.md`)."""
     split: tuple[float, float, float] | None = (8, 1, 1)
     """Shares of train, val and test. Folders or files of each split are kept as they are; what comes undivided is
     divided, and of VOC's lists null alone keeps those."""
@@ -81,9 +83,29 @@ class DatasetSpec(Record):
     kept for measuring, in `dataset/hidden_SPLIT.json`."""
 
     @property
+    def folders(self) -> tuple[SourceSpec, ...]:
+        """The sources; a `root` without labels is one."""
+        if self.format == "pictures" and self.root:
+            return (SourceSpec(name="pictures", root=self.root, format="pictures", split=self.split),)
+        return self.sources
+
+    @property
     def source_names(self) -> list[str]:
-        """Names of the parts that pictures come from, if they come from several."""
-        return [part.name for part in self.hide.parts] if self.hide else []
+        """Names of the sources, or of the parts that labels are hidden in."""
+        return [part.name for part in (self.hide.parts if self.hide else self.sources)]
+
+    @model_validator(mode="after")
+    def _one_kind_of_source(self) -> DatasetSpec:
+        refuse_twins("dataset.sources", [source.name for source in self.sources])
+        said = [field for field in ("root", "download", "hide") if getattr(self, field)]
+        if self.sources and (said or self.format == "shapes"):
+            raise ValueError(
+                f"`sources` and `{said[0] if said else 'format: shapes'}` do not go together: "
+                "`root` is the short form of one source, and labels are hidden of one complete data set"
+            )
+        if self.format == "pictures" and not self.sources and (self.hide or not self.root):
+            raise ValueError("`format: pictures` reads no labels: name its folder (`root`), and hide none (`hide`)")
+        return self
 
 
 class SeesSpec(Record):
@@ -138,8 +160,8 @@ class TeacherSpec(Record):
     sees: SeesSpec | None = None
     """The part of the training split that a detector trained here is shown; all of it if null."""
     source: str | None = None
-    """The part of the training split that a detector trained here learns from, by its name in `dataset.hide.parts`:
-    its pictures and the categories that they are labelled for. If null, the whole split and all categories."""
+    """What a detector trained here learns from, by its name in `dataset.sources` or `dataset.hide.parts`: its training
+    pictures, and the categories that they are labelled for. If null, the whole split and all categories."""
     seed: int = 0
     """Of the training of `detector`: first weights, order of pictures, mirroring."""
     floor: float = Field(0.0, ge=0, le=1)

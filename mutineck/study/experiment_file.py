@@ -22,6 +22,7 @@ RELATIVE_TO = "relative_to"
 """Key that names the folder in which an experiment's paths are looked for first."""
 PATHS = (
     "dataset.root",
+    "dataset.sources.root",
     *(f"teachers.{field}" for field in ("config", "checkpoint", "study", "detector.config", "detector.pretrained")),
     *(f"student.detector.{field}" for field in ("config", "pretrained")),
 )

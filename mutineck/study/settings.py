@@ -26,7 +26,7 @@ def settings_of(experiment: Experiment, job: Job) -> dict[str, Any]:
     if stage == "dataset":
         # Pictures without objects were always kept before there was this field.
         unread = ("negatives",) if experiment.dataset.negatives else ()
-        later = (field for field in ("hide",) if whole["dataset"][field] is None)
+        later = (field for field in ("hide", "sources") if not whole["dataset"][field])
         return {"dataset": _without(whole["dataset"], "strict", "download", "crowd", *unread, *later)}
     measured = {"input": whole["input"], "splits": sorted(experiment.evaluation.measured)}
     teachers = {teacher["name"]: _without(teacher, "floor") for teacher in whole["teachers"]}

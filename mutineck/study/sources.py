@@ -13,6 +13,34 @@ from mutineck.system.records import Record
 SOURCE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_]*$"
 
 
+class SourceSpec(Record):
+    """One of several folders of pictures, labelled for its own categories: all others are unknown there, not absent."""
+
+    name: str = Field(pattern=SOURCE_NAME)
+    """What tables, messages and `teachers[].source` call it."""
+    root: str
+    """Its folder."""
+    format: Literal["auto", "voc", "coco", "yolo", "pictures"] = "auto"
+    """As `dataset.format`; of `pictures` no labels are read."""
+    categories: tuple[str, ...] | None = None
+    """Categories that its pictures are labelled for; if null, all that its labels have."""
+    aliases: dict[str, str] = Field({})
+    """Name in its files -> category, over `dataset.aliases`."""
+    split: tuple[float, float, float] | None = None
+    """Its shares of train, val and test; if null, `dataset.split`, and all of `pictures` are trained on where another
+    source has labels."""
+    voc_offset: int | None = Field(None, ge=0, le=1)
+    """As `dataset.voc_offset`, which counts if null."""
+
+    @model_validator(mode="after")
+    def _pictures_have_no_labels(self) -> SourceSpec:
+        if self.format == "pictures" and (self.categories or self.aliases):
+            raise ValueError(
+                f"source {self.name!r}: of `pictures` no labels are read: leave `categories` and `aliases` out"
+            )
+        return self
+
+
 class PartSpec(Record):
     """Pictures of a data set as one team would have left them: labelled for some categories."""
 

@@ -53,6 +53,11 @@ PLACED = [
         {"dataset"},
     ),
     ("dataset.shapes", "images=99 size=[9,9] max_objects=3", {"dataset"}),
+    (
+        "dataset.sources.a",
+        'name=b root=b format=coco categories=[cat] aliases={"a":"b"} split=[1,1,1] voc_offset=0',
+        {"dataset"},
+    ),
     ("dataset.hide", "splits=[train,val] seed=3", {"dataset"}),
     ("dataset.hide.parts.p", "name=r categories=[cat] share=3", {"dataset"}),
     ("input", "scale=[9,9] mean=[1,2,3] std=[1,2,3] to_rgb=false", {*MEASURED, "features"}),
@@ -137,13 +142,14 @@ def settings(experiment: Experiment) -> dict[str, str]:
 
 
 def test_every_field_is_placed_once() -> None:
-    named = re.compile(r"(?<=teachers\.)(big|zoo|mine|theirs)\.|(?<=arms\.)fgd:big\.|(?<=parts\.)p\.")
+    named = re.compile(r"(?<=teachers\.)(big|zoo|mine|theirs)\.|(?<=arms\.)fgd:big\.|(?<=parts\.)p\.|(?<=sources\.)a\.")
     assert sorted(named.sub("", path) for path, *_ in CASES) == sorted(leaves(Experiment))
 
 
 @pytest.mark.parametrize(("path", "value", "stale"), CASES, ids=[path for path, *_ in CASES])
 def test_a_field_concerns_these_jobs_and_no_other(file: Path, path: str, value: str, stale: set[str]) -> None:
-    before, after = (settings(load_experiment(file, given)) for given in ([], [f"{path}={value}"]))
+    given = ["dataset.hide=null", "dataset.sources=[{name: a, root: r}]"] if path.startswith("dataset.sources.") else []
+    before, after = (settings(load_experiment(file, overrides)) for overrides in (given, [*given, f"{path}={value}"]))
     assert {name for name in before if before[name] != after.get(name)} == stale
 
 
