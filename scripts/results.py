@@ -4,9 +4,10 @@
     python scripts/results.py table            rewrites what lies between markers; after `make bench`, too
     python scripts/results.py search weights   keeps the trials of `mutineck search ... --space weights`
 
-A kept study is two small files: `experiments/results/NAME.csv`, tidy rows (arm, seed, split, metric, category, value),
-and `NAME.json`, which says by which command, at which revision, when, on what, in how many seconds and MiB they came
-about.
+A kept study is small files: `experiments/results/NAME.csv`, tidy rows (arm, seed, split, metric, category, value);
+`NAME.json`, which says by which command, at which revision, when, on what, in how many seconds and MiB they came about;
+and `resampled/NAME.csv`, every student's mAP on the same resamples of the reported pictures, which older studies lack.
+The claims of `experiments/claims.yaml` are compared with them.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ import pandas as pd
 
 from benchmarks import full_scale, paper
 from benchmarks.table import kept_rows, markdown, with_section
+from mutineck.ablations.claims import Verdict, judge, load_claims, long_table, short_table
 from mutineck.ablations.detectors import OMEGA
 from mutineck.ablations.overview import overview
+from mutineck.ablations.pictures import RESAMPLED, read_resampled
 from mutineck.ablations.results import TEACHER, part_known, scores
 from mutineck.ablations.studies import StudyResults, fingerprint
 from mutineck.ablations.table import DASH, to_markdown
@@ -43,6 +46,7 @@ from mutineck.system.tables import read_table
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "experiments" / "results"
+CLAIMS = ROOT / "experiments" / "claims.yaml"
 SEARCHES = ROOT / "experiments" / "searches"
 README = ROOT / "README.md"
 STUDIES = ROOT / "docs" / "results.md"
@@ -62,9 +66,12 @@ def keep(name: str, outputs: Path) -> None:
     if any(manifests[job] is None for job in jobs(experiment, "ablations")):  # pictures tell nothing more
         raise SystemExit(f"{root} is not finished; see `mutineck status {name}`")
     done = [manifest for manifest in manifests.values() if manifest is not None]
-    KEPT.mkdir(exist_ok=True)
+    (KEPT / "resampled").mkdir(parents=True, exist_ok=True)
     shutil.copyfile(root / "ablations" / "results.csv", KEPT / f"{name}.csv")
+    if (resampled := root / "ablations" / RESAMPLED).is_file():
+        shutil.copyfile(resampled, _resampled(KEPT / name))
     last = max(done, key=lambda manifest: manifest["finished"])
+    trained = max((m for m in done if m["stage"] == "distillation"), key=lambda manifest: manifest["finished"])
     write_json(
         KEPT / f"{name}.json",
         {
@@ -75,7 +82,8 @@ def keep(name: str, outputs: Path) -> None:
             "data": fingerprint(root),
             "remarks": remarks(experiment, root),
             "machine": machine(experiment.resources.device),
-            "revision": last["revision"],
+            "revision": trained["revision"],
+            "tables_revision": last["revision"],
             "versions": last["versions"],
             "finished": last["finished"],
             "omega": omega(root),
@@ -83,6 +91,11 @@ def keep(name: str, outputs: Path) -> None:
             "job_memory_mib": {_job(manifest): manifest["peak_memory_mib"] for manifest in done},
         },
     )
+
+
+def _resampled(kept: Path) -> Path:
+    """Return where a kept study's resamples of pictures are, by the path of its other files."""
+    return kept.parent / "resampled" / f"{kept.stem}.csv"
 
 
 def _job(manifest: dict[str, Any]) -> str:
@@ -133,12 +146,20 @@ def read_kept(path: Path) -> StudyResults:
         found = [value for folder, value in about["job_seconds"].items() if folder in folders]
         if found:
             seconds[arm] = statistics.median(found)
-    return StudyResults(path.stem, frame, about["split"], seconds, about.get("data", ""), about.get("remarks", ()))
+    resampled = read_resampled(_resampled(path), frame, about["split"])
+    data, remarked = about.get("data", ""), about.get("remarks", ())
+    return StudyResults(path.stem, frame, about["split"], seconds, data, remarked, resampled)
 
 
 def kept_studies() -> list[tuple[StudyResults, dict[str, Any]]]:
     """Return what is kept: each study, and what its JSON says of it."""
     return [(read_kept(path), read_json(path)) for path in sorted(KEPT.glob("*.json"))]
+
+
+def verdicts() -> list[Verdict]:
+    """Return each claim with what its study says of it, if that is kept."""
+    kept = {study.name: study for study, _ in kept_studies()}
+    return [judge(claim, kept.get(claim.study)) for claim in load_claims(CLAIMS)]
 
 
 def table() -> str:
@@ -204,8 +225,8 @@ def _who_teaches_what(study: StudyResults, about: dict[str, Any]) -> list[str]:
 def written() -> dict[Path, str]:
     """Return the text of each document that has sections between markers, with these sections written anew."""
     sections = {
-        README: {"results": table()},
-        STUDIES: {"overview": side_by_side(), "studies": studies()},
+        README: {"claims": short_table(verdicts()), "results": table()},
+        STUDIES: {"claims": long_table(verdicts()), "overview": side_by_side(), "studies": studies()},
         BENCHMARKS: {"benchmarks": benchmarks(), "full scale": one_step(), "paper": on_paper()},
     }
     found = {}

@@ -7,9 +7,10 @@ from types import ModuleType
 
 import pytest
 import yaml
+from scipy import stats
 
 from mutineck.ablations.table import write_tables
-from mutineck.study.experiment import Experiment
+from mutineck.study.experiment import Experiment, slug
 from mutineck.study.jobs import Job, jobs
 from mutineck.study.last_run import note_last_run
 from mutineck.study.settings import settings_of
@@ -42,8 +43,10 @@ def documents(results: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(results, "STUDIES", tmp_path / "results.md")
     monkeypatch.setattr(results, "BENCHMARKS", tmp_path / "benchmarks.md")
     monkeypatch.setattr(results, "GAINS", tmp_path / "gains.png")
-    (tmp_path / "README.md").write_text(f"before\n{empty('results')}after\n")
-    (tmp_path / "results.md").write_text(empty("overview", "studies"))
+    monkeypatch.setattr(results, "CLAIMS", tmp_path / "claims.yaml")
+    (tmp_path / "claims.yaml").write_text("[]\n")
+    (tmp_path / "README.md").write_text(f"before\n{empty('claims', 'results')}after\n")
+    (tmp_path / "results.md").write_text(empty("claims", "overview", "studies"))
     (tmp_path / "benchmarks.md").write_text(empty("benchmarks", "full scale", "paper"))
     return tmp_path
 
@@ -97,6 +100,13 @@ def finished(documents: Path) -> Path:
     write_tables(Study(experiment, root, Job("ablations")))
     weights = "image_id,category,teacher,omega\n1,ace,big,0.6\n1,ace,lost,0.4\n2,ace,big,0.8\n2,ace,lost,0.2\n"
     (root / "ablations" / "omega.csv").write_text(weights)
+    drawn = {"student": (0, 0), "fgd:big": (0, 0), "mutineck": (0.01, 0)}
+    lines = [
+        f"{arm},{seed},{reached[f'distillation/{slug(arm)}'] + 0.01 * seed:.5f},{0.3 + first},{0.3 + second}"
+        for arm, (first, second) in drawn.items()
+        for seed in (0, 1)
+    ]
+    (root / "ablations" / "resampled.csv").write_text("\n".join(["arm,seed,0,1,2", *lines, ""]))
     note_last_run(root, ["dataset.root=/home/somebody", "seeds=[0, 1]"])
     return documents
 
@@ -122,6 +132,8 @@ def test_a_study_of_several_seeds_is_kept_and_told(
         {"machine": where, "benchmarks": {"losses": {"measured": "2000-01-02T03:04:05Z", "threads": 1, "rows": [row]}}},
     )
     monkeypatch.setattr(results, "FIRST", "two_seeds")
+    claim = {"claim": "It teaches.", "study": "two_seeds", "arm": "mutineck", "against": "student", "least_effect": 14}
+    (finished / "claims.yaml").write_text(yaml.safe_dump([claim]))
     results.main(["keep", str(finished / "two_seeds.yaml"), "--outputs", str(finished / "outputs")])
     about = results.read_json(finished / "kept" / "two_seeds.json")
     assert about["omega"] == {"ace": {"big": 0.7, "lost": 0.3}}
@@ -142,6 +154,16 @@ def test_a_study_of_several_seeds_is_kept_and_told(
         in speed
     )
     assert ["losses", "2 s", "loop", "3 s", "1.50", "≥ 2", "no, by 25 %"] in rows_of(speed)
+    resampled = finished / "outputs" / "two_seeds" / "ablations" / "resampled.csv"
+    assert (finished / "kept" / "resampled" / "two_seeds.csv").read_bytes() == resampled.read_bytes()
+    # Every seed gains 15; resample 1 gives the method a point more than resample 2.
+    error = 0.5**0.5
+    low, high = (f"{15 + sign * stats.t.ppf(0.975, 1) * error:+.1f}" for sign in (-1, 1))
+    assert ["It teaches.", "+14", f"+15.0 [{low}, {high}]", "**not shown**"] in rows_of(readme)
+    contrast = "`mutineck` less `student`, test"
+    assert ["It teaches.", "two_seeds", contrast, "+14", f"+15.0 [{low}, {high}]"] == next(
+        row[:5] for row in rows_of(page) if row[0] == "It teaches."
+    )
     assert "## two_seeds\n\nMade up. mAP on test, 2 seeds" in page
     for told in (rows_of(readme), rows_of(page)):
         assert ["`mutineck`", "35.5 ± 0.7", "+15.0"] in told

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from mutineck.ablations.intervals import compare, mean_interval
+from mutineck.ablations.intervals import compare, mean_interval, on_resamples
+from mutineck.ablations.pictures import RESAMPLED, read_resampled
 from mutineck.ablations.results import HEADLINE, TEACHER, collect, runs, scores, why_not
 from mutineck.study.arms import METHOD, PARTS
 from mutineck.study.checks import remarks
@@ -20,7 +21,7 @@ from mutineck.study.stage import EXPERIMENT_FILE, Study, run_command
 from mutineck.system.files import read_json
 
 DIFFERENCE = (
-    "pairs", "difference", "difference_std", "low", "high", "bootstrap_low", "bootstrap_high", "effect", "p"
+    "pairs", "difference", "difference_std", "low", "high", "detectable", "effect", "p"
 )  # fmt: skip
 
 
@@ -35,6 +36,7 @@ class StudyResults:
         seconds: median over seeds of each arm's training job, by arm: one job may have waited for the machine.
         data: a hash of its pictures and split; equal ones share students seed by seed. Empty if not known.
         remarks: what a reader has to know of its teachers.
+        resampled: mAP on resamples of the split's pictures, as `read_resampled` returns it; None if not known.
     """
 
     name: str
@@ -43,6 +45,7 @@ class StudyResults:
     seconds: Mapping[str, float]
     data: str = ""
     remarks: Sequence[str] = ()
+    resampled: pd.DataFrame | None = None
 
 
 def read_study(root: Path) -> StudyResults:
@@ -60,10 +63,9 @@ def read_study(root: Path) -> StudyResults:
         if seed is not None and not why_not(study, job):
             times.setdefault(arm, []).append(read_json(root / job.manifest)["seconds"])
     seconds = {arm: statistics.median(each) for arm, each in times.items()}
-    frame = collect(study)
-    return StudyResults(
-        experiment.name, frame, experiment.evaluation.report, seconds, fingerprint(root), remarks(experiment, root)
-    )
+    frame, split = collect(study), experiment.evaluation.report
+    resampled = read_resampled(root / "ablations" / RESAMPLED, frame, split)
+    return StudyResults(experiment.name, frame, split, seconds, fingerprint(root), remarks(experiment, root), resampled)
 
 
 def fingerprint(root: Path) -> str:
@@ -78,8 +80,8 @@ def contrasts(studies: Sequence[StudyResults], metric: str = HEADLINE) -> pd.Dat
     """Return one row a study and arm: its own values, and the method's paired difference to it.
 
     Columns: study, arm, n (seeds), mean, std; then, method minus arm over the seeds that both have: pairs, difference,
-    difference_std, low, high (t interval, 95 %), bootstrap_low, bootstrap_high, effect (Cohen's d of paired samples),
-    p; and seconds of a training. In the metric's unit (0..1); NaN where one seed cannot say.
+    difference_std, low, high, detectable (see `Interval`), effect (Cohen's d of paired samples), p; and seconds of a
+    training. In the metric's unit (0..1); NaN where one seed cannot say.
     """
     rows = []
     for study in studies:
@@ -88,7 +90,7 @@ def contrasts(studies: Sequence[StudyResults], metric: str = HEADLINE) -> pd.Dat
             own = mean_interval(values.to_numpy(dtype=float))
             row = {"study": study.name, "arm": arm, "n": own.n, "mean": own.mean, "std": own.std}
             if arm != METHOD and METHOD in by_arm and set(values.index) & set(by_arm[METHOD].index):
-                row |= _difference(by_arm[METHOD], values)
+                row |= _difference(by_arm[METHOD], values, _on_resamples(study, metric, METHOD, arm))
             rows.append(row | {"seconds": study.seconds.get(arm, float("nan"))})
     return pd.DataFrame(rows, columns=["study", "arm", "n", "mean", "std", *DIFFERENCE, "seconds"])
 
@@ -135,7 +137,8 @@ def additions(studies: Sequence[StudyResults], metric: str = HEADLINE) -> pd.Dat
             if here is None or there is None or not set(here.index) & set(there.index):
                 continue
             added = ", ".join(name for name in ours if name not in theirs)
-            rows.append({"study": more.name, "without": less.name, "teachers": added} | _difference(here, there))
+            drawn = [each for study in (more, less) for each in _on_resamples(study, metric, METHOD)]
+            rows.append({"study": more.name, "without": less.name, "teachers": added} | _difference(here, there, drawn))
     return pd.DataFrame(rows, columns=["study", "without", "teachers", *DIFFERENCE])
 
 
@@ -153,8 +156,13 @@ def _by_arm(study: StudyResults, metric: str) -> dict[str, pd.Series]:
     return {str(arm): group.set_index("seed")["value"] for arm, group in rows.groupby("arm", sort=False)}
 
 
-def _difference(method: pd.Series, other: pd.Series) -> dict[str, float]:
-    found = asdict(compare(method, other))
+def _on_resamples(study: StudyResults, metric: str, *arms: str) -> list[pd.DataFrame | None]:
+    """Return arms' values on resamples of the pictures, which are of the headline metric alone."""
+    return [on_resamples(study.resampled if metric == HEADLINE else None, arm) for arm in arms]
+
+
+def _difference(method: pd.Series, other: pd.Series, resampled: Sequence[pd.DataFrame | None]) -> dict[str, float]:
+    found = asdict(compare(method, other, resampled=resampled))
     interval = found.pop("difference")
     names = {"n": "pairs", "mean": "difference", "std": "difference_std"}
     return {names.get(key, key): value for key, value in (interval | found).items()}

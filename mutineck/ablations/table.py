@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from mutineck.ablations.intervals import mean_interval, paired_differences
+from mutineck.ablations.pictures import RESAMPLED, read_resampled
 from mutineck.ablations.results import HEADLINE, METRICS_FILE, TEACHER, collect, missing, part_known, runs, scores
 from mutineck.study.arms import ALONE
 from mutineck.study.checks import remarks
@@ -27,7 +28,7 @@ METRICS = {
 }
 GAIN_NOTE = (
     "gains over the arm that starts alike, learns for as long and is not taught (where the study has it), then over "
-    "the student alone; paired by seed, with 95 % t intervals."
+    "the student alone; paired by seed, with 95 % intervals over seeds and pictures."
 )
 GAINS = {"taught": "over the same start", "gain": "over the student"}
 DASH = "–"
@@ -38,27 +39,37 @@ def baselines(experiment: Experiment) -> dict[str, str | None]:
     return {arm: untaught_like(experiment, arm) for arm in experiment.arms}
 
 
-def comparisons(frame: pd.DataFrame, experiment: Experiment, split: str) -> pd.DataFrame:
+def comparisons(
+    frame: pd.DataFrame, experiment: Experiment, split: str, resampled: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Return each arm's paired differences as `paired_differences` does: to the same start untaught, then to `student`.
 
     Where the two are one arm, it is said once.
     """
-    found = [paired_differences(frame, split, against=given) for given in (baselines(experiment), ALONE)]
+    found = [
+        paired_differences(frame, split, against=given, resampled=resampled) for given in (baselines(experiment), ALONE)
+    ]
     rows = pd.concat([each for each in found if len(each)] or found[:1], ignore_index=True)
     return rows.drop_duplicates(["arm", "against"], ignore_index=True)
 
 
-def summarise(frame: pd.DataFrame, experiment: Experiment, split: str) -> pd.DataFrame:
+def summarise(
+    frame: pd.DataFrame, experiment: Experiment, split: str, resampled: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Return one row a teacher and arm, in the experiment's order, for one split.
 
     Columns: arm, part (of the categories, where a teacher does not know all), n (seeds), for each metric METRIC and
-    METRIC_std; then in mAP, paired by seed, with 95 % t intervals: taught, taught_low, taught_high (over the same start
-    untaught) and gain, gain_low, gain_high (over the student alone). Values in 0..1; NaN where one seed or a missing
-    run cannot say. An arm without results has n = 0.
+    METRIC_std; then in mAP, paired by seed, with 95 % intervals: taught, taught_low, taught_high (over the same start
+    untaught) and gain, gain_low, gain_high (over the student alone). Values in 0..1; NaN for what cannot be said or is
+    missing. An arm without results has n = 0. Intervals are over seeds, and over pictures where `resampled` is given
+    (`read_resampled`).
     """
     names = [*(TEACHER + name for name in experiment.all_teachers), *experiment.arms]
     contrasts = {
-        column: {row["arm"]: row for row in paired_differences(frame, split, against=given).to_dict("records")}
+        column: {
+            row["arm"]: row
+            for row in paired_differences(frame, split, against=given, resampled=resampled).to_dict("records")
+        }
         for column, given in (("taught", baselines(experiment)), ("gain", ALONE))
     }
     rows = []
@@ -143,14 +154,15 @@ def write_tables(study: Study) -> list[Path]:
     """
     frame = collect(study)
     split = study.experiment.evaluation.report
-    table = summarise(frame, study.experiment, split)
+    resampled = read_resampled(study.path("ablations", RESAMPLED), frame, split)
+    table = summarise(frame, study.experiment, split, resampled)
     shown = readable(table)
     folder = study.path("ablations")
     note = f"Split {split}, percent; mean ± standard deviation over seeds; {GAIN_NOTE}"
     note = " ".join([note, *remarks(study.experiment, study.root)])
     absent = missing(study)
     gap = f"\nMissing: {', '.join(absent)}.\n" if absent else ""
-    statistics = comparisons(frame, study.experiment, split)
+    statistics = comparisons(frame, study.experiment, split, resampled)
     files = {
         "results.csv": frame.to_csv(index=False, lineterminator="\n"),
         "statistics.csv": statistics.to_csv(index=False, lineterminator="\n"),
@@ -162,8 +174,9 @@ def write_tables(study: Study) -> list[Path]:
 
 
 def read_inputs(study: Study) -> list[Path]:
-    """Return the metrics files that exist: what the tables depend on."""
-    return [path for *_, job in runs(study) if (path := study.path(job.folder, METRICS_FILE)).is_file()]
+    """Return the metrics and predictions that exist: what the tables depend on."""
+    names = METRICS_FILE, f"predictions_{study.experiment.evaluation.report}.json"
+    return [path for *_, job in runs(study) for name in names if (path := study.path(job.folder, name)).is_file()]
 
 
 def _label(arm: str, part: str) -> str:

@@ -15,6 +15,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from PIL import Image
 
 from mutineck.ablations.intervals import paired_differences
+from mutineck.ablations.pictures import RESAMPLED, read_resampled
 from mutineck.ablations.results import collect, missing, scores, shown_arm
 from mutineck.ablations.table import comparisons, readable, summarise
 from mutineck.dataset.stage import TEST_IS_VAL, repeats_val
@@ -202,17 +203,19 @@ def _results(study: Study) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     split = study.experiment.evaluation.report
-    table = readable(summarise(frame, study.experiment, split))
+    resampled = read_resampled(study.path("ablations", RESAMPLED), frame, split)
+    table = readable(summarise(frame, study.experiment, split, resampled))
     return {
         "table": table,
         "split": split,
         "missing": missing(study),
-        "statistics": _statistics(comparisons(frame, study.experiment, split)),
-        "headline": " ".join([_headline(frame, study.experiment, split), *remarks(study.experiment, study.root)]),
+        "statistics": _statistics(comparisons(frame, study.experiment, split, resampled)),
+        "headline": " ".join([_headline(frame, study.experiment, resampled), *remarks(study.experiment, study.root)]),
     }
 
 
-def _headline(frame: pd.DataFrame, experiment: Experiment, split: str) -> str:
+def _headline(frame: pd.DataFrame, experiment: Experiment, resampled: pd.DataFrame | None) -> str:
+    split = experiment.evaluation.report
     rows = scores(frame, split)
     arm = shown_arm(frame, experiment)
     means = rows.dropna(subset=["value"]).groupby("arm")["value"].mean()
@@ -227,15 +230,19 @@ def _headline(frame: pd.DataFrame, experiment: Experiment, split: str) -> str:
     elif start_of(experiment, experiment.arm(arm)) != OWN:
         text += " Part of that may be its start: no untaught arm of this study starts alike."
     against = like if like in means.index else ALONE
-    row = paired_differences(frame, split, against={arm: against}).iloc[0]
-    if row["n"] > 1:
-        low, high = 100 * row["low"], 100 * row["high"]
-        sign = "the interval leaves out zero" if low > 0 or high < 0 else "the interval holds zero: this may be chance"
-        return (
-            f"{text} Over {int(row['n'])} seeds the gain over {against} is {100 * row['difference']:+.1f} [{low:+.1f}, "
-            f"{high:+.1f}]; {sign}."
-        )
-    return f"{text} One seed: how much of the difference is chance cannot be said."
+    row = paired_differences(frame, split, against={arm: against}, resampled=resampled).iloc[0]
+    if not row["n"] or pd.isna(row["low"]):
+        return f"{text} One seed: how much of the difference is chance cannot be said."
+    low, high = 100 * row["low"], 100 * row["high"]
+    sign = (
+        "the interval leaves out zero"
+        if low > 0 or high < 0
+        else f"the interval holds zero: this may be chance, and an effect below {100 * row['detectable']:.1f} had most "
+        "likely not been seen"
+    )
+    over = f"Over {int(row['n'])} seeds" if row["n"] > 1 else "Of one seed, over pictures alone,"
+    gain = f"{100 * row['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return f"{text} {over} the gain over {against} is {gain}; {sign}."
 
 
 def _statistics(differences: pd.DataFrame) -> list[dict[str, str]]:
@@ -245,15 +252,14 @@ def _statistics(differences: pd.DataFrame) -> list[dict[str, str]]:
     rows = []
     for row in differences.to_dict("records"):
         interval = [number(row.get(key), "+.1f", 100) for key in ("low", "high")]
-        resampled = [number(row.get(key), "+.1f", 100) for key in ("bootstrap_low", "bootstrap_high")]
         rows.append(
             {
                 "arm": row["arm"],
                 "against": row["against"],
                 "seeds": str(int(row["n"])),
                 "gain": number(row.get("difference"), "+.1f", 100),
-                "95 % t interval": _pair(interval),
-                "95 % bootstrap": _pair(resampled),
+                "95 % interval": _pair(interval),
+                "smallest effect seen": number(row.get("detectable"), ".1f", 100),
                 "effect (d)": number(row.get("effect"), ".2f"),
                 "p": number(row.get("p"), ".3f"),
             }
