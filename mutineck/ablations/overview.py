@@ -11,14 +11,16 @@ import pandas as pd
 from mutineck.ablations.results import TEACHER, scores
 from mutineck.ablations.studies import StudyResults, additions, contrasts, parts, teachers_of
 from mutineck.ablations.table import DASH, to_markdown, with_interval, with_spread
-from mutineck.study.arms import ALONE, METHOD, PARTS
+from mutineck.study.arms import ALONE, METHOD, PARTS, method_in
 from mutineck.study.experiment import INTERMEDIATE
 from mutineck.system.files import write_text
 
 BEST_SINGLE = "best single"
-COLUMNS = (ALONE, "student_long", BEST_SINGLE, "fgd:mean", "fgd:confidence", METHOD)
-"""What is shown of every study; `best single` is the one of its `fgd:TEACHER` with the highest mean on the reported
-split: a choice that knows the outcome, and so is hard to beat."""
+UNTAUGHT = "same start untaught"
+COLUMNS = (UNTAUGHT, ALONE, "student_long", BEST_SINGLE, "fgd:mean", "fgd:confidence", METHOD)
+"""What is shown of every study, first the arm that starts as the method does and is not taught, if that is not the
+student alone. `best single` is the one of its `fgd:TEACHER` with the highest mean on the reported split: a choice that
+knows the outcome, and so is hard to beat."""
 FEWEST_STUDIES = 4
 """Over fewer studies a t interval says more about how few they are than about a part."""
 
@@ -30,7 +32,8 @@ def overview(studies: Sequence[StudyResults]) -> str:
         "mAP in percent, mean ± standard deviation over seeds:",
         _arms(studies, table, _value, extra=_of_study),
         *(f"{study.name}: {' '.join(study.remarks)}" for study in studies if study.remarks),
-        f"`{METHOD}` less each of them, paired by seed, with 95 % t interval (bold where it lies above 0):",
+        f"`{METHOD}` less each of them, paired by seed, with 95 % interval (bold where it lies above 0), over pictures "
+        "too where the study has kept resamples of them:",
         _arms(studies, table, lambda row, _: _difference(row), without=METHOD),
     ]
     if lines := _part_lines(table):
@@ -87,8 +90,14 @@ def rows_by_arm(table: pd.DataFrame, study: StudyResults) -> dict[str, dict[str,
 
 def shown_arms(study: StudyResults, rows: dict[str, dict[str, Any]]) -> dict[str, str]:
     """Return the arm behind each column of the tables that a study has; `rows` are those of `rows_by_arm`."""
-    singles = [arm for name in teachers_of(study) if (arm := f"fgd:{name}") in rows]
-    found = {column: column for column in COLUMNS if column in rows}
+    method = method_in(rows) or METHOD
+    # Where the method's arm names its start, taught arms are those that name the same.
+    start = method.removeprefix(METHOD)
+    singles = [arm for name in teachers_of(study) if (arm := f"fgd:{name}{start}") in rows]
+    own = {UNTAUGHT: study.untaught.get(method, "")} | {column: column + start for column in COLUMNS[-3:]}
+    found = {column: arm for column in COLUMNS if (arm := own.get(column, column)) in rows}
+    if found.get(UNTAUGHT) == ALONE:
+        del found[UNTAUGHT]
     return found | ({BEST_SINGLE: max(singles, key=lambda arm: rows[arm]["mean"])} if singles else {})
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from mutineck.study.arms import METHOD, TEACHER
+from mutineck.study.arms import TEACHER, method_in
 from mutineck.study.experiment import CHOOSING, Experiment
 from mutineck.study.jobs import Job, student_name
 from mutineck.study.stage import Study
@@ -119,8 +119,8 @@ def shown_arm(frame: pd.DataFrame, experiment: Experiment) -> str | None:
     rows = scores(frame, CHOOSING)
     rows = rows[rows["arm"].isin([name for name, spec in experiment.arms.items() if spec.taught])]
     means = rows.groupby("arm", sort=False)["value"].mean().dropna()
-    if METHOD in means.index:
-        return METHOD
+    if method := method_in(means.index):
+        return method
     return None if means.empty else str(means.idxmax())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -12,12 +12,13 @@ import pandas as pd
 from mutineck.ablations.intervals import compare, mean_interval, on_resamples
 from mutineck.ablations.pictures import RESAMPLED, read_resampled
 from mutineck.ablations.results import HEADLINE, TEACHER, collect, runs, scores, why_not
-from mutineck.study.arms import METHOD, PARTS
+from mutineck.study.arms import METHOD, PARTS, method_in
 from mutineck.study.checks import remarks
 from mutineck.study.experiment import INTERMEDIATE, load_experiment
 from mutineck.study.jobs import Job
 from mutineck.study.manifest import read_manifest
 from mutineck.study.stage import EXPERIMENT_FILE, Study, run_command
+from mutineck.study.starts import untaught_like
 from mutineck.system.files import read_json
 
 DIFFERENCE = (
@@ -36,6 +37,7 @@ class StudyResults:
         seconds: median over seeds of each arm's training job, by arm: one job may have waited for the machine.
         data: a hash of its pictures and split; equal ones share students seed by seed. Empty if not known.
         remarks: what a reader has to know of its teachers.
+        untaught: for an arm, the one that starts as it does, learns for as long and is not taught; if there is one.
         resampled: mAP on resamples of the split's pictures, as `read_resampled` returns it; None if not known.
     """
 
@@ -45,6 +47,7 @@ class StudyResults:
     seconds: Mapping[str, float]
     data: str = ""
     remarks: Sequence[str] = ()
+    untaught: Mapping[str, str] = field(default_factory=dict)
     resampled: pd.DataFrame | None = None
 
 
@@ -65,7 +68,16 @@ def read_study(root: Path) -> StudyResults:
     seconds = {arm: statistics.median(each) for arm, each in times.items()}
     frame, split = collect(study), experiment.evaluation.report
     resampled = read_resampled(root / "ablations" / RESAMPLED, frame, split)
-    return StudyResults(experiment.name, frame, split, seconds, fingerprint(root), remarks(experiment, root), resampled)
+    return StudyResults(
+        experiment.name,
+        frame,
+        split,
+        seconds,
+        fingerprint(root),
+        remarks(experiment, root),
+        {arm: like for arm in experiment.arms if (like := untaught_like(experiment, arm))},
+        resampled,
+    )
 
 
 def fingerprint(root: Path) -> str:
@@ -86,11 +98,12 @@ def contrasts(studies: Sequence[StudyResults], metric: str = HEADLINE) -> pd.Dat
     rows = []
     for study in studies:
         by_arm = _by_arm(study, metric)
+        method = method_in(by_arm)
         for arm, values in by_arm.items():
             own = mean_interval(values.to_numpy(dtype=float))
             row = {"study": study.name, "arm": arm, "n": own.n, "mean": own.mean, "std": own.std}
-            if arm != METHOD and METHOD in by_arm and set(values.index) & set(by_arm[METHOD].index):
-                row |= _difference(by_arm[METHOD], values, _on_resamples(study, metric, METHOD, arm))
+            if method and arm != method and set(values.index) & set(by_arm[method].index):
+                row |= _difference(by_arm[method], values, _on_resamples(study, metric, method, arm))
             rows.append(row | {"seconds": study.seconds.get(arm, float("nan"))})
     return pd.DataFrame(rows, columns=["study", "arm", "n", "mean", "std", *DIFFERENCE, "seconds"])
 

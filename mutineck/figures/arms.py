@@ -10,6 +10,7 @@ from mutineck.ablations.results import TEACHER, collect, missing, part_known, sc
 from mutineck.figures.style import DASHES, TWO_COLUMNS, Drawing, arm_colours, in_words, new_figure
 from mutineck.study.arms import ALONE
 from mutineck.study.stage import Study
+from mutineck.study.starts import untaught_like
 
 
 def _interval(values: pd.Series) -> tuple[float, float]:
@@ -68,7 +69,12 @@ def arms(study: Study) -> Drawing:
     gain = ""
     if ALONE in means and any(experiment.arm(name).taught for name in means):
         best = max((name for name in means if experiment.arm(name).taught), key=means.__getitem__)
-        gain = f" The best taught arm, {best}, stands at {means[best]:.1f}; the student alone at {means[ALONE]:.1f}."
+        like = untaught_like(experiment, best)
+        started = f"its start untaught at {means[like]:.1f}, " if like in means and like != ALONE else ""
+        gain = (
+            f" The best taught arm, {best}, stands at {means[best]:.1f}; {started}the student alone at "
+            f"{means[ALONE]:.1f}."
+        )
     spread = (
         "Points are seeds, whiskers 95 % t intervals of the mean." if several else "One seed: no interval can be given."
     )

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from mutineck.ablations.overview import BEST_SINGLE, COLUMNS, rows_by_arm, shown_arms
+from mutineck.ablations.overview import BEST_SINGLE, COLUMNS, UNTAUGHT, rows_by_arm, shown_arms
 from mutineck.ablations.studies import StudyResults, contrasts
 from mutineck.figures.style import DPI, GREY, OKABE_ITO, TWO_COLUMNS, StudyFigure, new_figure
 from mutineck.study.arms import ALONE, METHOD
 from mutineck.system.files import atomic_path
 
 TITLES = {
+    UNTAUGHT: "same start,\nuntaught",
     ALONE: "student alone",
     "student_long": "student alone,\nfor longer",
     BEST_SINGLE: "best single\nteacher's",
@@ -23,7 +24,7 @@ TITLES = {
 def gains(studies: Sequence[StudyResults]) -> StudyFigure:
     """Draw the method's mAP less another's, a panel for each of the columns of the overview, a line a study.
 
-    Points are mean paired differences, whiskers their 95 % t intervals over seeds; grey where that holds 0.
+    Points are mean paired differences, whiskers their 95 % intervals; grey where that holds 0.
     """
     table = contrasts(studies)
     rows = {study.name: rows_by_arm(table, study) for study in studies}

@@ -219,17 +219,16 @@ def _headline(frame: pd.DataFrame, experiment: Experiment, resampled: pd.DataFra
     rows = scores(frame, split)
     arm = shown_arm(frame, experiment)
     means = rows.dropna(subset=["value"]).groupby("arm")["value"].mean()
-    if arm is None or arm not in means.index or ALONE not in means.index:
-        return "Not enough is finished yet to compare a taught student with the student alone."
-    text = (
-        f"Taught by {arm}, the student reaches {100 * means[arm]:.1f} mAP; alone it reaches {100 * means[ALONE]:.1f}."
-    )
-    like = untaught_like(experiment, arm)
+    like = untaught_like(experiment, arm) if arm else None
+    against = like if like in means.index else ALONE
+    if arm is None or arm not in means.index or against not in means.index:
+        return "Not enough is finished yet to compare a taught student with one that is not taught."
+    alone = f"; alone it reaches {100 * means[ALONE]:.1f}" if ALONE in means.index else ""
+    text = f"Taught by {arm}, the student reaches {100 * means[arm]:.1f} mAP{alone}."
     if like in means.index and like != ALONE:
         text += f" Started alike and not taught ({like}), it reaches {100 * means[like]:.1f}."
     elif start_of(experiment, experiment.arm(arm)) != OWN:
         text += " Part of that may be its start: no untaught arm of this study starts alike."
-    against = like if like in means.index else ALONE
     row = paired_differences(frame, split, against={arm: against}, resampled=resampled).iloc[0]
     if not row["n"] or pd.isna(row["low"]):
         return f"{text} One seed: how much of the difference is chance cannot be said."

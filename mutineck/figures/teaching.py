@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.patches import Rectangle
 
 from mutineck.figures.style import TWO_COLUMNS, Drawing, distinct_colours, new_figure
-from mutineck.study.arms import METHOD
+from mutineck.study.arms import METHOD, method_in
 from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
 
@@ -101,7 +101,7 @@ def draw_teaching_of(study: Study, arm: str | None = None, seed: int | None = No
     if arm is None:
         arms = study.experiment.arms
         there = [a for a in arms if study.path(Job.student(a, chosen).folder, OBSERVATION).is_file()]
-        arm = METHOD if METHOD in arms or not there else there[-1]
+        arm = method_in(arms) or (there[-1] if there else METHOD)
     path = study.need(Job.student(arm, chosen).folder, OBSERVATION)
     with np.load(path, allow_pickle=False) as observed:
         return draw_teaching(study, dict(observed))

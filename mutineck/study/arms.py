@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -35,6 +35,12 @@ FEATURE_WEIGHTS = {"fgd": ("temperature", "alpha", "beta", "gamma", "lambda", "c
 )
 CENTROID_WEIGHTS = ("centroid", "centroid_distance", "centroid_cosine")
 HEAD_WEIGHTS = ("logits", "logit_proposals")
+
+
+def method_in(arms: Iterable[str]) -> str | None:
+    """Return the method's arm: `mutineck`, else the first of it that names its start; None if none is given."""
+    found = [arm for arm in arms if arm.partition(AT)[0] == METHOD]
+    return METHOD if METHOD in found else next(iter(found), None)
 
 
 class ArmSpec(BaseModel):

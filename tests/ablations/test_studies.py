@@ -12,9 +12,10 @@ import pytest
 from scipy import stats
 
 from mutineck import cli
-from mutineck.ablations.overview import overview, write_comparison
+from mutineck.ablations.overview import overview, shown_arms, write_comparison
 from mutineck.ablations.results import COLUMNS
 from mutineck.ablations.studies import StudyResults, additions, contrasts, parts, read_study
+from mutineck.figures.gains import gains
 from mutineck.study.experiment import Experiment, load_experiment, slug
 from mutineck.study.jobs import Job
 from mutineck.study.stage import Study, write_experiment
@@ -68,6 +69,29 @@ def test_only_seeds_that_both_have_are_paired() -> None:
 def test_a_study_without_the_method_has_no_differences() -> None:
     table = contrasts([results(arms={"student": (0.2, 0.3)})])
     assert table["difference"].isna().all() and table["mean"].tolist() == [0.25]
+
+
+def test_the_method_is_shown_against_its_own_start_first() -> None:
+    """Where every arm names its start, the method's does, and so do the arms beside it."""
+    names = {"student": "student", "student@faster": "fgd:poor", "fgd:good@faster": "fgd:good", "fgd:good": "fgd:poor"}
+    arms = {new: ARMS[old] for new, old in names.items()} | {"mutineck@faster": ARMS["mutineck"]}
+    study = replace(results(arms=arms), untaught={arm: "student@faster" for arm in arms if arm.endswith("k@faster")})
+    rows = {row["arm"]: row for row in contrasts([study]).to_dict("records")}
+    assert rows["student@faster"]["difference"] == pytest.approx(0.10)
+    assert shown_arms(study, rows) == {
+        "same start untaught": "student@faster",
+        "student": "student",
+        "best single": "fgd:good@faster",
+        "mutineck": "mutineck@faster",
+    }
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in overview([study]).splitlines()]
+    titles = ["same start untaught", "student", "best single"]
+    assert ["study", *titles, "mutineck", "intermediate teacher", "seeds"] in lines and ["study", *titles] in lines
+    assert any(line[1].startswith("**+10.0 [") for line in lines if len(line) == 4)
+    panels = [axis.get_title().replace("\n", " ") for axis in gains([study]).axes]
+    assert panels == ["same start, untaught", "student alone", "best single teacher's"]
+    alone = replace(results(), untaught={"mutineck": "student"})
+    assert "same start untaught" not in overview([alone]), "that column is there already"
 
 
 def test_a_part_costs_the_mean_over_studies() -> None:
