@@ -9,15 +9,17 @@ from typing import Any
 
 import pandas as pd
 
-from mutineck.study.arms import TEACHER, method_in
+from mutineck.study.arms import ENSEMBLE, TEACHER, method_in
 from mutineck.study.experiment import CHOOSING, Experiment
 from mutineck.study.jobs import Job, student_name
+from mutineck.study.manifest import read_manifest
 from mutineck.study.stage import Study
 from mutineck.study.staleness import why_not_counted
 from mutineck.system.files import read_json
 
 METRICS_FILE = "metrics.json"
 COLUMNS = ("arm", "seed", "split", "metric", "category", "value")
+ENSEMBLE_FILE = "ensemble.json"
 HEADLINE = "bbox_mAP"
 
 
@@ -54,6 +56,10 @@ def collect(study: Study) -> pd.DataFrame:
                 print(f"{study.experiment.name}: {_called(arm, seed)} is left out: {why}", file=sys.stderr)
             continue
         rows += [_row(path, item) | {"arm": arm, "seed": seed} for item in read_json(path)]
+    rows += [
+        _row(study.path("ablations", ENSEMBLE_FILE), item) | {"arm": TEACHER + ENSEMBLE, "seed": None}
+        for item in ensemble_rows(study)
+    ]
     if not rows:
         study.need("distillation")  # the usual reason, with the command that helps
         raise FileNotFoundError(
@@ -62,6 +68,23 @@ def collect(study: Study) -> pd.DataFrame:
         )
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     return frame.astype({"seed": "Int64", "value": "float64", "category": "string", "arm": "string"})
+
+
+def ensemble_rows(study: Study) -> list[dict[str, Any]]:
+    """Return the metrics of the teachers' ensemble; empty if not measured, or of teachers that are others now."""
+    path = study.path("ablations", ENSEMBLE_FILE)
+    content = read_json(path) if path.is_file() else {}
+    return content["rows"] if content.get("of") == made(study) else []
+
+
+def made(study: Study) -> dict[str, str]:
+    """Return when each teacher that counts was finished, but for the intermediate one."""
+    found = {}
+    for teacher in study.experiment.teachers:
+        job = Job.teacher(teacher.name)
+        if not why_not(study, job) and (manifest := read_manifest(study.root, job)):
+            found[teacher.name] = manifest.get("finished", "")
+    return found
 
 
 def why_not(study: Study, job: Job) -> str:
@@ -98,7 +121,7 @@ def teacher_strengths(frame: pd.DataFrame, split: str) -> pd.Series:
     Its mAP is over those that it knows, and so no measure of teachers that know different ones.
     """
     rows = scores(frame, split).dropna(subset=["value"]).set_index("arm")["value"]
-    rows = rows[rows.index.str.startswith(TEACHER)]
+    rows = rows[rows.index.str.startswith(TEACHER) & (rows.index != TEACHER + ENSEMBLE)]
     known, of_all = _known(frame, split)
     shares = [known.get(arm, of_all) / of_all if of_all else 1.0 for arm in rows.index]
     return (rows * shares).rename(index=lambda arm: arm.removeprefix(TEACHER))

@@ -12,7 +12,7 @@ import pandas as pd
 from mutineck.ablations.intervals import compare, mean_interval, on_resamples
 from mutineck.ablations.pictures import RESAMPLED, read_resampled
 from mutineck.ablations.results import HEADLINE, TEACHER, collect, runs, scores, why_not
-from mutineck.study.arms import METHOD, PARTS, method_in
+from mutineck.study.arms import ENSEMBLE, METHOD, PARTS, method_in
 from mutineck.study.checks import remarks
 from mutineck.study.experiment import INTERMEDIATE, load_experiment
 from mutineck.study.jobs import Job
@@ -156,9 +156,10 @@ def additions(studies: Sequence[StudyResults], metric: str = HEADLINE) -> pd.Dat
 
 
 def teachers_of(study: StudyResults, metric: str = HEADLINE) -> dict[str, float]:
-    """Return what each teacher reaches, the intermediate one left out."""
+    """Return what each teacher reaches, the intermediate one and the ensemble left out."""
     rows = scores(study.frame, study.split, metric)
-    rows = rows[rows["arm"].str.startswith(TEACHER) & (rows["arm"] != TEACHER + INTERMEDIATE)]
+    rows = rows[rows["arm"].str.startswith(TEACHER)]
+    rows = rows[~rows["arm"].isin([TEACHER + INTERMEDIATE, TEACHER + ENSEMBLE])]
     return {arm.removeprefix(TEACHER): float(value) for arm, value in zip(rows["arm"], rows["value"], strict=True)}
 
 

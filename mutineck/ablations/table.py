@@ -10,7 +10,7 @@ import pandas as pd
 from mutineck.ablations.intervals import mean_interval, paired_differences
 from mutineck.ablations.pictures import RESAMPLED, read_resampled
 from mutineck.ablations.results import HEADLINE, METRICS_FILE, TEACHER, collect, missing, part_known, runs, scores
-from mutineck.study.arms import ALONE
+from mutineck.study.arms import ALONE, ENSEMBLE
 from mutineck.study.checks import remarks
 from mutineck.study.experiment import Experiment
 from mutineck.study.stage import Study
@@ -64,7 +64,9 @@ def summarise(
     missing. An arm without results has n = 0. Intervals are over seeds, and over pictures where `resampled` is given
     (`read_resampled`).
     """
-    names = [*(TEACHER + name for name in experiment.all_teachers), *experiment.arms]
+    teachers = [TEACHER + name for name in experiment.all_teachers]
+    teachers += [TEACHER + ENSEMBLE] * bool((frame["arm"] == TEACHER + ENSEMBLE).any())
+    names = [*teachers, *experiment.arms]
     contrasts = {
         column: {
             row["arm"]: row

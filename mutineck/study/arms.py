@@ -18,12 +18,15 @@ AT = "@"
 PARTS = ("intermediate", "regions", "centroids")
 ALONE = "student"
 """The arm that every other is compared with: nobody teaches it."""
+ENSEMBLE = "ensemble"
+"""The teachers' fused detections, a row among the teachers in tables."""
 METHOD = "mutineck"
 """The arm that the study is about."""
 RESERVED = {
     **dict.fromkeys(SOURCES, "a source of arms"),
     OWN: "a start of arms",
     ALONE: "the student's row in tables of detectors",
+    ENSEMBLE: "the teachers' fused detections in tables",
     "merged": "the intermediate teacher's maps in what is stored of a picture",
     "all": "all teachers together in the pictures of clusters",
 }

@@ -134,7 +134,7 @@ class TeacherSpec(Record):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")
     """What it is called in arms (`fgd:NAME`), folders and tables. Taken are the sources of arms (`mean`, `confidence`,
-    `sequential`, `adapters`, `intermediate`), `own`, `student`, `merged` and `all`."""
+    `sequential`, `adapters`, `intermediate`), `own`, `student`, `ensemble`, `merged` and `all`."""
     zoo: str | None = None
     """Name in mmdet's model index, e.g. `faster_rcnn_r101_fpn_2x_coco`."""
     config: str | None = None
