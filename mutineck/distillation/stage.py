@@ -90,7 +90,7 @@ def teacher_folder(study: Study, name: str) -> dict[str, Any]:
 def guidance_config(study: Study, arm: ArmSpec) -> dict[str, Any]:
     """Return the teaching part of an arm's distiller: arm, weights, and the files of teachers and centroids."""
     experiment = study.experiment
-    wanted = set(arm.teacher_names([t.name for t in experiment.teachers]))
+    wanted = arm.teacher_names([t.name for t in experiment.teachers])
     joint = None
     if arm.needs_intermediate and experiment.intermediate.mode == "joint":
         joint = detector_config(study.need("teachers", INTERMEDIATE, "config.py").resolve()).model.to_dict()
@@ -99,7 +99,7 @@ def guidance_config(study: Study, arm: ArmSpec) -> dict[str, Any]:
         # mmcv writes configs as Python calls, and `lambda` is no name there: the weights go by field names.
         "arm": arm.model_dump(exclude={"weights"}),
         "weights": arm_weights(experiment.distillation, arm).model_dump(),
-        "teachers": [teacher_folder(study, t.name) for t in experiment.teachers if t.name in wanted],
+        "teachers": [teacher_folder(study, name) for name in wanted],
         "intermediate": str(study.path("teachers", INTERMEDIATE).resolve()) if arm.needs_intermediate else None,
         "joint": joint,
         "centroids": {

@@ -55,7 +55,7 @@ def teachers_of(study: Study, names: Sequence[str] | None = None) -> tuple[str, 
     Raises:
         ExperimentError: a name that is no teacher of this experiment.
     """
-    known = study.experiment.all_teachers
+    known = study.experiment.merged_teachers
     for name in names or ():
         if name not in known:
             raise ExperimentError(unknown("teacher", name, known))

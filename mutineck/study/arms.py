@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 FEATURES = ("fgd", "mgd", "pkd", "cwd")
 INTERMEDIATE = "intermediate"
 SOURCES = ("mean", "confidence", "sequential", "adapters", INTERMEDIATE)
+GENERALIST = "generalist"
+"""A teacher for comparison: of the anchor's kind, with all labels and the teachers' epochs together."""
 OWN = "own"
 """The start of a student that has nothing from a teacher."""
 AT = "@"
@@ -26,6 +28,7 @@ RESERVED = {
     **dict.fromkeys(SOURCES, "a source of arms"),
     OWN: "a start of arms",
     ALONE: "the student's row in tables of detectors",
+    GENERALIST: "the control teacher of all labels, made where an arm asks for it",
     ENSEMBLE: "the teachers' fused detections in tables",
     "merged": "the intermediate teacher's maps in what is stored of a picture",
     "all": "all teachers together in the pictures of clusters",
@@ -58,7 +61,9 @@ class ArmSpec(BaseModel):
     """The loss by which the student's maps are compared; with `none` nobody teaches, and the fields about teaching are
     refused."""
     source: str = ""
-    """Whose maps: a teacher's name, `mean`, `confidence`, `sequential`, `adapters`, or `intermediate`."""
+    """Whose maps: a teacher's name, `mean`, `confidence`, `sequential`, `adapters`, `intermediate`, or `generalist`: a
+    control of the anchor's kind that learns from all labels for as many epochs as the teachers together, trained where
+    an arm asks for it, and no part of anything else."""
     regions: bool = False
     """Centre, boundary and background from stacked proposals, instead of ground-truth boxes (`fgd`); and where
     `distillation.logits` is above 0 and the source is `intermediate`, second stages are compared at the proposals. An
@@ -101,7 +106,7 @@ class ArmSpec(BaseModel):
         """Return the single teachers whose networks run while this arm trains, the anchor first."""
         if not self.taught:
             return ()
-        return (self.source,) if self.source in teachers else tuple(teachers)
+        return (self.source,) if self.source in (*teachers, GENERALIST) else tuple(teachers)
 
     def unread(self, logits: float) -> str:
         """Return what the arm says and nothing would read, and why; '' if all of it is read.
@@ -118,6 +123,8 @@ class ArmSpec(BaseModel):
                 f"`regions` would not be read: they are of `feature: fgd` (this is {self.feature}), or say where "
                 "second stages are compared (`source: intermediate`, `logits` above 0, a two-stage student)"
             )
+        if self.centroids and self.source == GENERALIST:
+            return "`centroids`: the generalist is no part of the features, so it has none; leave them out"
         if self.regions and self.source == "adapters":
             return (
                 "`regions` and `source: adapters` each say what counts as foreground (the stack, a teacher's omega for "
@@ -137,10 +144,10 @@ def resolve_arm(name: str, spec: Any, teachers: Sequence[str]) -> dict[str, Any]
     """Complete an arm from its name.
 
     `student`; `LOSS:SOURCE` with LOSS one of fgd, mgd, pkd, cwd and SOURCE a teacher, `mean`, `confidence`,
-    `sequential`, `adapters` or `intermediate`; `adapters` (= `fgd:adapters`); `mutineck`, and `mutineck-PART` for it
-    less one part (intermediate, regions, centroids); any of them with `@START`. What the YAML says wins over what the
-    name says, but for the start, which must not differ. Any other name is free, if its spec says `feature` and
-    `source`.
+    `sequential`, `adapters`, `intermediate` or `generalist`; `adapters` (= `fgd:adapters`); `mutineck`, and
+    `mutineck-PART` for it less one part (intermediate, regions, centroids); any of them with `@START`. What the YAML
+    says wins over what the name says, but for the start, which must not differ. Any other name is free, if its spec
+    says `feature` and `source`.
 
     Raises:
         ValueError: the name says nothing and the spec neither, or a source or start that is no teacher.
@@ -159,14 +166,14 @@ def resolve_arm(name: str, spec: Any, teachers: Sequence[str]) -> dict[str, Any]
         raise ValueError(f"arm {name!r}: its name says that it starts from {start!r}, `start` says {given['start']!r}")
     if at:
         resolved["start"] = start
-    starts = [OWN, *teachers, INTERMEDIATE]
+    starts = [OWN, *teachers, INTERMEDIATE, GENERALIST]
     if resolved.get("start") not in (None, *starts):
         near = difflib.get_close_matches(str(resolved["start"]), starts, n=2)
         hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise ValueError(f"arm {name!r}: unknown start {resolved['start']!r}{hint} (known: {', '.join(starts)})")
     if name == ALONE and resolved.get("start"):
         raise ValueError(f"arm {ALONE!r} starts from its own weights; call it {ALONE}{AT}{resolved['start']}")
-    known = [*teachers, *SOURCES]
+    known = [*teachers, *SOURCES, GENERALIST]
     if "feature" not in resolved:
         hints = difflib.get_close_matches(name, [ALONE, METHOD, "adapters", *(f"fgd:{s}" for s in known)], n=2)
         hint = f"; did you mean {' or '.join(map(repr, hints))}?" if hints else ""

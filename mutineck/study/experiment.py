@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mutineck.detection.specs import SECOND_STAGED, DetectorSpec, InputSpec, NormalisationSpec, ScheduleSpec
-from mutineck.study.arms import ALONE, INTERMEDIATE, OWN, RESERVED, TEACHER, ArmSpec, resolve_arm
+from mutineck.study.arms import ALONE, GENERALIST, INTERMEDIATE, OWN, RESERVED, TEACHER, ArmSpec, resolve_arm
 from mutineck.study.experiment_file import (
     RELATIVE_TO,
     STUDIES,
@@ -134,7 +134,7 @@ class TeacherSpec(Record):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")
     """What it is called in arms (`fgd:NAME`), folders and tables. Taken are the sources of arms (`mean`, `confidence`,
-    `sequential`, `adapters`, `intermediate`), `own`, `student`, `ensemble`, `merged` and `all`."""
+    `sequential`, `adapters`, `intermediate`), `generalist`, `own`, `student`, `ensemble`, `merged` and `all`."""
     zoo: str | None = None
     """Name in mmdet's model index, e.g. `faster_rcnn_r101_fpn_2x_coco`."""
     config: str | None = None
@@ -500,6 +500,8 @@ class Experiment(Record):
                 first = error.errors()[0]
                 where = ".".join(map(str, first["loc"]))
                 raise ValueError(f"arm {arm!r}: weights: {where}: {first['msg']}") from error
+            if GENERALIST in (spec.source, spec.start):
+                _ = self.generalist
             if unread := spec.unread(self.logits_of(spec)):
                 raise ValueError(f"arm {arm!r}: {unread}")
             if spec.start and (why := cannot_start(self, spec.start)):
@@ -516,10 +518,12 @@ class Experiment(Record):
 
     def teacher(self, name: str) -> TeacherSpec:
         """Return the teacher of that name, or refuse with near matches."""
-        for teacher in self.teachers:
-            if teacher.name == name:
-                return teacher
-        raise ExperimentError(unknown("teacher", name, [t.name for t in self.teachers]))
+        known = {teacher.name: teacher for teacher in self.teachers}
+        if self.needs_generalist:
+            known[GENERALIST] = self.generalist
+        if name not in known:
+            raise ExperimentError(unknown("teacher", name, list(known)))
+        return known[name]
 
     def arm(self, name: str) -> ArmSpec:
         """Return the arm of that name (its folder's name serves too), or refuse with near matches."""
@@ -538,9 +542,40 @@ class Experiment(Record):
         return any(INTERMEDIATE in (arm.source, start_of(self, arm)) for arm in self.arms.values())
 
     @property
-    def all_teachers(self) -> list[str]:
+    def needs_generalist(self) -> bool:
+        """Whether any arm learns or starts from the generalist."""
+        return any(GENERALIST in (arm.source, arm.start) for arm in self.arms.values())
+
+    @property
+    def generalist(self) -> TeacherSpec:
+        """The control of the anchor's kind: all labels and pictures, the summed epochs of the teachers.
+
+        Raises:
+            ValueError: the anchor is not trained here, so there is no kind to train.
+        """
+        anchor = self.teachers[0]
+        if anchor.detector is None:
+            raise ValueError(
+                f"an arm asks for the {GENERALIST}, which is trained as the anchor is; {anchor.name!r} is not trained "
+                "here: leave the arm out, or give the anchor a `detector`"
+            )
+        schedules = [teacher.schedule or ScheduleSpec() for teacher in self.teachers if teacher.detector]
+        schedule = schedules[0].model_copy(update={"epochs": sum(each.epochs for each in schedules)})
+        # Its name is reserved, for others.
+        return TeacherSpec.model_construct(
+            name=GENERALIST, detector=anchor.detector, schedule=schedule, seed=anchor.seed
+        )
+
+    @property
+    def merged_teachers(self) -> list[str]:
         """Names of the teachers, and last of the intermediate one if any arm learns or starts from it."""
         return [teacher.name for teacher in self.teachers] + [INTERMEDIATE] * self.needs_intermediate
+
+    @property
+    def all_teachers(self) -> list[str]:
+        """`merged_teachers`, and before the intermediate one the generalist if any arm asks for it."""
+        own = len(self.teachers)
+        return [*self.merged_teachers[:own], *[GENERALIST] * self.needs_generalist, *self.merged_teachers[own:]]
 
     @property
     def needs_centroids(self) -> bool:

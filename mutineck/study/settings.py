@@ -39,7 +39,8 @@ def settings_of(experiment: Experiment, job: Job) -> dict[str, Any]:
         merged = {"intermediate": _merging(experiment), "teachers": list(teachers)}
         return measured | merged | _rounding(experiment)
     if stage == "teachers":
-        teacher = teachers[experiment.teacher(job.item or "").name]
+        spec = experiment.teacher(job.item or "")
+        teacher = teachers.get(spec.name) or _without(spec.model_dump(mode="json", by_alias=True), "floor")
         for field in LATER_FIELDS:
             if teacher[field] is None:
                 del teacher[field]
@@ -48,7 +49,7 @@ def settings_of(experiment: Experiment, job: Job) -> dict[str, Any]:
         return measured | crowd | {"teacher": teacher}
     if stage == "features":
         features = _without(whole["features"], "batch")
-        return {"features": features, "input": unmirrored, "teachers": experiment.all_teachers}
+        return {"features": features, "input": unmirrored, "teachers": experiment.merged_teachers}
     if stage == "clusters":
         return {"clusters": whole["clusters"]}
     if stage == "distillation":

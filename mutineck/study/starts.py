@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mutineck.detection.specs import FAMILIES
-from mutineck.study.arms import INTERMEDIATE, OWN, ArmSpec
+from mutineck.study.arms import GENERALIST, INTERMEDIATE, OWN, ArmSpec
 
 if TYPE_CHECKING:
     from mutineck.detection.specs import DetectorSpec
@@ -33,7 +33,7 @@ def default_donor(experiment: Experiment, arm: ArmSpec) -> str:
     if not arm.taught or not experiment.student.inherit:
         return OWN
     names = [teacher.name for teacher in experiment.teachers]
-    return arm.source if arm.source in (*names, INTERMEDIATE) else names[0]
+    return arm.source if arm.source in (*names, INTERMEDIATE, GENERALIST) else names[0]
 
 
 def donors(experiment: Experiment, arm: ArmSpec) -> tuple[str, ...]:

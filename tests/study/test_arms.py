@@ -68,7 +68,13 @@ def test_what_says_nothing_is_refused(name, spec, message):
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("student", ()), ("fgd:small", ("small",)), ("fgd:mean", TEACHERS), ("mutineck", TEACHERS)],
+    [
+        ("student", ()),
+        ("fgd:small", ("small",)),
+        ("fgd:generalist", ("generalist",)),
+        ("fgd:mean", TEACHERS),
+        ("mutineck", TEACHERS),
+    ],
 )
 def test_whose_networks_run(name, expected):
     arm = ArmSpec.model_validate(resolve_arm(name, None, TEACHERS))
