@@ -161,7 +161,11 @@ def kept_studies() -> list[tuple[StudyResults, dict[str, Any]]]:
 def verdicts() -> list[Verdict]:
     """Return each claim with what its study says of it, if that is kept."""
     kept = {study.name: study for study, _ in kept_studies()}
-    return [judge(claim, kept.get(claim.study)) for claim in load_claims(CLAIMS)]
+    found = []
+    for claim in load_claims(CLAIMS):
+        names = [path.stem for path in study_files(CLAIMS.parent / f"{claim.study}.yaml")]
+        found.append(judge(claim, [kept[name] for name in names] if {*names} <= {*kept} else []))
+    return found
 
 
 def table() -> str:

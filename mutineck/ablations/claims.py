@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 import yaml
 from pydantic import Field, ValidationError
 
-from mutineck.ablations.intervals import Interval, paired_differences
+from mutineck.ablations.intervals import Interval, mean_interval, on_resamples, paired_differences
 from mutineck.ablations.studies import StudyResults
 from mutineck.ablations.table import DASH, to_markdown, with_interval
-from mutineck.study.experiment import explain_errors, load_experiment
+from mutineck.study.experiment import Experiment, explain_errors, load_series
 from mutineck.system.errors import ExperimentError, unknown
-from mutineck.system.records import Record
+from mutineck.system.records import Record, differences
 
 MET, NOT_MET, NOT_SHOWN, NOT_RUN = "met", "not met", "not shown", "not run yet"
 
@@ -27,7 +28,8 @@ class Claim(Record):
     claim: str = Field(min_length=1)
     """The claim in one plain sentence."""
     study: str
-    """Experiment that decides it, as `experiments/STUDY.yaml`."""
+    """Experiment that decides it, as `experiments/STUDY.yaml`; or a series of the same study with several sets of
+    teachers (`teacher_seed`)."""
     arm: str
     """Arm that the claim is about."""
     against: str
@@ -78,37 +80,78 @@ def load_claims(file: Path) -> list[Claim]:
         if not experiment.is_file():
             there = sorted(path.stem for path in file.parent.glob("*.yaml") if path != file)
             raise ExperimentError(f"{where}: " + unknown("study", claim.study, there))
-        study = load_experiment(experiment)
-        for arm in (claim.arm, claim.against):
-            if arm not in study.arms:
-                raise ExperimentError(f"{where}: {claim.study}: " + unknown("arm", arm, study.arms))
         if claim.arm == claim.against:
             raise ExperimentError(f"{where}: `arm` and `against` are both {claim.arm!r}; name two arms")
-        if claim.split != (reported := study.evaluation.report):
-            raise ExperimentError(
-                f"{where}: split: {claim.study} reports {reported}, not {claim.split}; say {reported}"
-            )
+        studies = load_series(experiment)
+        for study in studies:
+            for arm in (claim.arm, claim.against):
+                if arm not in study.arms:
+                    raise ExperimentError(f"{where}: {study.name}: " + unknown("arm", arm, study.arms))
+            if claim.split != (reported := study.evaluation.report):
+                raise ExperimentError(f"{where}: split: {study.name} reports {reported}, not {claim.split}")
+        if why := _no_sets(studies):
+            raise ExperimentError(f"{where}: {claim.study}: {why}")
         claims.append(claim)
     return claims
 
 
-def judge(claim: Claim, study: StudyResults | None) -> Verdict:
-    """Compare a claim with its study's results, None if it is not kept."""
-    if study is None:
+def _no_sets(studies: Sequence[Experiment]) -> str:
+    """Return why the studies of a series are not one study with several sets of teachers; '' if they are."""
+    first = studies[0]
+    own = {"name", "description", "seeds", "teacher_seed", "relative_to"}
+    for number, study in enumerate(studies[1:], start=1):
+        changed = differences(first.model_dump(mode="json", exclude=own), study.model_dump(mode="json", exclude=own))
+        if change := next(changed, ""):
+            return f"{study.name} is another study than {first.name}, so they are no sets of teachers: {change}"
+        for other in studies[:number]:
+            if study.teacher_seed == other.teacher_seed:
+                return (
+                    f"{study.name} and {other.name} have the same teacher_seed, {study.teacher_seed}: give each its own"
+                )
+            if shared := sorted({*study.seeds} & {*other.seeds}):
+                return f"{study.name} and {other.name} share seeds {shared}: sets are independent by seeds of their own"
+    return ""
+
+
+def judge(claim: Claim, studies: Sequence[StudyResults]) -> Verdict:
+    """Compare a claim with the results of its study, or of its sets of teachers; none if they are not all kept.
+
+    Over several sets each counts by its mean over seeds: sets are drawn first, and hold what seeds add.
+    """
+    rows = [
+        paired_differences(
+            study.frame, claim.split, claim.metric, against={claim.arm: claim.against}, resampled=study.resampled
+        )
+        for study in studies
+    ]
+    if not rows or any(each.empty or not each.loc[0, "n"] for each in rows):
         return Verdict(claim, NOT_RUN)
-    rows = paired_differences(
-        study.frame, claim.split, claim.metric, against={claim.arm: claim.against}, resampled=study.resampled
-    )
-    if rows.empty or not rows.loc[0, "n"]:
-        return Verdict(claim, NOT_RUN)
-    row = rows.loc[0]
-    effect = Interval(int(row["n"]), *(float(row[k]) for k in ("difference", "std", "low", "high", "detectable")))
+    pictures = [_on_pictures(study, claim, int(each.loc[0, "n"])) for study, each in zip(studies, rows, strict=True)]
+    drawn = [each for each in pictures if each is not None]
+    known = len(drawn) == len(studies)
+    if len(studies) > 1:
+        differences_of_sets = [float(each.loc[0, "difference"]) for each in rows]
+        effect = mean_interval(differences_of_sets, resampled=np.stack(drawn) if known else None)
+        over = f"{effect.n} sets of teachers and their seeds" + (", and pictures" if known else " alone")
+    else:
+        row = rows[0].loc[0]
+        effect = Interval(int(row["n"]), *(float(row[k]) for k in ("difference", "std", "low", "high", "detectable")))
+        units = f"{effect.n} seed{'s' if effect.n > 1 else ''}"
+        over = (
+            "pictures, one seed" if known and effect.n == 1 else f"{units} and pictures" if known else f"{units} alone"
+        )
     least = claim.least_effect / 100
     said = MET if effect.low >= least else NOT_MET if effect.high < least else NOT_SHOWN
-    seeds = f"{effect.n} seed{'s' if effect.n > 1 else ''}"
-    drawn = study.resampled is not None
-    over = "pictures, one seed" if drawn and effect.n == 1 else f"{seeds} and pictures" if drawn else f"{seeds} alone"
     return Verdict(claim, said, effect, over)
+
+
+def _on_pictures(study: StudyResults, claim: Claim, seeds: int) -> np.ndarray | None:
+    """Return the mean difference over a study's seeds on each resample of the pictures `(R,)`; None if one lacks it."""
+    arm, against = (on_resamples(study.resampled, name) for name in (claim.arm, claim.against))
+    if arm is None or against is None:
+        return None
+    paired = (arm - against).dropna()
+    return paired.to_numpy(dtype=float).mean(axis=0) if len(paired) == seeds else None
 
 
 def short_table(verdicts: Iterable[Verdict]) -> str:

@@ -423,6 +423,10 @@ class Experiment(Record):
     """One record each. The first is the anchor: the intermediate teacher's maps and head are of its kind."""
     intermediate: IntermediateSpec = IntermediateSpec()
     """The teacher that merges them; made if an arm learns from it."""
+    teacher_seed: int = Field(0, ge=0)
+    """Added to the seed of every teacher that is trained here, the intermediate one among them: the same study with
+    another set of teachers. Give it a `name` and `seeds` of its own; a series of such studies is what a claim about the
+    method, and not about one set of teachers, rests on."""
     features: FeaturesSpec = FeaturesSpec()
     """Teachers' vectors of every ground-truth box."""
     clusters: ClustersSpec = ClustersSpec()
@@ -540,6 +544,10 @@ class Experiment(Record):
     def needs_intermediate(self) -> bool:
         """Whether any arm learns or starts from the intermediate teacher."""
         return any(INTERMEDIATE in (arm.source, start_of(self, arm)) for arm in self.arms.values())
+
+    def seed_of(self, teacher: TeacherSpec | IntermediateSpec) -> int:
+        """Return the seed that a teacher is trained with in this set of teachers."""
+        return teacher.seed + self.teacher_seed
 
     @property
     def needs_generalist(self) -> bool:

@@ -46,6 +46,7 @@ def settings_of(experiment: Experiment, job: Job) -> dict[str, Any]:
                 del teacher[field]
         if teacher["detector"] is None:
             return measured | {"input": unmirrored, "teacher": _without(teacher, "schedule", "seed")}
+        teacher["seed"] = experiment.seed_of(spec)
         return measured | crowd | {"teacher": teacher}
     if stage == "features":
         features = _without(whole["features"], "batch")
@@ -81,7 +82,7 @@ def _merging(experiment: Experiment) -> dict[str, Any]:
     """Return the settings of the intermediate teacher: regions count where it mixes by proposals alone."""
     spec = experiment.intermediate
     unread = ("gate",) if spec.mode == "staged" else ("gate", "schedule")
-    found = _without(spec.model_dump(mode="json"), *unread)
+    found = _without(spec.model_dump(mode="json"), *unread) | {"seed": experiment.seed_of(spec)}
     if spec.prior or spec.mode == "prior":
         found["regions"] = experiment.distillation.regions.model_dump(mode="json")
     return found

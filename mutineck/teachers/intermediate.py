@@ -62,7 +62,7 @@ def prepare_intermediate(study: Study) -> list[dict[str, Any]]:
     # Its head is of the anchor's kind.
     anchor_config = read_config(study.need("teachers", teachers[0].name, "config.py"))
     modules = [*MODULES, *custom_imports(anchor_config)]
-    with seeded(derive_seed(spec.seed, "intermediate")):
+    with seeded(derive_seed(study.experiment.seed_of(spec), "intermediate")):
         model = build_model(model_dict)
         model.detector.init_weights()
     alignment = align(study, teachers, model.merged)
@@ -88,7 +88,7 @@ def prepare_intermediate(study: Study) -> list[dict[str, Any]]:
             trained_dict,
             categories,
             spec.schedule,
-            seed=spec.seed,
+            seed=study.experiment.seed_of(spec),
             hooks=HOOKS,
             modules=modules,
             evaluate_every=1,
@@ -183,7 +183,7 @@ def align(study: Study, teachers: list[FrozenDetector], merged: MergedTeachers) 
         One row a teacher and level: `teacher`, `stride`, `reference`, `explained` (R^2), `cells`.
     """
     spec = study.experiment.intermediate
-    seed = derive_seed(spec.seed, "alignment")
+    seed = derive_seed(study.experiment.seed_of(spec), "alignment")
     pairs = {
         (stride, n): RidgeRegression(teachers[n].channels, teachers[owners[0]].channels, ridge=spec.ridge, seed=seed)
         for stride, owners in merged.neck.levels.items()

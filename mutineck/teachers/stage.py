@@ -138,7 +138,7 @@ def _train_teacher(
         model_dict,
         categories,
         schedule,
-        seed=spec.seed,
+        seed=study.experiment.seed_of(spec),
         masks=has_masks(model_dict),
         annotations=annotations,
         modules=imports,

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from scipy import stats
 
 from mutineck.ablations.claims import Claim, judge, load_claims, long_table, short_table
 from mutineck.ablations.studies import StudyResults
@@ -56,22 +57,22 @@ def results(gains: tuple[float, ...], pictures: float | None = None) -> StudyRes
     ],
 )
 def test_what_is_said_of_a_claim(gains: tuple[float, ...], pictures: float | None, said: str, over: str) -> None:
-    found = judge(CLAIM, results(gains, pictures))
+    found = judge(CLAIM, [results(gains, pictures)])
     assert (found.said, found.over) == (said, over)
     assert found.effect is not None and found.effect.mean == pytest.approx(np.mean(gains) / 100)
 
 
 def test_a_study_that_is_not_kept_or_lacks_the_arm_was_not_run() -> None:
-    assert judge(CLAIM, None).said == "not run yet"
+    assert judge(CLAIM, []).said == "not run yet"
     other = results((1.0, 1.0))
-    assert judge(Claim(**FIELDS | {"against": "fgd:mean"}), other).said == "not run yet"
+    assert judge(Claim(**FIELDS | {"against": "fgd:mean"}), [other]).said == "not run yet"
 
 
 def test_the_smallest_effect_stands_beside_an_interval_that_holds_zero() -> None:
-    unclear, none = judge(CLAIM, results((2.0, -1.0, 0.5), 0.2)), judge(CLAIM, None)
+    unclear, none = judge(CLAIM, [results((2.0, -1.0, 0.5), 0.2)]), judge(CLAIM, [])
     assert unclear.effect is not None
     rows = [
-        line.split("|") for line in long_table([unclear, judge(CLAIM, results((2.0, 2.1), 0.1)), none]).splitlines()
+        line.split("|") for line in long_table([unclear, judge(CLAIM, [results((2.0, 2.1), 0.1)]), none]).splitlines()
     ]
     assert [row[7].strip() for row in rows[2:]] == [f"{100 * unclear.effect.detectable:.1f}", "–", "–"]
     assert [row[8].strip() for row in rows[2:]] == ["**not shown**", "**met**", "**not run yet**"]
@@ -101,6 +102,41 @@ def test_a_claim_that_makes_no_sense_is_refused(tmp_path: Path, changes: dict[st
     with pytest.raises(ExperimentError) as error:
         load_claims(file)
     assert "claim 2" in str(error.value) and message in str(error.value)
+
+
+def test_sets_of_teachers_are_drawn_before_seeds() -> None:
+    """Seeds of one set agree, sets do not: over seeds alone it would be sure."""
+    sets = [results((1.0, 1.1, 0.9), 0.2), results((3.0, 3.1, 2.9), 0.2), results((2.0, 2.1, 1.9), 0.2)]
+    found = judge(CLAIM, sets)
+    assert found.effect is not None and found.over == "3 sets of teachers and their seeds, and pictures"
+    shared = 0.2**2 * np.random.default_rng(0).normal(0, 1, 200).var(ddof=1)
+    parts = np.array([1 / 3, shared])
+    freedom = parts.sum() ** 2 / (parts[0] ** 2 / 2 + parts[1] ** 2 / 199)
+    assert 100 * found.effect.low == pytest.approx(2 - stats.t.ppf(0.975, freedom) * parts.sum() ** 0.5, rel=1e-3)
+    assert found.said == "not shown" and judge(CLAIM, sets[2:]).said == "met"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teacher_seed": 1, "seeds": [5, 6]}, ""),
+        ({"teacher_seed": 1}, "two and shapes share seeds [0]"),
+        ({"seeds": [5]}, "two and shapes have the same teacher_seed, 0"),
+        ({"teacher_seed": 1, "seeds": [5], "clusters": {"k": 4}}, "two is another study than shapes"),
+    ],
+)
+def test_sets_of_teachers_are_one_study(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    (tmp_path / "shapes.yaml").write_text((repository() / "experiments" / "shapes.yaml").read_text())
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump({"base": "shapes.yaml", "name": "two"} | changes))
+    (tmp_path / "sets.yaml").write_text("studies: [shapes.yaml, two.yaml]\n")
+    file = tmp_path / "claims.yaml"
+    file.write_text(yaml.safe_dump([FIELDS | {"study": "sets"}]))
+    if not message:
+        assert load_claims(file)[0].study == "sets"
+        return
+    with pytest.raises(ExperimentError) as error:
+        load_claims(file)
+    assert message in str(error.value)
 
 
 def test_claims_are_a_list(tmp_path: Path) -> None:

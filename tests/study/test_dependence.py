@@ -45,6 +45,7 @@ SCHEDULE = """epochs=7 batch=3 learning_rate=0.5 base_batch=2 optimizer=adamw mo
 PLACED = [
     ("", "name=other description=words relative_to=/elsewhere", NOTHING),
     ("", "seeds=[0,1]", TABLES),
+    ("", "teacher_seed=1", {"big", "intermediate"}),
     ("dataset", "strict=true download=true", NOTHING),
     ("dataset", "crowd=background", {"big", "intermediate", *STUDENTS}),
     (
