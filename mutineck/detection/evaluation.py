@@ -252,7 +252,7 @@ def coco_evaluation(truth: Any, predictions: Sequence[dict[str, Any]], ids: list
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    predictions = _on_labelled_pictures(truth.dataset, predictions)
+    predictions = on_labelled_pictures(truth.dataset, predictions)
     # Copies, since pycocotools writes into what it is given; and without what is not measured: given both, it takes an
     # object for small or large by its box where masks are measured.
     unmeasured = "segmentation" if kind == "bbox" else "bbox"
@@ -264,7 +264,7 @@ def coco_evaluation(truth: Any, predictions: Sequence[dict[str, Any]], ids: list
     return evaluation
 
 
-def _on_labelled_pictures(
+def on_labelled_pictures(
     document: Mapping[str, Any], predictions: Sequence[dict[str, Any]]
 ) -> Sequence[dict[str, Any]]:
     """Return the predictions that count. Where a picture has neither object nor prediction, pycocotools skips it."""

@@ -69,6 +69,20 @@ def test_a_resample_is_what_pycocotools_says_of_a_split_with_these_pictures(tmp_
     assert 0.05 < found[0, 0] < 0.95
 
 
+def test_pictures_that_are_not_labelled_for_a_category_count_as_they_are_measured(tmp_path: Path) -> None:
+    from mutineck.system.files import read_json
+
+    file, predictions = split(tmp_path / "val.json", 12)
+    content = read_json(file)
+    for image in content["images"][:6]:
+        image["labelled_category_ids"] = [1, 3]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] > 6 or a["category_id"] != 2]
+    write_json(file, content)
+    found = resampled_ap(file, predictions, NAMES, draw(12)[:1])
+    expected = {row["category"]: row["value"] for row in measure(file, predictions) if row["metric"] == "AP"}
+    assert dict(zip(NAMES[:2], found[0], strict=False)) == pytest.approx(expected, abs=1e-5)
+
+
 def test_perfect_and_blind_detectors_are_known_for_sure(tmp_path: Path) -> None:
     file, _ = split(tmp_path / "val.json", 8)
     from mutineck.system.files import read_json
