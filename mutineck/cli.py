@@ -7,7 +7,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,6 +66,18 @@ def build_parser() -> argparse.ArgumentParser:
         added.set_defaults(command=function)
         return added
 
+    _add_running(command)
+    _add_detectors(command)
+    _add_results(command)
+    _add_files(command)
+    return parser
+
+
+_Command = Callable[[str, object, str], argparse.ArgumentParser]
+"""Adds a command by its name, what it calls, and what it does."""
+
+
+def _add_running(command: _Command) -> None:
     add = command("run", run, "bring a study up to date, from the data set to the report")
     _study_arguments(add)
     add.add_argument("--until", metavar="STAGE", help="last stage to run")
@@ -84,6 +96,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     command("doctor", doctor, "say what is wrong with the environment, and what to type")
 
+
+def _add_detectors(command: _Command) -> None:
     add = command("evaluate", evaluate, "measure a detector on a study's pictures")
     _study_arguments(add)
     add.add_argument(
@@ -120,6 +134,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
 
+
+def _add_results(command: _Command) -> None:
     add = command("figures", figures, "draw figures anew from what is stored")
     _study_arguments(add)
     add.add_argument("names", nargs="*", metavar="NAME", help="figures to draw (default: all)")
@@ -138,6 +154,8 @@ def build_parser() -> argparse.ArgumentParser:
     add.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="overrides", help="as for run")
     add.add_argument("--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="default: outputs")
 
+
+def _add_files(command: _Command) -> None:
     add = command("download", download, "fetch a published data set, verified; goes on where it was interrupted")
     add.add_argument("dataset", choices=("voc", "coco"))
     add.add_argument("--to", type=Path, required=True, metavar="PATH", help="folder to unpack into")
@@ -145,7 +163,6 @@ def build_parser() -> argparse.ArgumentParser:
     add = command("clean", clean, "list what is stale or left over in a study's folder, and remove it")
     _study_arguments(add)
     add.add_argument("--yes", action="store_true", help="remove without asking")
-    return parser
 
 
 def _study_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,16 +11,17 @@ from mutineck.ablations.detectors import COSTS, detectors
 from mutineck.detection.complexity import latency, multiply_adds, parameters
 from mutineck.detection.evaluation import device_of
 from mutineck.detection.frozen import freeze
+from mutineck.detection.protocols import drop_masks, neck_of, stock_detector
 from mutineck.detectors.folders import load_model
 from mutineck.detectors.loaders import some_pictures
 from mutineck.study.arms import ALONE
 from mutineck.study.experiment import INTERMEDIATE
 from mutineck.study.jobs import Job
-from mutineck.study.stage import Study
-from mutineck.system.files import atomic_path
+from mutineck.study.stage import Outcome, Study
+from mutineck.system.tables import write_table
 
 
-def measure_costs(study: Study, *, passes: int = 10) -> pd.DataFrame:
+def measure_costs(study: Study, *, passes: int = 10) -> Outcome[pd.DataFrame]:
     """Count and time every teacher, the intermediate one and a student (all arms' students are the same network);
     write `ablations/costs.csv`.
 
@@ -32,8 +33,8 @@ def measure_costs(study: Study, *, passes: int = 10) -> pd.DataFrame:
         passes: timed passes over one picture of the reported split; their median counts.
 
     Returns:
-        A row a detector: `detector` (a teacher's name, `intermediate`, `student`), `parameters`, `multiply_adds`,
-        `milliseconds`, and how that was measured: `passes`, `threads`, `device`, `width`, `height`.
+        Found: a row a detector: `detector` (a teacher's name, `intermediate`, `student`), `parameters`,
+        `multiply_adds`, `milliseconds`, and how that was measured: `passes`, `threads`, `device`, `width`, `height`.
 
     Raises:
         FileNotFoundError: a teacher is missing; the message names the command.
@@ -51,25 +52,20 @@ def measure_costs(study: Study, *, passes: int = 10) -> pd.DataFrame:
     below = [0, 0]  # weights and multiply-adds of the teachers' maps: they come before the intermediate one
     rows: list[dict[str, Any]] = []
     for name, folder in folders.items():
-        model = load_model(folder)[0]
-        model = getattr(model, "detector", model).to(device).eval()
-        head = getattr(model, "roi_head", None)
-        if head is not None and getattr(head, "with_mask", False):
-            head.mask_head = None  # a detector is compared, and masks are no part of detecting
+        model: Any = stock_detector(load_model(folder)[0]).to(device).eval()
+        drop_masks(model)  # detectors are compared, and masks are no part of detecting
         weights, counted = parameters(model), multiply_adds(model, (height, width))
         if name == INTERMEDIATE:
             weights, counted = weights + below[0], counted + below[1]
         elif name in shown.teachers:
-            needed = (model.backbone, getattr(model, "neck", None))
-            below[0] += sum(parameters(part) for part in needed if part is not None)
+            below[0] += sum(parameters(part) for part in (model.backbone, neck_of(model)) if part is not None)
             below[1] += multiply_adds(model, (height, width), maps_only=True)
-        milliseconds = 1000 * latency(freeze(model), image, batch.metas, passes=passes)  # last: its weights are others
+        freeze(model)  # last: its weights are others
+        milliseconds = 1000 * latency(model, image, batch.metas, passes=passes)
         rows.append(
             {"detector": name, "parameters": weights, "multiply_adds": counted, "milliseconds": milliseconds}
             | {"passes": passes, "threads": torch.get_num_threads(), "device": device.type}
             | {"width": width, "height": height}
         )
     table = pd.DataFrame(rows)
-    with atomic_path(study.path("ablations", COSTS)) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g")
-    return table
+    return Outcome(table, writes=[write_table(table, study.path("ablations", COSTS))])

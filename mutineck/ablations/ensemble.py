@@ -9,27 +9,27 @@ import numpy as np
 
 from mutineck.ablations.results import ENSEMBLE_FILE, made
 from mutineck.detection.evaluation import measure
-from mutineck.study.stage import Study
+from mutineck.study.stage import Outcome, Study
 from mutineck.system.files import read_json, write_json
 
 OVERLAP = 0.55
 """IoU from which boxes of a category are one object: the default of weighted boxes fusion's authors."""
 
 
-def measure_ensemble(study: Study) -> list[dict[str, Any]]:
+def measure_ensemble(study: Study) -> Outcome[list[dict[str, Any]]]:
     """Fuse the teachers' stored detections on every measured split, and measure them; the intermediate one is none.
 
     Writes `ablations/ensemble.json`. A study of one teacher has no ensemble, and no file.
 
     Returns:
-        Rows `split`, `metric`, `category`, `value` in 0..1, as a detector's metrics; empty for one teacher.
+        Found: rows `split`, `metric`, `category`, `value` in 0..1, as a detector's metrics; empty for one teacher.
 
     Raises:
         FileNotFoundError: a teacher's predictions or metrics are missing; the message names the command.
     """
     names = [teacher.name for teacher in study.experiment.teachers]
     if len(names) < 2:
-        return []
+        return Outcome([])
     rows = []
     for split in study.experiment.evaluation.measured:
         annotations = study.need("dataset", f"{split}.json")
@@ -43,8 +43,8 @@ def measure_ensemble(study: Study) -> list[dict[str, Any]]:
             known.append({ids[r["category"]] for r in metrics if r["metric"] == "AP" and r["split"] == split})
         fused = fuse(found, known, sizes)
         rows += [{"split": split, **row} for row in measure(annotations, fused)]
-    write_json(study.path("ablations", ENSEMBLE_FILE), {"of": made(study), "rows": rows})
-    return rows
+    file = write_json(study.path("ablations", ENSEMBLE_FILE), {"of": made(study), "rows": rows})
+    return Outcome(rows, writes=[file])
 
 
 def fuse(

@@ -13,13 +13,13 @@ from mutineck.detection.evaluation import device_of
 from mutineck.detectors.folders import load_frozen
 from mutineck.detectors.loaders import MOST_PICTURES, some_pictures
 from mutineck.study.experiment import CHOOSING
-from mutineck.study.stage import Study
-from mutineck.system.files import atomic_path
+from mutineck.study.stage import Outcome, Study
+from mutineck.system.tables import write_table
 from mutineck.teachers.regions import RegionSettings, match_batch
 
 
 @torch.no_grad()
-def measure_omega(study: Study, *, pictures: int = MOST_PICTURES) -> pd.DataFrame:
+def measure_omega(study: Study, *, pictures: int = MOST_PICTURES) -> Outcome[pd.DataFrame]:
     """Weigh the teachers for every target of the validation split, crowd left out; write `ablations/omega.csv`.
 
     Args:
@@ -27,9 +27,9 @@ def measure_omega(study: Study, *, pictures: int = MOST_PICTURES) -> pd.DataFram
         pictures: most pictures looked at.
 
     Returns:
-        A row for each target and teacher: `image_id`, `annotation_id`, `category`, `teacher`, `omega` (sum 1 over a
-        target's teachers), `quality` q in [0, 1] (0 without a proposal), and the best proposal `x1`, `y1`, `x2`, `y2`
-        in pixels of the original picture (NaN without one).
+        Found: a row for each target and teacher: `image_id`, `annotation_id`, `category`, `teacher`, `omega` (sum 1
+        over a target's teachers), `quality` q in [0, 1] (0 without a proposal), and the best proposal `x1`, `y1`,
+        `x2`, `y2` in pixels of the original picture (NaN without one).
 
     Raises:
         FileNotFoundError: a teacher or the data set is missing; the message names the command.
@@ -67,6 +67,4 @@ def measure_omega(study: Study, *, pictures: int = MOST_PICTURES) -> pd.DataFram
                     )
     columns = ["image_id", "annotation_id", "category", "teacher", "omega", "quality", "x1", "y1", "x2", "y2"]
     table = pd.DataFrame(rows, columns=columns)
-    with atomic_path(study.path("ablations", OMEGA)) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g")
-    return table
+    return Outcome(table, writes=[write_table(table, study.path("ablations", OMEGA))])

@@ -9,7 +9,7 @@ import pandas as pd
 
 from mutineck.ablations.results import HEADLINE, TEACHER, runs, scores, why_not
 from mutineck.detection.resampling import FEWEST_RESAMPLES, draw, mean_ap, resampled_ap
-from mutineck.study.stage import Study
+from mutineck.study.stage import Outcome, Study
 from mutineck.system.files import atomic_path, read_json
 from mutineck.system.tables import read_table
 
@@ -19,15 +19,15 @@ TOLERANCE = 2e-5
 """Metrics and resamples are rounded to five places."""
 
 
-def measure_pictures(study: Study) -> pd.DataFrame:
+def measure_pictures(study: Study) -> Outcome[pd.DataFrame]:
     """Measure bbox_mAP of every student that has results on resamples of the reported split's pictures.
 
     Resample b is the same pictures for every arm and seed, and in every study that reports as many, so differences of
     two students are paired. Writes `ablations/resampled.csv`.
 
     Returns:
-        A row an arm and seed: `arm`, `seed`, then mAP in 0..1 on the split itself (column `0`) and on 200 resamples
-        (`1` to `200`); NaN where a resample has no object.
+        Found: a row an arm and seed: `arm`, `seed`, then mAP in 0..1 on the split itself (column `0`) and on 200
+        resamples (`1` to `200`); NaN where a resample has no object.
 
     Raises:
         FileNotFoundError: a student's predictions are missing; the message names the command.
@@ -42,9 +42,10 @@ def measure_pictures(study: Study) -> pd.DataFrame:
             values = mean_ap(resampled_ap(annotations, found, study.dataset.categories, counts))
             rows.append([arm, seed, *np.round(values, 5)])
     table = pd.DataFrame(rows, columns=[*KEYS, *map(str, range(len(counts)))])
-    with atomic_path(study.path("ablations", RESAMPLED)) as temporary:
+    file = study.path("ablations", RESAMPLED)
+    with atomic_path(file) as temporary:
         table.to_csv(temporary, index=False, float_format="%.5f", lineterminator="\n")
-    return table
+    return Outcome(table, writes=[file])
 
 
 def read_resampled(path: Path, frame: pd.DataFrame, split: str) -> pd.DataFrame | None:

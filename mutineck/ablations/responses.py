@@ -9,13 +9,13 @@ import numpy as np
 from mutineck.ablations.detectors import RESPONSES, detectors
 from mutineck.distillation.observation import inspect_image
 from mutineck.study.experiment import CHOOSING
-from mutineck.study.stage import Study
+from mutineck.study.stage import Outcome, Study
 from mutineck.system.files import atomic_path
 
 
-def measure_responses(study: Study, *, image: int | None = None) -> Path:
-    """Look at one picture of the validation split through teachers, intermediate teacher and students; write
-    `ablations/responses.npz` and return it.
+def measure_responses(study: Study, *, image: int | None = None) -> Outcome[Path]:
+    """Compute the maps of teachers, intermediate teacher and students for one picture of the validation split; write
+    `ablations/responses.npz`, which is what is found.
 
     Args:
         study: any stage of it; teachers and students must be there.
@@ -26,7 +26,7 @@ def measure_responses(study: Study, *, image: int | None = None) -> Path:
         ExperimentError: the split has no such picture.
     """
     shown = detectors(study)
-    seen = inspect_image(
+    observed = inspect_image(
         study,
         shown.teachers,
         merged=shown.intermediate is not None,
@@ -36,5 +36,5 @@ def measure_responses(study: Study, *, image: int | None = None) -> Path:
     )
     path = study.path("ablations", RESPONSES)
     with atomic_path(path) as temporary:
-        np.savez_compressed(temporary, **seen)  # type: ignore[arg-type]
-    return path
+        np.savez_compressed(temporary, **observed)  # type: ignore[arg-type]
+    return Outcome(path, writes=[path])

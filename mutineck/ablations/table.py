@@ -13,7 +13,7 @@ from mutineck.ablations.results import HEADLINE, METRICS_FILE, TEACHER, collect,
 from mutineck.study.arms import ALONE, ENSEMBLE
 from mutineck.study.checks import remarks
 from mutineck.study.experiment import Experiment
-from mutineck.study.stage import Study
+from mutineck.study.stage import Outcome, Study
 from mutineck.study.starts import untaught_like
 from mutineck.system.files import write_text
 
@@ -148,8 +148,8 @@ def to_latex(shown: pd.DataFrame, *, caption: str, label: str = "tab:arms") -> s
     )
 
 
-def write_tables(study: Study) -> list[Path]:
-    """Write ``ablations/results.csv``, ``statistics.csv`` and ``table.{csv,md,tex}``; return their paths.
+def write_tables(study: Study) -> Outcome[list[Path]]:
+    """Write ``ablations/results.csv``, ``statistics.csv`` and ``table.{csv,md,tex}``; found are their paths.
 
     Raises:
         FileNotFoundError: no run has results yet.
@@ -172,7 +172,8 @@ def write_tables(study: Study) -> list[Path]:
         "table.md": f"{to_markdown(shown)}\n{note}\n{gap}",
         "table.tex": to_latex(shown, caption=f"{study.experiment.name}: {note}"),
     }
-    return [write_text(folder / name, content) for name, content in files.items()]
+    paths = [write_text(folder / name, content) for name, content in files.items()]
+    return Outcome(paths, read_inputs(study), paths, {"rows": len(frame), "missing": absent})
 
 
 def read_inputs(study: Study) -> list[Path]:

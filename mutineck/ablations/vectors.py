@@ -18,14 +18,14 @@ from mutineck.detection.roi import instance_vectors
 from mutineck.detectors.folders import load_frozen
 from mutineck.detectors.loaders import MOST_PICTURES, some_pictures
 from mutineck.features.moments import between, mean_cosines
-from mutineck.study.stage import Study
-from mutineck.system.files import atomic_path
+from mutineck.study.stage import Outcome, Study
 from mutineck.system.seeding import derive_seed
+from mutineck.system.tables import write_table
 
 FOLDS = 5
 
 
-def measure_vectors(study: Study, *, pictures: int = MOST_PICTURES) -> pd.DataFrame:
+def measure_vectors(study: Study, *, pictures: int = MOST_PICTURES) -> Outcome[pd.DataFrame]:
     """Compare the vectors of teachers, student alone and taught student on the reported split's targets.
 
     Every detector's vectors are standardised by their own balanced moments, then turned (rotated and mirrored, never
@@ -38,9 +38,9 @@ def measure_vectors(study: Study, *, pictures: int = MOST_PICTURES) -> pd.DataFr
         pictures: most pictures looked at.
 
     Returns:
-        A row a detector: `detector`, `kind` (`teacher`, `intermediate`, `alone`, `taught`), `instances`, `distance`
-        (to the category's centroid, in standard deviations a channel), `cosine` (with it), `silhouette` of the
-        categories by cosine, `between` (mean cosine of targets of different categories).
+        Found: a row a detector: `detector`, `kind` (`teacher`, `intermediate`, `alone`, `taught`), `instances`,
+        `distance` (to the category's centroid, in standard deviations a channel), `cosine` (with it), `silhouette` of
+        the categories by cosine, `between` (mean cosine of targets of different categories).
 
     Raises:
         FileNotFoundError: a detector or the centroids are missing; the message names the command.
@@ -66,10 +66,8 @@ def measure_vectors(study: Study, *, pictures: int = MOST_PICTURES) -> pd.DataFr
         ]
     )
     layout = lay_out(rows, aligned, centroids, categories, study.experiment.clusters.seed)
-    for frame, file in ((table, TIGHTNESS), (layout, LAYOUT)):
-        with atomic_path(study.path("ablations", file)) as temporary:
-            frame.to_csv(temporary, index=False, float_format="%.6g")
-    return table
+    frames = {TIGHTNESS: table, LAYOUT: layout}
+    return Outcome(table, writes=[write_table(frame, study.path("ablations", f)) for f, frame in frames.items()])
 
 
 @torch.no_grad()

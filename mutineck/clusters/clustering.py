@@ -15,9 +15,9 @@ from mutineck.clusters.kmeans import CategoryClusters, cluster_category, silhoue
 from mutineck.clusters.standardise import CategoryRows, Standardised, standardised
 from mutineck.features.shards import read_features, read_index
 from mutineck.study.experiment import INTERMEDIATE, ClustersSpec, Experiment
-from mutineck.study.stage import Study
-from mutineck.system.files import atomic_path
+from mutineck.study.stage import Outcome, Study
 from mutineck.system.seeding import derive_seed
+from mutineck.system.tables import write_table
 
 NEAREST = 8
 """Targets kept for each centroid, to look at."""
@@ -35,7 +35,7 @@ def teaching_teacher(experiment: Experiment, names: Sequence[str]) -> str:
     return next(name for name in order if name in names)
 
 
-def cluster(study: Study, names: Sequence[str] | None = None) -> pd.DataFrame:
+def cluster(study: Study, names: Sequence[str] | None = None) -> Outcome[pd.DataFrame]:
     """Find each teacher's centroids, and write them with their statistics below `clusters/`.
 
     Files: `centroids/TEACHER.safetensors`, `statistics.csv`, `nearest.parquet`.
@@ -45,7 +45,7 @@ def cluster(study: Study, names: Sequence[str] | None = None) -> pd.DataFrame:
         names: teachers; all whose features are there if None.
 
     Returns:
-        A row for each teacher, category and cluster: `size`, `share`, `spread` (mean squared distance to
+        Found: a row for each teacher, category and cluster: `size`, `share`, `spread` (mean squared distance to
         the centroid, a channel), `norm` of the centroid, `nearest_other` (its largest cosine with a centroid
         of another category); and, alike for the clusters of a category: `count`, `dropped`, `inertia` (a row
         and channel), `explained` (share of the category's inertia that its clusters take away),
@@ -58,17 +58,21 @@ def cluster(study: Study, names: Sequence[str] | None = None) -> pd.DataFrame:
     if not names:
         study.need("features", study.experiment.teachers[0].name, "index.json")
     tables, nearest = [], []
-    for name in names:
+    files = [study.path("clusters", "centroids", f"{name}.safetensors") for name in names]
+    for name, file in zip(names, files, strict=True):
         centroids, table, near = cluster_teacher(study.need("features", name), name, study.experiment.clusters)
-        save_centroids(centroids, study.path("clusters", "centroids", f"{name}.safetensors"))
+        save_centroids(centroids, file)
         tables.append(table)
         nearest.append(near)
     statistics = pd.concat(tables, ignore_index=True)
-    with atomic_path(study.path("clusters", "statistics.csv")) as temporary:
-        statistics.to_csv(temporary, index=False, float_format="%.6g")
-    with atomic_path(study.path("clusters", "nearest.parquet")) as temporary:
-        pd.concat(nearest, ignore_index=True).to_parquet(temporary, index=False)
-    return statistics
+    files.append(write_table(statistics, study.path("clusters", "statistics.csv")))
+    files.append(write_table(pd.concat(nearest, ignore_index=True), study.path("clusters", "nearest.parquet")))
+    return Outcome(
+        statistics,
+        reads=[study.path("features", name, "index.json") for name in names],
+        writes=files,
+        results={name: {"centroids": int((statistics["teacher"] == name).sum())} for name in names},
+    )
 
 
 def cluster_teacher(folder: Path, name: str, spec: ClustersSpec) -> tuple[Centroids, pd.DataFrame, pd.DataFrame]:

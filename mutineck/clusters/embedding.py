@@ -13,9 +13,9 @@ from mutineck.clusters.centroids import Centroids, load_centroids
 from mutineck.clusters.clustering import extracted_teachers, teaching_teacher
 from mutineck.clusters.kmeans import silhouette
 from mutineck.features.shards import load_features, mean_vectors, read_index
-from mutineck.study.stage import Study
-from mutineck.system.files import atomic_path
+from mutineck.study.stage import Outcome, Study
 from mutineck.system.seeding import derive_seed
+from mutineck.system.tables import write_table
 
 ALL = "all"
 """Name of the panel in which every teacher's vectors lie, mapped into the first teacher's space."""
@@ -44,7 +44,7 @@ class Sample(NamedTuple):
     categories: list[str]
 
 
-def embed(study: Study, names: Sequence[str] | None = None) -> pd.DataFrame:
+def embed(study: Study, names: Sequence[str] | None = None) -> Outcome[pd.DataFrame]:
     """Lay out a sample of instances, and the centroids, in the plane.
 
     Panels: each teacher in its own space by UMAP; all teachers together in the first one's space, by UMAP,
@@ -57,7 +57,7 @@ def embed(study: Study, names: Sequence[str] | None = None) -> pd.DataFrame:
         names: teachers; all whose features are there if None.
 
     Returns:
-        A row for each point: `panel` (a teacher or `all`), `method` (`umap`, `pca`, `tsne`), `kind`
+        Found: a row for each point: `panel` (a teacher or `all`), `method` (`umap`, `pca`, `tsne`), `kind`
         (`instance`, `centroid`), `teacher`, `category`, `cluster` (-1 for an instance), `annotation_id` (-1
         for a centroid), `x`, `y`.
     """
@@ -70,11 +70,11 @@ def embed(study: Study, names: Sequence[str] | None = None) -> pd.DataFrame:
     if len(samples) > 1:
         panels.append(_lay_out(ALL, "umap", in_first_space(samples, spec.seed), spec.seed))
     table = pd.concat(panels, ignore_index=True)
-    with atomic_path(study.path("clusters", "embedding.parquet")) as temporary:
-        table.to_parquet(temporary, index=False)
-    with atomic_path(study.path("clusters", "separation.csv")) as temporary:
-        separation(samples).to_csv(temporary, index=False, float_format="%.6g")
-    return table
+    files = [
+        write_table(table, study.path("clusters", "embedding.parquet")),
+        write_table(separation(samples), study.path("clusters", "separation.csv")),
+    ]
+    return Outcome(table, writes=files)
 
 
 def separation(samples: Sequence[Sample]) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -293,15 +293,19 @@ class CocoReader:
             else:
                 seen[number] = row
             kept.append(item)
-        free = (number for number in itertools.count(1) if number not in seen)
-        for where, item in renumber:
+        self._renumber(renumber, seen)
+        return kept
+
+    def _renumber(self, items: list[tuple[str, dict[str, Any]]], taken: Collection[int]) -> None:
+        """Give annotations (each with where it was found) the smallest ids that are not taken, in place."""
+        free = (number for number in itertools.count(1) if number not in taken)
+        for where, item in items:
             found, item["id"] = item["id"], next(free)
             if found == 0:
                 continue  # a tool that counts from 0 does nothing wrong
-            detail = f"{found} is taken" if found in seen else "no whole number from 1 on"
-            reason = DUPLICATE_ID if found in seen else UNUSABLE_ID
+            detail = f"{found} is taken" if found in taken else "no whole number from 1 on"
+            reason = DUPLICATE_ID if found in taken else UNUSABLE_ID
             self._add(f"{where}.id", reason, REPAIRED, f"{detail}: numbered {item['id']}")
-        return kept
 
     def _box(self, row: dict[str, Any]) -> tuple[list[float] | None, str]:
         """Return an annotation's box, upright, or None, and what is wrong with it if it does not speak for itself."""

@@ -23,15 +23,7 @@ from mutineck.dataset.images import (
 from mutineck.dataset.layouts import Layout, Part
 from mutineck.dataset.masks import upright_segmentation
 from mutineck.dataset.picture_files import PictureFiles
-from mutineck.dataset.records import (
-    KEPT,
-    LEFT_OUT,
-    REPAIRED,
-    CategoryNames,
-    DatasetError,
-    Defect,
-    Reading,
-)
+from mutineck.dataset.records import KEPT, LEFT_OUT, REPAIRED, CategoryNames, DatasetError, Defect, Reading
 from mutineck.dataset.split import first_by_hash
 
 DUPLICATE = "duplicate name"

@@ -10,7 +10,7 @@ from mutineck.dataset.images import PICTURE_SUFFIXES
 from mutineck.dataset.layouts import SPLITS, Layout, Part, split_folders, split_of, split_words
 from mutineck.dataset.picture_files import data_files
 from mutineck.dataset.records import DatasetError
-from mutineck.study.inputs import Outside
+from mutineck.study.inputs import ExternalInput
 
 CANONICAL = ("instances_{}2017.json", "instances_{}.json", "{}.json")
 """COCO's own names of a split's file, then the same without the year, and without the kind; the first that is there
@@ -109,23 +109,23 @@ def _title(root: Path, file: Path) -> str:
     return tool or "COCO's layout"
 
 
-def coco_inputs(layout: Layout) -> Iterator[Outside]:
+def coco_inputs(layout: Layout) -> Iterator[ExternalInput]:
     """Yield what counts of COCO's annotations: their files, and of the pictures the names.
 
     An annotation file that is not there counts where it would be read in the place of the one that is.
     """
     files = {part.split: part.annotations for part in layout.parts}
     folders = {part.pictures[0]: None for part in layout.parts}
-    yield from (Outside(str(file)) for file in files.values())
+    yield from (ExternalInput(str(file)) for file in files.values())
     if files.keys() == {""} or all(file.parent.name == "annotations" for file in files.values()):
         for split in SPLITS:
             for name in CANONICAL:
                 file = layout.base / "annotations" / name.format(split)
                 if file == files.get(split):
                     break
-                yield Outside(str(file))
+                yield ExternalInput(str(file))
     else:
-        yield Outside(str(layout.base), "folders", split_words())
+        yield ExternalInput(str(layout.base), "folders", split_words())
     for folder in folders:
         # Below the root itself there is more than the data set: annotations, and for some a study's own folder.
-        yield Outside(str(folder), "beside" if folder == layout.base else "names", PICTURE_SUFFIXES)
+        yield ExternalInput(str(folder), "beside" if folder == layout.base else "names", PICTURE_SUFFIXES)

@@ -15,10 +15,10 @@ from mutineck.dataset.voc_folder import read_voc
 from mutineck.dataset.voc_layout import find_voc, voc_inputs
 from mutineck.dataset.yolo_folder import read_yolo_layout
 from mutineck.dataset.yolo_layout import find_yolo, yolo_inputs
-from mutineck.study.inputs import Outside
+from mutineck.study.inputs import ExternalInput
 
 FINDERS: dict[str, Callable[[Path], list[Layout]]] = {"voc": find_voc, "coco": find_coco, "yolo": find_yolo}
-INPUTS: dict[str, Callable[[Layout], Iterator[Outside]]] = {
+INPUTS: dict[str, Callable[[Layout], Iterator[ExternalInput]]] = {
     "voc": voc_inputs,
     "coco": coco_inputs,
     "yolo": yolo_inputs,
@@ -95,7 +95,7 @@ def _nothing(root: Path, forms: list[str], others: list[Layout]) -> str:
     return f"dataset.root: {root} has no {looked}. {holds}. {remedy}"
 
 
-def layout_inputs(layout: Layout) -> Iterator[Outside]:
+def layout_inputs(layout: Layout) -> Iterator[ExternalInput]:
     """Yield which files of a data set its conversion depends on: changed, the study's data set is stale."""
     yield from INPUTS[layout.format](layout)
 

@@ -12,7 +12,7 @@ from mutineck.dataset.layouts import Layout, Part
 from mutineck.dataset.picture_files import PictureFiles
 from mutineck.dataset.records import LEFT_OUT, DatasetError, Defect, Picture, Reading
 from mutineck.dataset.voc import documents_of
-from mutineck.study.inputs import Outside
+from mutineck.study.inputs import ExternalInput
 
 
 def pictures_layout(root: Path) -> Layout:
@@ -20,9 +20,9 @@ def pictures_layout(root: Path) -> Layout:
     return Layout("pictures", "pictures without labels", (Part("", root.name, root, (root,)),), root)
 
 
-def pictures_inputs(layout: Layout) -> Iterator[Outside]:
+def pictures_inputs(layout: Layout) -> Iterator[ExternalInput]:
     """Yield what counts of the folder: the names of its pictures."""
-    yield Outside(str(layout.base), "names", PICTURE_SUFFIXES)
+    yield ExternalInput(str(layout.base), "names", PICTURE_SUFFIXES)
 
 
 def read_pictures_layout(root: Path, layout: Layout) -> Reading:

@@ -50,17 +50,32 @@ def stratified_split(
             f"dataset.split: {needed} parts asked for, but there are only {len(members)} usable images{copies}"
         )
     fractions = [share / sum(shares) for share in shares]
-    order = sorted(members, key=lambda name: (_rank(seed, name), name))
     held = {
         unit: Counter(category for name in members[unit] for category in (set(labels[name]) or (NO_OBJECT,)))
-        for unit in order
+        for unit in sorted(members, key=lambda name: (_rank(seed, name), name))
     }
+    parts = _iterative_division(held, {unit: len(names) for unit, names in members.items()}, fractions)
+    _fill_empty_parts(parts, list(held), fractions)
+    _share_objects(parts, [unit for unit in held if set(held[unit]) != {NO_OBJECT}], fractions)
+    return {name: part for unit, part in parts.items() for name in members[unit]}
 
+
+def _iterative_division(
+    held: Mapping[str, Mapping[str, int]], sizes: Mapping[str, int], fractions: Sequence[float]
+) -> dict[str, int]:
+    """Return unit -> index of its part, by iterative stratification; units in the order in which they are placed.
+
+    Args:
+        held: unit (pictures that stay together) -> category -> how many of its pictures have it; in the order in which
+            units of the same category are taken.
+        sizes: unit -> pictures.
+        fractions: shares of the parts; their sum is 1.
+    """
     holders: dict[str, dict[str, None]] = {}
     for unit, categories in held.items():
         for category in categories:
             holders.setdefault(category, {})[unit] = None
-    room = [fraction * len(labels) for fraction in fractions]
+    room = [fraction * sum(sizes.values()) for fraction in fractions]
     totals = {category: sum(held[unit][category] for unit in found) for category, found in holders.items()}
     lacking = {category: [fraction * total for fraction in fractions] for category, total in totals.items()}
 
@@ -75,14 +90,12 @@ def stratified_split(
                 key=lambda index: (round(lacking[rarest][index], 9), round(room[index], 9), -index),
             )
             parts[unit] = part
-            room[part] -= len(members[unit])
+            room[part] -= sizes[unit]
             for category, count in held[unit].items():
                 lacking[category][part] -= count
                 del holders[category][unit]
         holders = {category: units for category, units in holders.items() if units}
-    _fill_empty_parts(parts, order, fractions)
-    _share_objects(parts, [unit for unit in order if set(held[unit]) != {NO_OBJECT}], fractions)
-    return {name: part for unit, part in parts.items() for name in members[unit]}
+    return parts
 
 
 def _fill_empty_parts(parts: dict[str, int], order: Sequence[str], fractions: Sequence[float]) -> None:

@@ -84,8 +84,9 @@ class DatasetSummary:
         rows = [(reason, action, count) for (reason, action), count in sorted(counts.items())]
         return pd.DataFrame(rows, columns=["reason", "action", "count"])
 
+    @property
     def results(self) -> dict[str, Any]:
-        """Return the numbers worth keeping in the manifest."""
+        """The numbers worth keeping in the manifest."""
         actions = Counter(defect.action for defect in self.defects)
         return {
             "categories": len(self.categories),
@@ -137,7 +138,7 @@ def _convert(study: Study) -> DatasetSummary:
         refuse_defects(source.defects)
     summary = _write(study, source, came.reading.files)
     if source.defects:
-        tell("\n".join([losses(summary.results(), study.path("dataset", DEFECTS)), *grouped(source.defects)]))
+        tell("\n".join([losses(summary.results, study.path("dataset", DEFECTS)), *grouped(source.defects)]))
     return summary
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from mutineck.dataset.images import PICTURE_SUFFIXES
 from mutineck.dataset.layouts import Layout, Part, split_folders, split_words
 from mutineck.dataset.picture_files import data_files
-from mutineck.study.inputs import Outside
+from mutineck.study.inputs import ExternalInput
 
 LISTS = ("train", "val", "trainval", "test")
 MASKS = "SegmentationObject"
@@ -68,24 +68,24 @@ def _has_xml(folder: Path) -> bool:
     return bool(data_files(folder, (".xml",)))
 
 
-def voc_inputs(layout: Layout) -> Iterator[Outside]:
+def voc_inputs(layout: Layout) -> Iterator[ExternalInput]:
     """Yield what counts of a folder with VOC's annotations: these, masks and lists whole, of pictures the names."""
     for part in layout.parts:
         if part.annotations != part.pictures[0]:
-            yield Outside(str(part.annotations), "content", (".xml",))
-            yield Outside(str(part_folder(part) / MASKS), "content", PICTURE_SUFFIXES)
-            yield Outside(str(part.pictures[0]), "names", PICTURE_SUFFIXES)
-            yield from (Outside(str(list_file(part, name))) for name in LISTS)
+            yield ExternalInput(str(part.annotations), "content", (".xml",))
+            yield ExternalInput(str(part_folder(part) / MASKS), "content", PICTURE_SUFFIXES)
+            yield ExternalInput(str(part.pictures[0]), "names", PICTURE_SUFFIXES)
+            yield from (ExternalInput(str(list_file(part, name))) for name in LISTS)
         else:
             # One folder, one note: the pictures' content counts, too. Below a whole root may lie a study's figures
             suffixes = (".xml", *PICTURE_SUFFIXES) if part.deep else (".xml",)
-            yield Outside(str(part.annotations), "content", suffixes)
+            yield ExternalInput(str(part.annotations), "content", suffixes)
     if layout.parts[0].split:
         bases = {part.annotations.parent for part in layout.parts} & {layout.base, layout.base / "images"}
-        yield from (Outside(str(base), "folders", split_words()) for base in bases)
+        yield from (ExternalInput(str(base), "folders", split_words()) for base in bases)
     elif layout.parts[0].deep:
         # VOC2012 may come to lie beside VOC2007.
-        yield from (Outside(str(base), "folders", ("VOC",)) for base in (layout.base, layout.base / "VOCdevkit"))
+        yield from (ExternalInput(str(base), "folders", ("VOC",)) for base in (layout.base, layout.base / "VOCdevkit"))
 
 
 def part_folder(part: Part) -> Path:

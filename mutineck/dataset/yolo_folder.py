@@ -78,9 +78,8 @@ def read_yolo_layout(root: Path, layout: Layout, names: CategoryNames) -> Readin
                     reading.defects.append(Defect(file, "file", UNREADABLE_LABELS, LEFT_OUT, type(error).__name__))
                     continue
                 digest.update(f"{file}\0{len(content)}\0".encode("utf-8", "surrogatepass") + content)
-                picture.objects, found = read_yolo(
-                    content, classes, health.width, health.height, names, file, keypoints
-                )
+                size = health.width, health.height
+                picture.objects, found = read_yolo(content, classes, *size, names, file, keypoints)
                 reading.defects += found
             pictures.append(picture)
         reading.defects += _without_pictures(part, used, root)
@@ -89,9 +88,8 @@ def read_yolo_layout(root: Path, layout: Layout, names: CategoryNames) -> Readin
         raise DatasetError(f"{root}: {what} in it", reading.defects)
     if unlabelled:
         reading.hints.append(f"{unlabelled} of {len(pictures)} pictures have no label file: read as without objects")
-    pictures.sort(key=lambda picture: picture.file_name)
     reading.notes = {"sha256": digest.hexdigest()}
-    reading.documents = documents_of(pictures, categories)
+    reading.documents = documents_of(sorted(pictures, key=lambda picture: picture.file_name), categories)
     return reading
 
 

@@ -13,7 +13,7 @@ from mutineck.dataset.images import PICTURE_SUFFIXES
 from mutineck.dataset.layouts import SPLIT_WORDS, SPLITS, Layout, Part, split_folders, split_of, split_words
 from mutineck.dataset.picture_files import data_files, written_parts
 from mutineck.dataset.records import DatasetError
-from mutineck.study.inputs import Outside
+from mutineck.study.inputs import ExternalInput
 
 CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels")
 """Files with a class a line: of LabelImg and Label Studio, CVAT, Roboflow."""
@@ -147,22 +147,22 @@ def is_label(name: str) -> bool:
     return own not in LIST_FILES and not own.startswith("readme")
 
 
-def yolo_inputs(layout: Layout) -> Iterator[Outside]:
+def yolo_inputs(layout: Layout) -> Iterator[ExternalInput]:
     """Yield what counts of YOLO's labels: these and the classes whole, of pictures the names."""
     if layout.classes is not None:
-        yield Outside(str(layout.classes))
+        yield ExternalInput(str(layout.classes))
     places = [place for part in layout.parts for place in part.pictures]
     if not layout.parts[0].deep or any(place.is_file() for place in places):
         # Labels lie wherever a list of pictures leads
-        yield Outside(str(layout.base), "content", (".txt",))
+        yield ExternalInput(str(layout.base), "content", (".txt",))
         return
-    yield Outside(str(layout.base), "folders", ("images", "labels", *split_words()))
+    yield ExternalInput(str(layout.base), "folders", ("images", "labels", *split_words()))
     for place in places:
         if (labels := label_folder(place)) != place:
-            yield Outside(str(labels), "content", (".txt",))
-            yield Outside(str(place), "names", PICTURE_SUFFIXES)
+            yield ExternalInput(str(labels), "content", (".txt",))
+            yield ExternalInput(str(place), "names", PICTURE_SUFFIXES)
         else:
-            yield Outside(str(place), "content", (".txt", *PICTURE_SUFFIXES))
+            yield ExternalInput(str(place), "content", (".txt", *PICTURE_SUFFIXES))
 
 
 def label_folder(pictures: Path) -> Path:

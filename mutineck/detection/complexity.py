@@ -7,18 +7,19 @@ import io
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from mutineck.detection.protocols import Detector, Metas, Module
 
 
-def parameters(module: nn.Module) -> int:
+def parameters(module: Module) -> int:
     """Return the number of weights of a module, trainable or not."""
     return sum(weight.numel() for weight in module.parameters())
 
 
-def multiply_adds(model: Any, size: tuple[int, int], *, maps_only: bool = False) -> int:
+def multiply_adds(model: Detector, size: tuple[int, int], *, maps_only: bool = False) -> int:
     """Return the multiply-adds of one picture through an mmdet detector, as mmcv counts them (conv and linear layers,
     normalisation, pooling).
 
@@ -42,7 +43,7 @@ def multiply_adds(model: Any, size: tuple[int, int], *, maps_only: bool = False)
 
 
 @torch.no_grad()
-def latency(model: Any, image: Tensor, metas: list[dict[str, Any]], *, passes: int = 10) -> float:
+def latency(model: Detector, image: Tensor, metas: Metas, *, passes: int = 10) -> float:
     """Return the median seconds from a normalised picture `(1, 3, H, W)` to its detections, two passes for warming up.
 
     Args:

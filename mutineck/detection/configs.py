@@ -419,6 +419,30 @@ def optimizer_config(schedule: ScheduleSpec) -> dict[str, Any]:
     return {"type": "SGD", "momentum": schedule.momentum, **shared}
 
 
+def _learning_rate_config(schedule: ScheduleSpec) -> dict[str, Any]:
+    """Return mmcv's config of the learning rate: a linear warm-up, then steps."""
+    return {
+        "policy": "step",
+        "warmup": "linear" if schedule.warmup else None,
+        "warmup_iters": max(1, schedule.warmup),
+        "warmup_ratio": 0.001,
+        "step": sorted({max(1, round(share * schedule.epochs)) for share in schedule.steps if share < 1}),
+    }
+
+
+_RUNTIME = {
+    "dist_params": {"backend": "nccl"},
+    "log_level": "WARNING",
+    "load_from": None,
+    "resume_from": None,
+    "workflow": [("train", 1)],
+    "opencv_num_threads": 0,
+    "mp_start_method": "fork",
+    "find_unused_parameters": False,
+}
+"""What mmdet's `tools/train.py` reads besides, the same for every training."""
+
+
 def training_config(
     *,
     model: dict[str, Any],
@@ -440,29 +464,21 @@ def training_config(
     from mmcv import Config
 
     clip = {"max_norm": schedule.clip, "norm_type": 2} if schedule.clip else None
-    steps = sorted({max(1, round(share * schedule.epochs)) for share in schedule.steps if share < 1})
-    loading = {"workers_per_gpu": workers}
+    loading = {"samples_per_gpu": schedule.batch, "workers_per_gpu": workers}
     return Config(
         {
             "custom_imports": {"imports": list(dict.fromkeys([*IMPORTS, *modules])), "allow_failed_imports": False},
             "model": model,
             "data": {
-                "samples_per_gpu": schedule.batch,
                 **loading,
                 "train": train,
                 "val": val,
                 "test": val,
-                "val_dataloader": {"samples_per_gpu": schedule.batch, **loading},
+                "val_dataloader": loading,
             },
             "optimizer": optimizer_config(schedule),
             "optimizer_config": {"type": "FiniteOptimizerHook", "grad_clip": clip},
-            "lr_config": {
-                "policy": "step",
-                "warmup": "linear" if schedule.warmup else None,
-                "warmup_iters": max(1, schedule.warmup),
-                "warmup_ratio": 0.001,
-                "step": steps,
-            },
+            "lr_config": _learning_rate_config(schedule),
             "runner": {"type": "PromptEpochRunner", "max_epochs": schedule.epochs},
             "checkpoint_config": None,
             "evaluation": {"interval": evaluate_every, "metric": "bbox"},
@@ -481,14 +497,7 @@ def training_config(
                 {"type": "ProgressHook", "priority": "VERY_LOW"},
                 *hooks,
             ],
-            "dist_params": {"backend": "nccl"},
-            "log_level": "WARNING",
-            "load_from": None,
-            "resume_from": None,
-            "workflow": [("train", 1)],
-            "opencv_num_threads": 0,
-            "mp_start_method": "fork",
-            "find_unused_parameters": False,
+            **_RUNTIME,
             "work_dir": str(work_dir),
             "gpu_ids": [0],
             "seed": seed,

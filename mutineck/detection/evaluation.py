@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from mutineck.detection.configs import pipelines
 from mutineck.detection.labelled import LABELLED, is_complete, labelled_categories, of_labelled
 from mutineck.detection.prepare import prepare
+from mutineck.detection.protocols import Detector, Metas
 from mutineck.detection.specs import InputSpec
 from mutineck.system.files import read_json
 
@@ -41,7 +42,7 @@ class Batch:
     """
 
     image: Tensor
-    metas: list[dict[str, Any]]
+    metas: Metas
     boxes: list[Tensor]
     labels: list[Tensor]
     annotation_ids: list[Tensor]
@@ -144,7 +145,7 @@ def device_of(choice: str) -> torch.device:
 
 @torch.no_grad()
 def predict(
-    model: Any,
+    model: Detector,
     loader: DataLoader | Sequence[Batch],
     category_ids: Sequence[int | None],
     *,

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mutineck.detection.checkpoint_layouts import some
 from mutineck.detection.compat import quiet
 from mutineck.detection.configs import category_counts, config_categories, data_sets
 from mutineck.detection.cpu.suppression import suppression_limit
-from mutineck.detection.layouts import some
 from mutineck.detection.loading import read_checkpoint
 from mutineck.detection.prepare import prepare
 from mutineck.system.errors import ExperimentError, unknown

@@ -14,8 +14,9 @@ from typing import Any
 from mmcv.runner import HOOKS, EvalHook, Hook, LoggerHook, OptimizerHook, master_only
 from tqdm import tqdm
 
-from mutineck.detection.layouts import some
+from mutineck.detection.checkpoint_layouts import some
 from mutineck.detection.loading import non_finite
+from mutineck.detection.protocols import plain_detector
 from mutineck.system.files import atomic_path, write_json
 
 CURVES = "curves.csv"
@@ -184,7 +185,8 @@ class BestStateHook(Hook):
         # A record of its own each time: a state that is being written holds the one before.
         values = [*messages.get("best", {}).get("values", ()), float(runner.log_buffer.output.get("bbox_mAP", 0.0))]
         if values[-1] > max(values[:-1], default=-math.inf):
-            weights = {name: value.detach().cpu().clone() for name, value in _plain(runner.model).state_dict().items()}
+            state = plain_detector(runner.model).state_dict()
+            weights = {name: value.detach().cpu().clone() for name, value in state.items()}
             messages["best"] = {"values": values, "kept": len(values) - 1, "weights": weights}
         else:
             messages["best"] = {**messages["best"], "values": values}
@@ -193,13 +195,8 @@ class BestStateHook(Hook):
     def after_run(self, runner: Any) -> None:
         """Take the best weights back, and write `states.json`."""
         best = runner.meta["hook_msgs"]["best"]
-        _plain(runner.model).load_state_dict(best["weights"])
+        plain_detector(runner.model).load_state_dict(best["weights"])
         write_json(Path(runner.work_dir) / STATES, {"bbox_mAP": best["values"], "kept": best["kept"]})
-
-
-def _plain(model: Any) -> Any:
-    """Return a model without what lets it run on several devices."""
-    return getattr(model, "module", model)
 
 
 @HOOKS.register_module()

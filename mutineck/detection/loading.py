@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from mutineck.detection.checkpoint_layouts import find_detector, some, split_foreign
 from mutineck.detection.compat import mend
-from mutineck.detection.layouts import find_detector, some, split_foreign
+from mutineck.detection.protocols import Detector, Module, box_heads, dense_head, is_two_stage
 from mutineck.system.files import write_bytes
 
 
@@ -132,7 +133,7 @@ def non_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     return [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
 
 
-def match_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> LoadReport:
+def match_weights(model: Module, weights: Mapping[str, Tensor], source: str) -> LoadReport:
     """Compare weights with a model's, changing nothing."""
     own = model.state_dict()
     shared = own.keys() & weights.keys()
@@ -156,7 +157,7 @@ def _needed(names: Iterable[str]) -> set[str]:
     return {name for name in names if not name.endswith("num_batches_tracked")}
 
 
-def load_strictly(model: nn.Module, path: str | Path) -> LoadReport:
+def load_strictly(model: Module, path: str | Path) -> LoadReport:
     """Load a checkpoint into a model, all of it or nothing.
 
     Returns:
@@ -192,7 +193,7 @@ CATEGORY_LAYERS = {
 }
 
 
-def inherit_weights(target: nn.Module, donor: nn.Module, label_map: Tensor) -> LoadReport:
+def inherit_weights(target: Detector, donor: Detector, label_map: Tensor) -> LoadReport:
     """Copy every weight outside the backbone that two detectors of one type share, rows of categories by their names.
 
     What differs in shape stays the target's own and is listed; so do the rows of categories that the donor lacks.
@@ -218,10 +219,8 @@ def inherit_weights(target: nn.Module, donor: nn.Module, label_map: Tensor) -> L
     return report
 
 
-def _categories_of(model: Any) -> int:
-    head = model.roi_head.bbox_head if hasattr(model, "roi_head") else model.bbox_head
-    first: Any = head[0] if isinstance(head, nn.ModuleList) else head
-    return int(first.num_classes)
+def _categories_of(model: Detector) -> int:
+    return int((box_heads(model.roi_head)[0] if is_two_stage(model) else dense_head(model)).num_classes)
 
 
 def _remap_rows(own: Tensor, offered: Tensor, label_map: Tensor, categories: int, layout: str) -> Tensor:

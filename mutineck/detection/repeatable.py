@@ -16,6 +16,7 @@ from mmdet.datasets import DATASETS, CocoDataset
 
 from mutineck.detection.loading import CheckpointError, match_weights, read_checkpoint
 from mutineck.detection.prepare import prepare
+from mutineck.detection.protocols import plain_detector
 from mutineck.system.seeding import derive_seed, seed_everything
 from mutineck.system.telling import tell
 
@@ -124,7 +125,7 @@ class PromptEpochRunner(EpochBasedRunner):
             CheckpointError: the state is another model's, or damaged.
         """
         state = read_checkpoint(checkpoint)
-        model: Any = getattr(self.model, "module", self.model)
+        model = plain_detector(self.model)
         report = match_weights(model, state["state_dict"], checkpoint)
         if not report.complete:
             raise CheckpointError(f"{report}\nIt is the state of another training; remove it to train from the start")

@@ -20,6 +20,7 @@ from mutineck.detection.configs import import_modules, write_config
 from mutineck.detection.hooks import CURVES, LATEST, STATES
 from mutineck.detection.loading import write_checkpoint
 from mutineck.detection.prepare import prepare
+from mutineck.detection.protocols import Detector, Module
 from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json, write_json
 from mutineck.system.seeding import seed_everything
@@ -29,7 +30,7 @@ IDENTITY = "training.json"
 
 def train(
     config: Any, *, device: torch.device, identity: Mapping[str, Any] | None = None, root: Path | None = None
-) -> Any:
+) -> Detector:
     """Train the detector of an mmdet config, resuming at the last state kept of the same training.
 
     Follows `tools/train.py` of mmdet step by step, so that a config dumped from here trains alike there.
@@ -67,7 +68,7 @@ def train(
     config.device = device.type
     config.gpu_ids = range(processes) if processes > 1 else [0]
     seed_everything(config.seed)
-    model = build_detector(config.model, train_cfg=config.get("train_cfg"), test_cfg=config.get("test_cfg"))
+    model: Detector = build_detector(config.model, train_cfg=config.get("train_cfg"), test_cfg=config.get("test_cfg"))
     model.init_weights()
     if device.type == "cpu":
         model.to(memory_format=torch.channels_last)  # a step takes 6 % less
@@ -161,7 +162,7 @@ def finish_training(config: Any, folder: Path) -> None:
 
 def save_detector(
     folder: Path,
-    model: torch.nn.Module,
+    model: Module,
     model_config: Mapping[str, Any],
     *,
     categories: Sequence[str],

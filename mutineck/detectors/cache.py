@@ -88,7 +88,7 @@ class TensorCache:
 
     def _close(self, why: str) -> None:
         self.closed = True
-        print(f"teacher cache {self.folder} {why}: what it has not is computed each time")
+        print(f"teacher cache {self.folder} {why}: outputs that are not in it are computed each time")
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:
@@ -151,8 +151,9 @@ def cache_settings(study: Study, pipeline: list[dict[str, Any]] | None = None) -
     if resources.cache == "on":
         if count is None:
             raise ExperimentError(
-                "resources.cache: `on`, but the training pipeline shows a picture in ever new ways "
-                f"({', '.join(step['type'] for step in pipeline)}): nothing would be found again. Use `off` or `auto`"
+                "resources.cache: `on`, but the training pipeline changes each picture at random "
+                f"({', '.join(step['type'] for step in pipeline)}): no stored output would ever be used. Use `off` or "
+                "`auto`"
             )
         return settings
     fits = count is not None and expected_bytes(study, count) <= resources.cache_gib * GIB

@@ -9,6 +9,7 @@ from typing import Any
 from mutineck.detection.configs import read_config
 from mutineck.detection.frozen import ARITHMETIC, PROPOSAL_LIMITS, FrozenDetector, Normalisation, build_model
 from mutineck.detection.loading import load_strictly
+from mutineck.detection.protocols import Detector, stock_detector
 from mutineck.study.experiment import INTERMEDIATE
 from mutineck.study.jobs import Job
 from mutineck.study.stage import Study
@@ -17,7 +18,7 @@ from mutineck.system.files import sha256_file, sha256_json
 WEIGHTS = ("checkpoint.pth", "student.pth")
 
 
-def load_model(folder: Path) -> tuple[Any, Any]:
+def load_model(folder: Path) -> tuple[Detector, Any]:
     """Return the model of a detector's folder, weights strictly loaded, and its config.
 
     Raises:
@@ -67,8 +68,7 @@ def load_folder(
 ) -> FrozenDetector:
     """Return the frozen detector of a folder that a stage wrote."""
     model, config = load_model(folder)
-    # The intermediate teacher's inner detector is a stock one: backbone (all teachers), then heads.
-    detector = getattr(model, "detector", model)
+    detector = stock_detector(model)
     members = [teacher.identity for teacher in getattr(detector.backbone, "teachers", ())]
     given = {
         "categories": list(config.categories),

@@ -10,6 +10,7 @@ from typing import Any
 from mutineck.detection.configs import custom_imports, data_sets
 from mutineck.detection.frozen import Normalisation, build_model, detector_categories
 from mutineck.detection.loading import LoadReport, load_strictly
+from mutineck.detection.protocols import Detector
 from mutineck.detectors.folders import detector_config, weights_of
 from mutineck.study.experiment import slug
 from mutineck.study.jobs import ITEM_STAGES, MANIFEST, Job, item_folders
@@ -51,7 +52,7 @@ class GivenDetector:
         sets = [found for part in ("test", "val") for found in data_sets(self.config, part)]
         return next((list(found["pipeline"]) for found in sets if found.get("pipeline")), None)
 
-    def load(self) -> tuple[Any, LoadReport]:
+    def load(self) -> tuple[Detector, LoadReport]:
         """Build the detector and load its weights, strictly.
 
         Raises:

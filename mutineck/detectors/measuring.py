@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mutineck.detection.distributed import ALONE, Processes, processes
 from mutineck.detection.evaluation import category_ids, device_of, measure, predict
 from mutineck.detection.frozen import Normalisation, common_names, renormaliser
+from mutineck.detection.protocols import Detector
 from mutineck.detectors.folders import input_normalisation
 from mutineck.detectors.given import GivenDetector, open_detector
 from mutineck.detectors.loaders import evaluation_loader
@@ -21,7 +20,7 @@ from mutineck.system.files import write_json
 
 def measure_detector(
     study: Study,
-    model: torch.nn.Module,
+    model: Detector,
     categories: Sequence[str],
     *,
     labels: Mapping[str, Any],
@@ -57,7 +56,7 @@ def measure_detector(
 
 def measure_split(
     study: Study,
-    model: torch.nn.Module,
+    model: Detector,
     categories: Sequence[str],
     *,
     split: str,

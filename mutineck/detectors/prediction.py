@@ -37,8 +37,7 @@ def predict_pictures(
 ) -> dict[str, Any]:
     """Run a detector over new pictures, one at a time; write `detections.json` and `drawn/` into a folder.
 
-    A picture that cannot be read is reported, and listed in the document as `skipped`. A line a second tells how far it
-    has come.
+    A picture that cannot be read is reported, and listed in the document as `skipped`. Progress is printed.
 
     Args:
         detector: a folder that a stage wrote, or a checkpoint.
@@ -66,14 +65,8 @@ def predict_pictures(
     model, _ = given.load()
     prepare = Compose(_pipeline(given, detector, scale))
     draw = drawing(given.categories) if drawing else None
-    ids = list(range(1, len(given.categories) + 1))
-    document: dict[str, Any] = {
-        "info": {"description": f"detections of {detector}"},
-        "images": [],
-        "annotations": [],
-        "categories": [{"id": n, "name": name} for n, name in zip(ids, given.categories, strict=True)],
-        "skipped": [],
-    }
+    document = _empty_document(detector, given.categories)
+    ids = [category["id"] for category in document["categories"]]
     root = pictures if pictures.is_dir() else pictures.parent
     progress = _Progress(len(found))
     for number, file in enumerate(found, start=1):
@@ -84,12 +77,7 @@ def predict_pictures(
         else:
             batch = _batch(prepare, root, name, number)
             rows = predict(model, [batch], ids, device=device_of(device))
-            height, width = batch.metas[0]["ori_shape"][:2]
-            document["images"].append({"id": number, "file_name": name, "width": width, "height": height})
-            document["annotations"] += [
-                {"id": len(document["annotations"]) + n, **row, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
-                for n, row in enumerate(rows, start=1)
-            ]
+            _add_detections(document, number, name, batch.metas[0]["ori_shape"], rows)
             if draw:
                 draw(file, rows, to / DRAWN / name)
         progress.tell(number, len(document["skipped"]))
@@ -97,6 +85,28 @@ def predict_pictures(
         raise RuntimeError(f"{pictures}: none of the {len(found)} pictures can be read; the lines above say why")
     write_json(to / DETECTIONS, document, indent=None)
     return document
+
+
+def _empty_document(detector: Path, categories: Sequence[str]) -> dict[str, Any]:
+    return {
+        "info": {"description": f"detections of {detector}"},
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(categories, start=1)],
+        "skipped": [],
+    }
+
+
+def _add_detections(
+    document: dict[str, Any], image_id: int, name: str, shape: Sequence[int], rows: Sequence[Row]
+) -> None:
+    """Add a picture of a shape `(height, width, ...)` and its detections to a COCO document, in place."""
+    document["images"].append({"id": image_id, "file_name": name, "width": shape[1], "height": shape[0]})
+    first = len(document["annotations"]) + 1
+    document["annotations"] += [
+        {"id": number, **row, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
+        for number, row in enumerate(rows, start=first)
+    ]
 
 
 def list_pictures(pictures: Path, aside: Path) -> list[Path]:
@@ -131,7 +141,7 @@ def _pipeline(given: GivenDetector, detector: Path, scale: tuple[int, int] | Non
         file = next((file for file in around if detector.is_dir() and file.is_file()), None)
         if file is None:
             raise ExperimentError(
-                f"{detector}: neither its config nor a study around it says at what size it is shown pictures; say it "
+                f"{detector}: neither its config nor a study around it gives the size of its input; give it "
                 "with --scale WIDTHxHEIGHT"
             )
         scale = load_experiment(file).input.scale

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mutineck.study.stage import Study
+    from mutineck.study.stage import Outcome, Study
 
 
-def distil(study: Study) -> list[dict[str, Any]]:
+def distil(study: Study) -> Outcome[list[dict[str, Any]]]:
     """Train the student of this arm and seed; see `mutineck.distillation.stage.distil`."""
     from mutineck.distillation.stage import distil as run
 
     return run(study)
-
-
-def sources(study: Study) -> list[Path]:
-    """Return the files of earlier stages that this arm's student depends on."""
-    from mutineck.distillation.stage import teaching_files
-
-    return list(teaching_files(study, study.experiment.arm(study.job.arm)).values())
 
 
 def preview(study: Study) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mutineck.detection.frozen import FrozenDetector, detector_strides
 from mutineck.detection.loading import LoadReport, inherit_weights
+from mutineck.detection.protocols import Detector, Metas
 from mutineck.detectors.folders import load_folder
 from mutineck.distillation.ensemble import TeacherEnsemble
 from mutineck.distillation.guidance import Guidance
@@ -62,7 +63,7 @@ class Distiller(BaseDetector):
         self.inherited: list[LoadReport] = []
         self.epoch, self.epochs = 0.0, 1
         with seeded(derive_seed(seed, "student")):
-            self.student = build_detector(student)
+            self.student: Detector = build_detector(student)
         self.guidance: Guidance | None = None
         if guidance is not None:
             fields = dict(guidance)
@@ -124,17 +125,17 @@ class Distiller(BaseDetector):
             )
         print(f"student starts from its own weights: {why}")
 
-    def extract_feat(self, img: Tensor) -> Any:
+    def extract_feat(self, img: Tensor) -> tuple[Tensor, ...]:
         """Return the student's maps."""
         return self.student.extract_feat(img)
 
     def forward_train(
         self,
         img: Tensor,
-        img_metas: Any,
-        gt_bboxes: Any,
-        gt_labels: Any,
-        gt_bboxes_ignore: Any = None,
+        img_metas: Metas,
+        gt_bboxes: list[Tensor],
+        gt_labels: list[Tensor],
+        gt_bboxes_ignore: list[Tensor] | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Return the student's detection losses and the guidance's terms.
@@ -166,17 +167,17 @@ class Distiller(BaseDetector):
             )
         return losses
 
-    def simple_test(self, img: Tensor, img_metas: Any, **kwargs: Any) -> Any:
+    def simple_test(self, img: Tensor, img_metas: Metas, **kwargs: Any) -> list[Any]:
         """Detect with the student."""
         return self.student.simple_test(img, img_metas, **kwargs)
 
-    def aug_test(self, imgs: Any, img_metas: Any, **kwargs: Any) -> Any:
+    def aug_test(self, imgs: list[Tensor], img_metas: list[Metas], **kwargs: Any) -> list[Any]:
         """Detect with the student under test-time augmentation."""
         return self.student.aug_test(imgs, img_metas, **kwargs)
 
 
 @contextlib.contextmanager
-def captured_maps(detector: Any) -> Iterator[dict[int, Tensor]]:
+def captured_maps(detector: Detector) -> Iterator[dict[int, Tensor]]:
     """Within the block, the neck's next output is put into the yielded dict by stride; nothing is kept after it."""
     maps: dict[int, Tensor] = {}
     strides = detector_strides(detector)

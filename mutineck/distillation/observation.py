@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def observe(study: Study, *, split: str = CHOOSING, image: int | None = None) ->
     arm = study.experiment.arm(study.job.arm)
     names = arm.teacher_names([t.name for t in study.experiment.teachers])
     if not names:
-        raise ExperimentError("this arm's student learns from nobody but the ground truth: there is nothing to observe")
+        raise ExperimentError("this arm has no teacher: there is nothing to observe")
     return inspect_image(study, names, merged=arm.needs_intermediate, split=split, image=image)
 
 
@@ -77,7 +77,7 @@ def inspect_image(
     batch = _pick(study, split, image)
     device = device_of(study.experiment.resources.device)
     picture = batch.image.to(device)
-    boxes, labels = [batch.boxes[0][~batch.crowd[0]].to(device)], [batch.labels[0][~batch.crowd[0]].to(device)]
+    boxes, labels = ([of[0][~batch.crowd[0]].to(device)] for of in (batch.boxes, batch.labels))
     teachers = [load_frozen(study, name) for name in names]
     maps, proposals = zip(*[t.maps_and_proposals(picture, batch.metas) for t in teachers], strict=True)
     settings = RegionSettings(**study.experiment.distillation.regions.model_dump())
@@ -92,26 +92,42 @@ def inspect_image(
         "picture": _pixels(study, picture[0], batch.metas[0]["img_shape"]),
         "boxes": boxes[0],
         "labels": labels[0],
-        "omega": targets.weights[0, : len(boxes[0])],
-        "proposals": targets.proposals[0, : len(boxes[0])],
-        "goodness": targets.goodness[0, : len(boxes[0])],
     }
+    for key, values in (("omega", targets.weights), ("proposals", targets.proposals), ("goodness", targets.goodness)):
+        found[key] = values[0, : len(boxes[0])]
     for stride, level in reference.items():
         regions = build_regions(targets, (level.shape[2], level.shape[3]), stride, settings)
         found |= {f"{kind}/{stride}": getattr(regions, kind)[0] for kind in ("centre", "boundary", "background")}
         found |= {f"{kind}/{stride}": getattr(regions, kind)[0].amax(dim=0) for kind in ("coverage", "response")}
-        for name, own in every.items():
-            if stride in own:
-                strength = strength_of(own[stride])
-                found[f"energy/{name}/{stride}"] = strength.places[0]
-                attention = attend(strength, study.experiment.distillation.temperature)
-                found[f"attention/{name}/{stride}"] = attention.spatial[0]
-        for name in students:
-            if stride in every[name] and every[name][stride].shape == level.shape:
-                found[f"error/{name}/{stride}"] = (every[name][stride] - level)[0].abs().mean(dim=0)
-    arrays = {key: value.cpu().numpy() if isinstance(value, torch.Tensor) else value for key, value in found.items()}
-    names_of = {"teachers": np.array(names), "students": np.array(list(students), dtype=np.str_)}
-    return arrays | names_of | {"strides": np.array(sorted(reference))}
+        found |= _responses(every, stride, study.experiment.distillation.temperature)
+        found |= _errors({name: every[name] for name in students}, stride, level)
+    found |= {"teachers": np.array(names), "students": np.array(list(students), dtype=np.str_)}
+    found["strides"] = np.array(sorted(reference))
+    return {key: value.cpu().numpy() if isinstance(value, torch.Tensor) else value for key, value in found.items()}
+
+
+def _responses(
+    maps: Mapping[str, Mapping[int, torch.Tensor]], stride: int, temperature: float
+) -> dict[str, torch.Tensor]:
+    """Return `energy/NAME/STRIDE` and `attention/NAME/STRIDE`, `(H, W)` each, of the detectors that have the level."""
+    found = {}
+    for name, levels in maps.items():
+        if stride in levels:
+            strength = strength_of(levels[stride])
+            found[f"energy/{name}/{stride}"] = strength.places[0]
+            found[f"attention/{name}/{stride}"] = attend(strength, temperature).spatial[0]
+    return found
+
+
+def _errors(
+    maps: Mapping[str, Mapping[int, torch.Tensor]], stride: int, reference: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Return `error/NAME/STRIDE`, `(H, W)`, of the detectors whose level has the reference's `(N, C, H, W)`."""
+    return {
+        f"error/{name}/{stride}": (levels[stride] - reference)[0].abs().mean(dim=0)
+        for name, levels in maps.items()
+        if stride in levels and levels[stride].shape == reference.shape
+    }
 
 
 def save_observation(study: Study, arrays: dict[str, np.ndarray]) -> Path:

@@ -6,19 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mutineck.detection.configs import custom_imports, detector_imports, has_masks, model_config, read_config
 from mutineck.detection.evaluation import device_of
+from mutineck.detection.protocols import Module
 from mutineck.detection.training import finish_training, save_detector, train
 from mutineck.detectors.cache import cache_settings
-from mutineck.detectors.files import locate
 from mutineck.detectors.folders import detector_config, input_normalisation, sha256_config
 from mutineck.detectors.measuring import measure_detector
+from mutineck.detectors.named_files import locate
 from mutineck.detectors.training import detector_training
 from mutineck.study.arms import ArmSpec
 from mutineck.study.experiment import INTERMEDIATE, DetectorSpec, DistillationSpec
-from mutineck.study.stage import Study
+from mutineck.study.stage import Outcome, Study
 from mutineck.study.starts import donors
 from mutineck.system.files import sha256_file
 from mutineck.teachers.intermediate import START
@@ -110,11 +109,11 @@ def guidance_config(study: Study, arm: ArmSpec) -> dict[str, Any]:
     }
 
 
-def distil(study: Study) -> list[dict[str, Any]]:
+def distil(study: Study) -> Outcome[list[dict[str, Any]]]:
     """Train the student of `study.item` (`ARM/seedN`); write `student.pth`, config, curves, predictions, metrics.
 
     Returns:
-        Its metrics, one row a number, with `arm` and `seed`.
+        Found: its metrics, one row a number, with `arm` and `seed`.
 
     Raises:
         FileNotFoundError: an earlier stage has not been run; the message names the command.
@@ -125,7 +124,12 @@ def distil(study: Study) -> list[dict[str, Any]]:
     save_student(study, distiller.student, categories)
     rows = measure_detector(study, distiller.student, categories, labels={"name": name, "arm": name, "seed": seed})
     finish_training(config, study.folder)
-    return rows
+    return Outcome(
+        rows,
+        reads=list(teaching_files(study, study.experiment.arm(study.job.arm)).values()),
+        writes=[study.folder / name for name in (STUDENT, "config.py", "metrics.json", "curves.csv")],
+        results={row["split"]: row["value"] for row in rows if row["metric"] == "bbox_mAP"},
+    )
 
 
 def train_student(study: Study) -> tuple[Any, Any]:
@@ -157,7 +161,7 @@ def train_student(study: Study) -> tuple[Any, Any]:
     return train(config, device=device, identity=identity, root=study.root), config
 
 
-def save_student(study: Study, student: torch.nn.Module, categories: Sequence[str]) -> None:
+def save_student(study: Study, student: Module, categories: Sequence[str]) -> None:
     """Write the plain student: mmdet's layout, no teacher, no adapter."""
     detector = student_detector(study)
     save_detector(

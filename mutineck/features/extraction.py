@@ -23,7 +23,7 @@ from mutineck.features.shards import INDEX, Shard, find_shards, write_shard
 from mutineck.study.experiment import INTERMEDIATE, FeaturesSpec
 from mutineck.study.jobs import Job
 from mutineck.study.settings import settings_of
-from mutineck.study.stage import Study
+from mutineck.study.stage import Outcome, Study
 from mutineck.system.errors import ExperimentError, unknown
 from mutineck.system.files import read_json, sha256_file, sha256_json, write_json
 
@@ -34,7 +34,7 @@ RECIPE = "roialign 7x7, box_levels, 1"
 """Part of the key: to be changed when the arithmetic of a vector changes."""
 
 
-class Detector(Protocol):
+class MapSource(Protocol):
     """What extraction asks of a frozen detector."""
 
     name: str
@@ -64,7 +64,7 @@ def teachers_of(study: Study, names: Sequence[str] | None = None) -> tuple[str, 
 
 def extract(
     study: Study, names: Sequence[str] | None = None, *, shard_images: int = SHARD_IMAGES
-) -> dict[str, dict[str, Any]]:
+) -> Outcome[dict[str, dict[str, Any]]]:
     """Write the instance vectors of every teacher, going on where an earlier call was interrupted.
 
     Under `torchrun` each process writes its own shards and process 0 closes the set.
@@ -75,7 +75,7 @@ def extract(
         shard_images: images a shard.
 
     Returns:
-        For each teacher what `features/TEACHER/index.json` says: counts, what was left out, shards, time.
+        Found: for each teacher what `features/TEACHER/index.json` says: counts, what was left out, shards, time.
 
     Raises:
         FileNotFoundError: a teacher or the data set is missing; the message names the command for it.
@@ -99,7 +99,12 @@ def extract(
                 group=group,
                 device=device_of(study.experiment.resources.device),
             )
-    return indices
+    return Outcome(
+        indices,
+        reads=[study.path("dataset", f"{SPLIT}.json"), *(study.path("teachers", n, "checkpoint.pth") for n in indices)],
+        writes=[study.path("features", name, shard) for name, index in indices.items() for shard in index["shards"]],
+        results={name: {"rows": index["rows"], **index["left_out"]} for name, index in indices.items()},
+    )
 
 
 def loader_of(study: Study, image_ids: Sequence[int]) -> DataLoader:
@@ -134,7 +139,7 @@ def key_of(study: Study, name: str, shard_images: int = SHARD_IMAGES) -> str:
 
 
 def extract_teacher(
-    load: Callable[[], Detector],
+    load: Callable[[], MapSource],
     loader: Loader,
     annotations: dict[str, Any],
     folder: Path,
@@ -164,42 +169,29 @@ def extract_teacher(
         The index.
     """
     group = group or Processes()
-    folder.mkdir(parents=True, exist_ok=True)
     index_file = folder / INDEX
+    folder.mkdir(parents=True, exist_ok=True)
     image_ids = sorted(image["id"] for image in annotations["images"])
     ranges = [image_ids[i : i + shard_images] for i in range(0, len(image_ids), shard_images)]
     done, _ = find_shards(folder, key)
     if index_file.is_file() and read_json(index_file)["key"] == key and len(done) == len(ranges):
         return read_json(index_file)
     index_file.unlink(missing_ok=True)  # from here until the end the set is not whole
-    started, images = time.perf_counter(), 0
-    mine = [number for number in range(group.rank, len(ranges), group.size) if number not in done]
-    if mine:
-        detector = load()
-        started = time.perf_counter()  # what a picture costs, not what opening the weights does
-        batches = _rows_by_shard(detector, loader, annotations, {n: ranges[n] for n in mine}, spec, device)
-        for number, columns, left_out in batches:
-            done[number] = write_shard(
-                folder,
-                columns,
-                number=number,
-                rank=group.rank,
-                teacher=name,
-                key=key,
-                images=len(ranges[number]),
-                left_out=left_out,
-            )
-            images += len(ranges[number])
-            print(
-                f"features/{name}: images {images}, {images / (time.perf_counter() - started):.1f} a second",
-                flush=True,
-            )
+    mine = {number: ranges[number] for number in range(group.rank, len(ranges), group.size) if number not in done}
+    detector = load() if mine else None
+    started, images = time.perf_counter(), 0  # what a picture costs, not what opening the weights does
+    batches = _rows_by_shard(detector, loader, annotations, mine, spec, device) if detector is not None else ()
+    for number, columns, left_out in batches:
+        named: dict[str, Any] = {"number": number, "rank": group.rank, "teacher": name, "key": key}
+        write_shard(folder, columns, **named, images=len(mine[number]), left_out=left_out)
+        images += len(mine[number])
+        speed = images / (time.perf_counter() - started)
+        print(f"features/{name}: images {images}, {speed:.1f} a second", flush=True)
     seconds = time.perf_counter() - started
     group.wait()
     if group.rank == 0:
         shards, stale = find_shards(folder, key)
-        if sorted(shards) != list(range(len(ranges))):
-            missing = sorted(set(range(len(ranges))) - set(shards))
+        if missing := sorted(set(range(len(ranges))) - set(shards)):
             raise RuntimeError(f"{folder}: shards {missing[:10]} are missing after extraction; run it again")
         for path in stale:
             path.unlink()
@@ -239,7 +231,7 @@ def _index(
 
 
 def _rows_by_shard(
-    detector: Detector,
+    detector: MapSource,
     loader: Loader,
     annotations: dict[str, Any],
     ranges: dict[int, list[int]],
@@ -258,15 +250,15 @@ def _rows_by_shard(
     pending = sorted(ranges)
     parts: dict[int, list[dict[str, np.ndarray]]] = {number: [] for number in pending}
     left_out: dict[int, dict[str, int]] = {number: {"crowd": 0, "small": 0} for number in pending}
-    seen = 0
+    read = 0
     empty = _columns_of_nothing(detector, spec)
     for batch in loader(todo) if todo else ():
-        if list(batch.image_ids) != todo[seen : seen + len(batch.image_ids)]:
+        if list(batch.image_ids) != todo[read : read + len(batch.image_ids)]:
             raise RuntimeError(
                 f"teacher {detector.name!r}: the loader gave images {list(batch.image_ids)}, "
-                f"expected {todo[seen : seen + len(batch.image_ids)]}: images must come once and in order"
+                f"expected {todo[read : read + len(batch.image_ids)]}: images must come once and in order"
             )
-        seen += len(batch.image_ids)
+        read += len(batch.image_ids)
         columns, counts = _rows(detector, batch, spec, boxes, device)
         numbers = np.array([shard_of[i] for i in columns["image_id"].tolist()], np.int64)
         for number in sorted({shard_of[i] for i in batch.image_ids}):
@@ -274,12 +266,12 @@ def _rows_by_shard(
         for image_id, reasons in zip(batch.image_ids, counts, strict=True):
             for reason, count in reasons.items():
                 left_out[shard_of[image_id]][reason] += count
-        coming = shard_of[todo[seen]] if seen < len(todo) else pending[-1] + 1
+        coming = shard_of[todo[read]] if read < len(todo) else pending[-1] + 1
         while pending and pending[0] < coming:
             number = pending.pop(0)
             yield number, _joined(parts.pop(number), empty), left_out[number]
-    if seen != len(todo):
-        raise RuntimeError(f"teacher {detector.name!r}: the loader gave {seen} of {len(todo)} images")
+    if read != len(todo):
+        raise RuntimeError(f"teacher {detector.name!r}: the loader gave {read} of {len(todo)} images")
     for number in pending:
         yield number, _joined(parts.pop(number), empty), left_out[number]
 
@@ -288,7 +280,7 @@ def _joined(parts: list[dict[str, np.ndarray]], empty: dict[str, np.ndarray]) ->
     return {name: np.concatenate([part[name] for part in [empty, *parts]]) for name in empty}
 
 
-def _columns_of_nothing(detector: Detector, spec: FeaturesSpec) -> dict[str, np.ndarray]:
+def _columns_of_nothing(detector: MapSource, spec: FeaturesSpec) -> dict[str, np.ndarray]:
     width = detector.channels * (49 if spec.pooled == "full" else 1)
     names = ("image_id", "annotation_id", "category", "x1", "y1", "x2", "y2", "level", "stride")
     kinds = ("int64", "int64", "int16", "float32", "float32", "float32", "float32", "int8", "int16")
@@ -298,7 +290,7 @@ def _columns_of_nothing(detector: Detector, spec: FeaturesSpec) -> dict[str, np.
 
 @torch.inference_mode()
 def _rows(
-    detector: Detector,
+    detector: MapSource,
     batch: Batch,
     spec: FeaturesSpec,
     original: dict[int, list[float]],

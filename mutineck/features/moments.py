@@ -5,7 +5,7 @@ All of it is computed while streaming; memory grows with categories and channels
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from mutineck.features.shards import mean_vectors, read_features, read_index
-from mutineck.study.stage import Study
-from mutineck.system.files import atomic_path
+from mutineck.study.stage import Outcome, Study
+from mutineck.system.tables import write_table
 
 STD_FLOOR = 0.01
 """Least standard deviation, as a share of the median channel's: a channel that is all but dead in the teacher
@@ -117,7 +117,7 @@ def between(cosines: np.ndarray) -> float:
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
-def summarise(study: Study, names: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def summarise(study: Study, names: Iterable[str]) -> Outcome[tuple[pd.DataFrame, pd.DataFrame]]:
     """Describe the extracted vectors, and write it as `features/summary.csv` and `features/cosines.csv`.
 
     Args:
@@ -125,7 +125,7 @@ def summarise(study: Study, names: Sequence[str]) -> tuple[pd.DataFrame, pd.Data
         names: teachers, in the order of the tables.
 
     Returns:
-        A row for each teacher and category (`count`, `norm_p05`, `norm_median`, `norm_p95`), and a row for
+        Found: a row for each teacher and category (`count`, `norm_p05`, `norm_median`, `norm_p95`), and a row for
         each teacher, space (`raw`, `centred`: `(t - mean) / std` over balanced categories) and pair of
         categories (`category_a`, `category_b`, `cosine`).
     """
@@ -158,10 +158,10 @@ def summarise(study: Study, names: Sequence[str]) -> tuple[pd.DataFrame, pd.Data
                 }
             )
     tables = pd.DataFrame(rows), pd.DataFrame(cosines)
-    for table, file in zip(tables, ("summary.csv", "cosines.csv"), strict=True):
-        with atomic_path(study.path("features", file)) as temporary:
-            table.to_csv(temporary, index=False, float_format="%.6g")
-    return tables
+    files = [study.path("features", file) for file in ("summary.csv", "cosines.csv")]
+    for table, file in zip(tables, files, strict=True):
+        write_table(table, file)
+    return Outcome(tables, writes=files)
 
 
 def centring(cosines: pd.DataFrame) -> pd.DataFrame:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
+
 import pandas as pd
 import seaborn
 
@@ -9,6 +12,7 @@ from mutineck.ablations.intervals import mean_interval
 from mutineck.ablations.results import TEACHER, collect, missing, part_known, scores
 from mutineck.figures.style import DASHES, TWO_COLUMNS, Drawing, arm_colours, in_words, new_figure
 from mutineck.study.arms import ALONE
+from mutineck.study.experiment import Experiment
 from mutineck.study.stage import Study
 from mutineck.study.starts import untaught_like
 
@@ -48,16 +52,9 @@ def arms(study: Study) -> Drawing:
     if several:
         seaborn.stripplot(**places, jitter=False, color="white", edgecolor="black", size=3, linewidth=0.6, zorder=4)
     teachers = rows[rows["arm"].str.startswith(TEACHER)].dropna(subset=["percent"])
-    for position, (arm, value) in enumerate(zip(teachers["arm"], teachers["percent"], strict=True)):
+    for dashes, arm, value in zip(itertools.cycle(DASHES), teachers["arm"], teachers["percent"], strict=False):
         name = f"{arm.removeprefix(TEACHER)} {value:.1f}{part_known(frame, arm, split)}"
-        axis.axvline(
-            value,
-            color="#444444",
-            linewidth=1,
-            linestyle=DASHES[position % len(DASHES)],
-            label=name,
-            zorder=2,
-        )
+        axis.axvline(value, color="#444444", linewidth=1, linestyle=dashes, label=name, zorder=2)
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.set_xlim(0, 1.1 * max([1.0, *rows["percent"].dropna()]))
     axis.tick_params(axis="y", length=0)
@@ -66,15 +63,7 @@ def arms(study: Study) -> Drawing:
     if len(teachers):
         legend = figure.legend(loc="outside upper center", ncols=5, title="teachers", handlelength=3)
         legend.get_title().set_fontsize(7)
-    gain = ""
-    if ALONE in means and any(experiment.arm(name).taught for name in means):
-        best = max((name for name in means if experiment.arm(name).taught), key=means.__getitem__)
-        like = untaught_like(experiment, best)
-        started = f"its start untaught at {means[like]:.1f}, " if like in means and like != ALONE else ""
-        gain = (
-            f" The best taught arm, {best}, stands at {means[best]:.1f}; {started}the student alone at "
-            f"{means[ALONE]:.1f}."
-        )
+    gain = _gain(experiment, means)
     spread = (
         "Points are seeds, whiskers 95 % t intervals of the mean." if several else "One seed: no interval can be given."
     )
@@ -86,4 +75,17 @@ def arms(study: Study) -> Drawing:
         "What every way of teaching achieves",
         f"mAP of the student taught in {len(means)} ways; dashed lines are the teachers. {spread}{gain}{gap}",
         f"Horizontal bars of mAP for the arms {in_words(list(means))}.{gain}",
+    )
+
+
+def _gain(experiment: Experiment, means: Mapping[str, float]) -> str:
+    """Return where the best taught arm stands beside its start untaught and the student alone; empty without them."""
+    taught = [name for name in means if experiment.arm(name).taught]
+    if ALONE not in means or not taught:
+        return ""
+    best = max(taught, key=means.__getitem__)
+    like = untaught_like(experiment, best)
+    started = f"its start untaught at {means[like]:.1f}, " if like and like in means and like != ALONE else ""
+    return (
+        f" The best taught arm, {best}, stands at {means[best]:.1f}; {started}the student alone at {means[ALONE]:.1f}."
     )

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from mutineck.clusters.clustering import teaching_teacher
 from mutineck.clusters.embedding import ALL
 from mutineck.figures.heat_map import colour_bar, heat_map, numbers
-from mutineck.figures.split import Split
+from mutineck.figures.split_data import Split
 from mutineck.figures.style import (
     MARKERS,
     TWO_COLUMNS,
@@ -126,7 +126,7 @@ def cosines(study: Study) -> Drawing:
         "Cosines between categories",
         "Mean cosine between training targets of each two categories, over all pairs; between: its mean over pairs "
         "of different categories. Raw vectors share a "
-        "large common part, so a threshold on their cosine would tell nothing; centring and scaling takes "
+        "large common part, so a threshold on their cosine would separate nothing; centring and scaling takes "
         f"the mean between categories of {story}.",
         f"Heat maps of cosines between {k} categories, above of raw vectors, below of centred ones: {story}.",
     )

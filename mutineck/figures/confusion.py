@@ -12,7 +12,7 @@ from matplotlib.cm import ScalarMappable
 from mutineck.figures.detections import threshold
 from mutineck.figures.heat_map import colour_bar, heat_map
 from mutineck.figures.matching import ImageMatch, match_split
-from mutineck.figures.split import Split, prediction_file, protagonists
+from mutineck.figures.split_data import Split, prediction_file, protagonists
 from mutineck.figures.style import TWO_COLUMNS, Drawing, new_figure
 from mutineck.study.stage import Study
 

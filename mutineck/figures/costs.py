@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -34,54 +36,36 @@ def costs(study: Study) -> Drawing:
     data = pd.DataFrame(rows)
     colours = arm_colours(study.experiment.arms)
     teachers = [name for name in table.index if name != ALONE]
+    marks: dict[str, dict[str, Any]] = {
+        TEACHER + name: {
+            "marker": MARKERS[1:][position % (len(MARKERS) - 1)],
+            "color": "black",
+            "markerfacecolor": "white" if name == INTERMEDIATE else "black",
+        }
+        for position, name in enumerate(teachers)
+    }
+    labels = {
+        TEACHER + name: name if name == INTERMEDIATE else f"teacher {name}{part_known(frame, TEACHER + name, split)}"
+        for name in teachers
+    }
+    marks |= {arm: {"marker": "o", "color": colours[arm]} for arm in arms}
     figure = new_figure(TWO_COLUMNS, 2.75 + 0.14 * (-(-(len(teachers) + len(arms)) // 5)))
     axes = figure.subplots(1, len(AXES), sharey=True)
     for axis, (field, (unit, label)) in zip(axes, AXES.items(), strict=True):
         for row in data.to_dict("records"):
-            student = row["detector"] == ALONE
-            axis.plot(
-                row[field] / unit,
-                row["mAP"],
-                marker="o" if student else _marker(teachers, row["detector"]),
-                color=colours[row["arm"]] if student else "black",
-                markerfacecolor=colours[row["arm"]]
-                if student
-                else "white"
-                if row["detector"] == INTERMEDIATE
-                else "black",
-                markersize=5.5 if student else 6.5,
-                linestyle="",
-                clip_on=False,
-                zorder=3,
-            )
+            size = 5.5 if row["detector"] == ALONE else 6.5
+            place = (row[field] / unit, row["mAP"])
+            axis.plot(*place, markersize=size, linestyle="", clip_on=False, zorder=3, **marks[row["arm"]])
         axis.set_xlabel(label)
         axis.set_xlim(0, 1.12 * float(data[field].max()) / unit)
         axis.xaxis.set_major_locator(MaxNLocator(5))
         axis.grid(visible=True)
     axes[0].set_ylabel(f"mAP on {split}, %")
     axes[0].set_ylim(0, max(1.0, 1.12 * float(data["mAP"].max())))
-    handles = [
-        Line2D(
-            [],
-            [],
-            ls="",
-            marker=_marker(teachers, name),
-            color="black",
-            mfc="white" if name == INTERMEDIATE else "black",
-            label=name if name == INTERMEDIATE else f"teacher {name}{part_known(frame, TEACHER + name, split)}",
-        )
-        for name in teachers
-    ]
-    handles += [Line2D([], [], ls="", marker="o", color=colours[arm], label=arm) for arm in arms]
+    handles = [Line2D([], [], ls="", label=labels.get(name, name), **mark) for name, mark in marks.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)), handletextpad=0.2)
     how = table.iloc[0]
-    story = ""
-    if ALONE in table.index and teachers:
-        student, first = table.loc[ALONE], table.loc[teachers[0]]
-        story = (
-            f"A student has {100 * student['parameters'] / first['parameters']:.0f} % of the weights of {teachers[0]} "
-            f"and takes {100 * student['milliseconds'] / first['milliseconds']:.0f} % of its time, however taught."
-        )
+    story = _story(table, teachers)
     return Drawing(
         figure,
         data,
@@ -94,5 +78,12 @@ def costs(study: Study) -> Drawing:
     )
 
 
-def _marker(teachers: list[str], name: str) -> str:
-    return MARKERS[1:][teachers.index(name) % (len(MARKERS) - 1)]
+def _story(table: pd.DataFrame, teachers: list[str]) -> str:
+    """Return how a student's weights and time compare with the first teacher's; nothing without both."""
+    if ALONE not in table.index or not teachers:
+        return ""
+    student, first = table.loc[ALONE], table.loc[teachers[0]]
+    return (
+        f"A student has {100 * student['parameters'] / first['parameters']:.0f} % of the weights of {teachers[0]} "
+        f"and takes {100 * student['milliseconds'] / first['milliseconds']:.0f} % of its time, however taught."
+    )

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from mutineck.figures.gallery import LONGEST, cased, draw_box, show_pixels
 from mutineck.figures.matching import ImageMatch, best_threshold, match_split
-from mutineck.figures.split import Split, prediction_file, protagonists
+from mutineck.figures.split_data import Split, prediction_file, protagonists
 from mutineck.figures.style import FALSE, MATCHED, MISSED, TWO_COLUMNS, Drawing, hide_axes, new_figure
 from mutineck.study.experiment import CHOOSING
 from mutineck.study.stage import Study
@@ -74,14 +74,12 @@ def detections(study: Study) -> Drawing:
         figure,
         data,
         "Where teaching helps, and where it harms",
-        f"Pictures of the {name} split from the most improved to the most harmed by {taught}, in equal steps "
-        "of rank; at the left the "
-        f"change of F1 (IoU 0.5). {taught} is better than the student alone on {better} of {len(data)} "
-        f"pictures and worse on {worse}. "
-        f"Shown are detections above the score with the best F1 on the validation split ({cut}).",
-        f"{len(rows)} pictures in rows; columns show targets, student alone, {taught} and the best teacher, "
-        "with matched, false and "
-        f"missed boxes. Better on {better}, worse on {worse} of {len(data)} pictures.",
+        f"Pictures of the {name} split from the most improved to the most harmed by {taught}, in equal steps of rank; "
+        f"at the left the change of F1 (IoU 0.5). {taught} is better than the student alone on {better} of {len(data)} "
+        f"pictures and worse on {worse}. Shown are detections above the score with the best F1 on the validation split "
+        f"({cut}).",
+        f"{len(rows)} pictures in rows; columns show targets, student alone, {taught} and the best teacher, with "
+        f"matched, false and missed boxes. Better on {better}, worse on {worse} of {len(data)} pictures.",
     )
 
 

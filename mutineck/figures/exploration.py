@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from mutineck.figures.detections import LINES, draw_match, threshold
 from mutineck.figures.gallery import LONGEST, cased, draw_targets, show_pixels
 from mutineck.figures.matching import match_split
 from mutineck.figures.responses import draw_response
-from mutineck.figures.split import Split, prediction_file
+from mutineck.figures.split_data import Split, prediction_file
 from mutineck.figures.students import title_of
 from mutineck.figures.style import TWO_COLUMNS, StudyFigure, category_colours, distinct_colours, hide_axes, new_figure
 from mutineck.figures.teaching import BACKGROUND, BOUNDARY, CENTRE, draw_proposals, region_picture, visible
@@ -35,6 +36,17 @@ MOST_NAMES = 14
 SHADE = 0.75
 """Opacity of bars that have writing on them."""
 REGIONS = ("centre", "boundary", "background")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which picture `explain` shows: at most one of the first four, each as there."""
+
+    image: int | str | None = None
+    index: int | None = None
+    category: str | None = None
+    defect: str | None = None
+    split: str | None = None
 
 
 def explain(
@@ -63,26 +75,19 @@ def explain(
         ExperimentError: more than one way of choosing, or no such picture, category, defect or split.
         FileNotFoundError: the data set is not there; the message names the command.
     """
-    chosen, picture = choose(study, image, index=index, category=category, defect=defect, split=split)
+    chosen, picture = choose(study, Choice(image, index, category, defect, split))
     return _draw(study, chosen, picture)
 
 
-def choose(
-    study: Study,
-    image: int | str | None = None,
-    *,
-    index: int | None = None,
-    category: str | None = None,
-    defect: str | None = None,
-    split: str | None = None,
-) -> tuple[Split, int]:
-    """Return the split and id of the picture that `explain` would show; the one with most targets if nothing is given.
+def choose(study: Study, choice: Choice) -> tuple[Split, int]:
+    """Return the split and id of the picture that a choice names; the one with most targets if it names none.
 
     Raises:
         ExperimentError: as `explain`.
     """
-    ways = {"image": image, "index": index, "category": category, "defect": defect}
-    given = [way for way, value in ways.items() if value is not None]
+    ways = asdict(choice)
+    image, index, category, defect, split = ways.values()
+    given = [way for way, value in ways.items() if value is not None and way != "split"]
     if len(given) > 1:
         raise ExperimentError(f"choose a picture by one of image, index, category, defect; got {', '.join(given)}")
     report = study.experiment.evaluation.report
@@ -188,9 +193,9 @@ def _nothing(study: Study, image: int | str | None, defect: str | None, splits: 
 
 def _draw(study: Study, split: Split, image: int) -> StudyFigure:
     found = _found(study, split)
-    seen, reason = _looked(study, split, image)
-    levels = [int(stride) for stride in seen["strides"]][:LEVELS] if seen else []
-    panels = 1 + len(found) + (3 + len(levels) if seen else 0)
+    observed, reason = _looked(study, split, image)
+    levels = [int(stride) for stride in observed["strides"]][:LEVELS] if observed else []
+    panels = 1 + len(found) + (3 + len(levels) if observed else 0)
     record = split.images[image]
     rows = -(-panels // COLUMNS)
     width = TWO_COLUMNS / COLUMNS
@@ -211,8 +216,8 @@ def _draw(study: Study, split: Split, image: int) -> StudyFigure:
         draw_match(axis, match, factor)
         axis.set_title(title)
         axis.set_xlabel(f"F1 {match.f1():.2f}, scores from {cut:.2f}", fontsize=6.5, labelpad=2)
-    if seen:
-        _teaching(axes[1 + len(found) : panels], seen, levels, split)
+    if observed:
+        _teaching(axes[1 + len(found) : panels], observed, levels, split)
     present = list(dict.fromkeys(row["category"] for row in targets))
     handles: list[Any] = [Patch(color=colours[name], label=name) for name in present]
     handles += [
@@ -220,34 +225,34 @@ def _draw(study: Study, split: Split, image: int) -> StudyFigure:
         for label, (colour, dashes) in LINES.items()
         if found
     ]
-    if seen:
+    if observed:
         handles += [Patch(color=c, label=n) for c, n in zip((CENTRE, BOUNDARY, BACKGROUND), REGIONS, strict=True)]
-        handles += [Patch(color=c, label=f"teacher {n}", alpha=SHADE) for n, c in _teacher_colours(seen).items()]
+        handles += [Patch(color=c, label=f"teacher {n}", alpha=SHADE) for n, c in _teacher_colours(observed).items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(7, max(1, len(handles))), handlelength=1.6)
     missing = "" if found else f" No detections are stored for {split.name}."
     figure.suptitle(f"{record['file_name']} (id {image}, {split.name}).{missing}{reason}", fontsize=8)
     return figure
 
 
-def _teacher_colours(seen: Mapping[str, np.ndarray]) -> dict[str, str]:
-    teachers = [str(name) for name in seen["teachers"]]
+def _teacher_colours(observed: Mapping[str, np.ndarray]) -> dict[str, str]:
+    teachers = [str(name) for name in observed["teachers"]]
     return dict(zip(teachers, distinct_colours(len(teachers)), strict=True))
 
 
-def _teaching(axes: Any, seen: Mapping[str, np.ndarray], strides: list[int], split: Split) -> None:
+def _teaching(axes: Any, observed: Mapping[str, np.ndarray], strides: list[int], split: Split) -> None:
     """Draw stacked proposals, centre response, regions of some levels, and the weights of each target."""
-    colours = _teacher_colours(seen)
+    colours = _teacher_colours(observed)
     proposals, response, *levels, weights = axes
-    draw_proposals(proposals, seen, list(colours), colours)
-    draw_response(response, seen, strides[0])
+    draw_proposals(proposals, observed, list(colours), colours)
+    draw_response(response, observed, strides[0])
     response.set_title(f"centre response, stride {strides[0]}")
-    height, width = seen["picture"].shape[:2]
+    height, width = observed["picture"].shape[:2]
     for axis, stride in zip(levels, strides, strict=True):
-        axis.imshow(visible(region_picture(seen, stride), seen, stride), interpolation="nearest")
+        axis.imshow(visible(region_picture(observed, stride), observed, stride), interpolation="nearest")
         axis.set_title(f"regions, stride {stride}")
     weights.set_title("omega of each target")
     weights.set_box_aspect(height / width)
-    _weights(weights, seen["omega"], [split.categories[int(label)] for label in seen["labels"]], colours)
+    _weights(weights, observed["omega"], [split.categories[int(label)] for label in observed["labels"]], colours)
 
 
 def _weights(axis: Axes, omega: np.ndarray, names: list[str], colours: Mapping[str, str]) -> None:

@@ -14,7 +14,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from mutineck.figures.split import Split
+from mutineck.figures.split_data import Split
 from mutineck.figures.style import (
     TWO_COLUMNS,
     Drawing,

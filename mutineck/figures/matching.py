@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mutineck.figures.split import Split
+from mutineck.figures.split_data import Split
 
 RECALLS = np.linspace(0, 1, 101)
 

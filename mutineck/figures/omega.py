@@ -11,7 +11,7 @@ from mutineck.ablations.detectors import OMEGA
 from mutineck.ablations.results import TEACHER, collect, teacher_strengths
 from mutineck.figures.gallery import draw_box, show_pixels
 from mutineck.figures.per_category import FEW, by_category, paint_cells
-from mutineck.figures.split import Split
+from mutineck.figures.split_data import Split
 from mutineck.figures.style import TWO_COLUMNS, Drawing, distinct_colours, hide_axes, in_words, new_figure
 from mutineck.study.experiment import CHOOSING, INTERMEDIATE
 from mutineck.study.stage import Study
@@ -73,8 +73,8 @@ def who_teaches(study: Study) -> Drawing:
         "Who teaches what",
         f"Mean weight omega of each teacher over the {CHOOSING} split's targets by category (a target's weights sum to "
         "1; white is an equal share), and each teacher's average precision, with the intermediate teacher's where "
-        f"there is one. {story}{blank} The weight follows the single target, so a teacher weaker over a category "
-        "still speaks in it.",
+        f"there is one. {story}{blank} Each target has weights of its own, so a teacher that is weaker over a "
+        "category can lead on some of its targets.",
         f"Heat maps by {len(order)} categories: mean omega of {in_words(teachers)}; AP of {in_words(known)}. {story}",
     )
 

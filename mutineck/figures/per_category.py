@@ -9,7 +9,7 @@ from matplotlib.patches import Rectangle
 
 from mutineck.ablations.results import TEACHER, collect
 from mutineck.figures.heat_map import colour_bar, heat_map, numbers
-from mutineck.figures.split import Split
+from mutineck.figures.split_data import Split
 from mutineck.figures.style import TWO_COLUMNS, Drawing, StudyFigure, in_words, new_figure
 from mutineck.study.arms import ALONE
 from mutineck.study.experiment import INTERMEDIATE

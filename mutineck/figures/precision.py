@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mutineck.detection.evaluation import coco_evaluation
-from mutineck.figures.split import Protagonist, Split, prediction_file, protagonists
+from mutineck.figures.split_data import Protagonist, Split, prediction_file, protagonists
 from mutineck.figures.style import TWO_COLUMNS, Drawing, in_words, new_figure
 from mutineck.study.stage import Study
 from mutineck.system.files import read_json

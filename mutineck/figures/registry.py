@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mutineck.study.stage import Study
+from mutineck.study.stage import Outcome, Study
 from mutineck.system.errors import ExperimentError, unknown
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ FIGURES = {
     "responses": ("results", "mutineck.figures.responses:responses"),
     "detections": ("results", "mutineck.figures.detections:detections"),
     "precision": ("results", "mutineck.figures.precision:precision_recall"),
-    "errors": ("results", "mutineck.figures.errors:error_breakdown"),
+    "errors": ("results", "mutineck.figures.detection_errors:error_breakdown"),
     "confusion": ("results", "mutineck.figures.confusion:confusion"),
 }
 """Figure's name -> the report's section and `module:function`, in order. A function takes a study, returns a
@@ -93,11 +93,17 @@ def draw(study: Study, names: Iterable[str] | None = None) -> list[Drawn]:
     return drawn
 
 
-def draw_all(study: Study) -> list[Drawn]:
-    """Draw every figure; one whose inputs are not there is reported as skipped, with the command that makes
-    them.
-    """
-    return draw(study)
+def draw_all(study: Study) -> Outcome[list[Drawn]]:
+    """Draw every figure; one whose inputs are not there is reported as skipped, with the command that makes them."""
+    from mutineck.ablations.table import read_inputs
+
+    drawn = draw(study)
+    return Outcome(
+        drawn,
+        reads=read_inputs(study),
+        writes=[item.path for item in drawn if item.path],
+        results={item.name: item.reason or "drawn" for item in drawn},
+    )
 
 
 def show(study: Study, *names: str) -> None:

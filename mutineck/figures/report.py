@@ -27,7 +27,7 @@ from mutineck.study.checks import remarks
 from mutineck.study.experiment import STAGES, Experiment
 from mutineck.study.experiment_file import RELATIVE_TO
 from mutineck.study.jobs import MANIFEST, NOTEBOOK, Job
-from mutineck.study.stage import Study
+from mutineck.study.stage import Outcome, Study
 from mutineck.study.starts import cannot_start, default_donor, start_of, untaught_like
 from mutineck.system.files import read_json, write_text
 
@@ -44,9 +44,9 @@ OFFLINE = """{% extends 'lab/index.html.j2' %}
 """nbconvert's page without the scripts that it would fetch from the network, and with the texts of pictures."""
 
 
-def write_report(study: Study) -> Path:
-    """Write ``report.html`` from what is stored, and every executed notebook under ``notebooks/``; return its
-    path.
+def write_report(study: Study) -> Outcome[Path]:
+    """Write ``report.html``, which is what is found, from what is stored, and every executed notebook under
+    ``notebooks/``.
 
     A part whose stage has not run is named in the report as not there yet.
     """
@@ -55,7 +55,8 @@ def write_report(study: Study) -> Path:
         page = _page(study, pages, quality)
         if len(page.encode()) < LIMIT:
             break
-    return write_text(study.path("report.html"), page)
+    report = write_text(study.path("report.html"), page)
+    return Outcome(report, writes=[report])
 
 
 def render_notebooks(study: Study) -> dict[str, str]:

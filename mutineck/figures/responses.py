@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
 
 from mutineck.ablations.detectors import RESPONSES
 from mutineck.figures.gallery import draw_box, show_pixels
@@ -31,19 +32,19 @@ def responses(study: Study) -> Drawing:
         return draw_responses(dict(stored))
 
 
-def draw_responses(seen: Mapping[str, np.ndarray]) -> Drawing:
+def draw_responses(maps: Mapping[str, np.ndarray]) -> Drawing:
     """Draw centre response, attention of every detector, and errors before and after, a row a level.
 
     Args:
-        seen: what `mutineck.distillation.observation.look` returned.
+        maps: what `mutineck.distillation.observation.inspect_image` returned.
     """
-    strides = [int(s) for s in seen["strides"]][:MOST_LEVELS]
-    teachers, students = ([str(name) for name in seen[key]] for key in ("teachers", "students"))
-    merged = ["merged"] if f"attention/merged/{strides[0]}" in seen else []
+    strides = [int(s) for s in maps["strides"]][:MOST_LEVELS]
+    teachers, students = ([str(name) for name in maps[key]] for key in ("teachers", "students"))
+    merged = ["merged"] if f"attention/merged/{strides[0]}" in maps else []
     detectors = [*teachers, *merged, *students]
-    erring = [name for name in students if any(f"error/{name}/{s}" in seen for s in strides)]
+    erring = [name for name in students if any(f"error/{name}/{s}" in maps for s in strides)]
     columns = [("response", ""), *(("attention", name) for name in detectors), *(("error", name) for name in erring)]
-    height, width = seen["picture"].shape[:2]
+    height, width = maps["picture"].shape[:2]
     side = (TWO_COLUMNS - 0.75) / len(columns)
     figure = new_figure(TWO_COLUMNS, len(strides) * (side * height / width + 0.04) + 0.95)
     axes = figure.subplots(len(strides), len(columns), squeeze=False)
@@ -51,21 +52,15 @@ def draw_responses(seen: Mapping[str, np.ndarray]) -> Drawing:
     rows = []
     for line, stride in zip(axes, strides, strict=True):
         shared = {
-            kind: _brightest([seen[key] for k, name in columns if k == kind and (key := _key(k, name, stride)) in seen])
+            kind: _brightest([maps[key] for k, name in columns if k == kind and (key := _key(k, name, stride)) in maps])
             for kind in ("attention", "error")
         }
         for axis, (kind, name) in zip(line, columns, strict=True):
             key = _key(kind, name, stride)
-            if key not in seen:
-                axis.text(0.5, 0.5, "no such\nlevel", ha="center", va="center", fontsize=6, transform=axis.transAxes)
+            _draw_map(axis, maps, key, stride, kind, shared.get(kind, 1.0))
+            if key not in maps:
                 continue
-            if kind == "response":
-                draw_response(axis, seen, stride)
-                axis.set_aspect("auto")
-            else:
-                cells = visible(seen[key], seen, stride)
-                axis.imshow(cells, cmap=_MAPS[kind], vmin=0, vmax=shared[kind], interpolation="nearest", aspect="auto")
-            values = seen[key]
+            values = maps[key]
             rows.append({"stride": stride, "quantity": kind, "detector": name, "mean": float(values.mean()),
                          "maximum": float(values.max())})  # fmt: skip
         line[0].set_ylabel(f"stride {stride}", fontsize=7)
@@ -73,20 +68,10 @@ def draw_responses(seen: Mapping[str, np.ndarray]) -> Drawing:
     for axis, (kind, name) in zip(axes[0], columns, strict=True):
         what = {"response": "centre\nresponse", "attention": "attention", "error": "error"}[kind]
         axis.set_title(what if kind == "response" else f"{what}\n{_short(name)}", fontsize=6.5, pad=3)
-    groups = [("attention", axes[:, 1 : 1 + len(detectors)])]
-    groups += [("error", axes[:, 1 + len(detectors) :])] if erring else []
-    for kind, block in groups:
-        bar = figure.colorbar(
-            ScalarMappable(Normalize(0, 1), _MAPS[kind]),
-            ax=block.ravel().tolist(),
-            location="bottom",
-            aspect=30,
-            shrink=0.7,
-            pad=0.02,
-        )
-        bar.set_ticks([])
-        bar.set_label(_SCALES[kind], fontsize=6.5)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+    first_error = 1 + len(detectors)
+    _colour_bar(figure, axes[:, 1:first_error], "attention")
+    if erring:
+        _colour_bar(figure, axes[:, first_error:], "error")
     story = _story(data, erring)
     reference = "the intermediate teacher's" if merged else f"{teachers[0]}'s"
     without = (
@@ -105,6 +90,33 @@ def draw_responses(seen: Mapping[str, np.ndarray]) -> Drawing:
     )
 
 
+def _draw_map(axis: Axes, maps: Mapping[str, np.ndarray], key: str, stride: int, kind: str, brightest: float) -> None:
+    """Draw one map of a level: the centre response over the picture, attention or error as a heat map."""
+    if key not in maps:
+        axis.text(0.5, 0.5, "no such\nlevel", ha="center", va="center", fontsize=6, transform=axis.transAxes)
+    elif kind == "response":
+        draw_response(axis, maps, stride)
+        axis.set_aspect("auto")
+    else:
+        cells = visible(maps[key], maps, stride)
+        axis.imshow(cells, cmap=_MAPS[kind], vmin=0, vmax=brightest, interpolation="nearest", aspect="auto")
+
+
+def _colour_bar(figure: Figure, axes: np.ndarray, kind: str) -> None:
+    """Add the bar of a kind of map below its axes: no numbers, since each row has its own scale."""
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(0, 1), _MAPS[kind]),
+        ax=axes.ravel().tolist(),
+        location="bottom",
+        aspect=30,
+        shrink=0.7,
+        pad=0.02,
+    )
+    bar.set_ticks([])
+    bar.set_label(_SCALES[kind], fontsize=6.5)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+
+
 def _key(kind: str, name: str, stride: int) -> str:
     return f"{kind}/{name}/{stride}" if name else f"{kind}/{stride}"
 
@@ -120,12 +132,12 @@ def _brightest(maps: list[np.ndarray]) -> float:
     return max(float(np.percentile(values, BRIGHTEST)), 1e-9)
 
 
-def draw_response(axis: Axes, seen: Mapping[str, np.ndarray], stride: int) -> None:
+def draw_response(axis: Axes, maps: Mapping[str, np.ndarray], stride: int) -> None:
     """Show the picture in grey, a level's centre response over it, and the targets' boxes."""
-    height, width = seen["picture"].shape[:2]
-    grey = seen["picture"].mean(axis=2, keepdims=True).repeat(3, axis=2)
+    height, width = maps["picture"].shape[:2]
+    grey = maps["picture"].mean(axis=2, keepdims=True).repeat(3, axis=2)
     show_pixels(axis, (0.5 * grey + 110).clip(0, 255).astype(np.uint8))
-    cells = seen[f"response/{stride}"]
+    cells = maps[f"response/{stride}"]
     high, wide = cells.shape
     axis.imshow(
         cells,
@@ -138,7 +150,7 @@ def draw_response(axis: Axes, seen: Mapping[str, np.ndarray], stride: int) -> No
     )
     axis.set_xlim(0, width)
     axis.set_ylim(height, 0)
-    for x1, y1, x2, y2 in seen["boxes"]:
+    for x1, y1, x2, y2 in maps["boxes"]:
         draw_box(axis, (float(x1), float(y1), float(x2 - x1), float(y2 - y1)), "#0072B2", width=0.5)
 
 

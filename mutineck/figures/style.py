@@ -135,7 +135,7 @@ def missing_letters(name: str, *, say: bool = True) -> Iterator[None]:
             warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
     if letters and say:
         unique = "".join(dict.fromkeys(letters))
-        print(f"{name}: no font here has {unique!r}, so boxes stand in their place; type: {FONTS_REMEDY}")
+        print(f"{name}: no font here has {unique!r}, so they are drawn as boxes; type: {FONTS_REMEDY}")
 
 
 def new_figure(width: float = TWO_COLUMNS, height: float = 3.0) -> StudyFigure:

@@ -145,9 +145,7 @@ def run_job(job: Job, root: Path, *, notebooks: Path, kernel_cwd: Path) -> Path:
             label=str(job),
         )
     if not (root / job.manifest).is_file():
-        raise NotebookError(
-            f"{notebook_of(job.stage)} came to its end without study.finish(): {job.manifest} is missing"
-        )
+        raise NotebookError(f"{notebook_of(job.stage)} ended without study.finish(): {job.manifest} is missing")
     return output
 
 

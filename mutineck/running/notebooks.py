@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import os
 import re
 import sys
@@ -33,6 +34,7 @@ INJECTED_TAG = "injected-parameters"
 KERNEL = "python3"
 START_TIMEOUT = 300
 """Seconds that a kernel gets to start; a machine under load needs more than papermill's 60."""
+_PAPERMILL = {"kernel_name": KERNEL, "language": "python", "progress_bar": False, "start_timeout": START_TIMEOUT}
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _FRAME = re.compile(r"File (\S+?):(\d+)")
 
@@ -76,40 +78,28 @@ def execute(
 
     notebook, output = Path(notebook), Path(output)
     running, failed = running_copy(output), output.with_name(f"{output.stem}.failed.ipynb")
-    source = _without_provenance(read_notebook(notebook))
-    _refuse_unknown(parameters, declared_parameters(source, notebook), notebook)
+    source = _source(notebook, parameters)
     output.parent.mkdir(parents=True, exist_ok=True)
-    cells = Progress(label, log)
-    try:
-        papermill.execute_notebook(
-            source,
-            # papermill formats this name with the parameters.
-            str(running).replace("{", "{{").replace("}", "}}"),
-            dict(parameters),
-            kernel_name=KERNEL,
-            language="python",
-            progress_bar=False,
-            stdout_file=cells.stream(shown=True),
-            stderr_file=cells.stream(shown=False),
-            cwd=str(kernel_cwd or Path.cwd()),
-            start_timeout=START_TIMEOUT,
-            kernel_manager_class=this_python(log),
-        )
-    except PapermillExecutionError as error:
-        os.replace(running, failed)
-        raise NotebookError(_explain(error, notebook, failed)) from error
-    except RuntimeError as error:
-        # DeadKernelError is one; a kernel that does not start is reported by bare ones.
-        if running.exists():
+    running_name = str(running).replace("{", "{{").replace("}", "}}")  # papermill formats it with the parameters
+    with contextlib.closing(Progress(label, log)) as cells:
+        try:
+            papermill.execute_notebook(
+                source,
+                running_name,
+                dict(parameters),
+                **_PAPERMILL,
+                stdout_file=cells.stream(shown=True),
+                stderr_file=cells.stream(shown=False),
+                cwd=str(kernel_cwd or Path.cwd()),
+                kernel_manager_class=this_python(log),
+            )
+        except PapermillExecutionError as error:
             os.replace(running, failed)
-        last = _last_words(log)
-        advice = remedy(last, output.parent) or remedy("out of memory", output.parent)
-        raise NotebookError(
-            f"the kernel of {notebook.name} did not survive ({error}), most often for want of memory. {advice}{last}"
-            f"\nThe notebook as far as it came: {failed}"
-        ) from error
-    finally:
-        cells.close()
+            raise NotebookError(_explain(error, notebook, failed)) from error
+        except RuntimeError as error:  # DeadKernelError is one; a kernel that does not start is reported by bare ones
+            if running.exists():
+                os.replace(running, failed)
+            raise NotebookError(_explain_death(error, notebook, failed, log)) from error
     os.replace(running, output)
     failed.unlink(missing_ok=True)
     return output
@@ -209,10 +199,18 @@ class ProgressStream:
         """Do nothing: every write is already on its way."""
 
 
-def _refuse_unknown(given: Iterable[str], declared: Mapping[str, Any], notebook: Path) -> None:
-    for name in given:
+def _source(notebook: Path, parameters: Iterable[str]) -> NotebookNode:
+    """Return a notebook as it is executed.
+
+    Raises:
+        ExperimentError: a parameter that it does not declare.
+    """
+    source = _without_provenance(read_notebook(notebook))
+    declared = declared_parameters(source, notebook)
+    for name in parameters:
         if name not in declared:
             raise ExperimentError(f"{notebook.name}: " + unknown("parameter", name, declared))
+    return source
 
 
 def _without_provenance(notebook: NotebookNode) -> NotebookNode:
@@ -236,6 +234,16 @@ def _explain(error: Any, notebook: Path, failed: Path) -> str:
     cell = f"cell [{error.exec_count}] of {notebook.name}{at}"
     advice = remedy(raised, failed.parent)
     return f"{raised}\n{advice}{' ' if advice else ''}raised by {cell}; the notebook as far as it came: {failed}"
+
+
+def _explain_death(error: RuntimeError, notebook: Path, failed: Path, log: str | os.PathLike[str] | None) -> str:
+    """Return why a kernel died, as far as that is known, and what to do."""
+    last = _last_words(log)
+    advice = remedy(last, failed.parent) or remedy("out of memory", failed.parent)
+    return (
+        f"the kernel of {notebook.name} did not survive ({error}), most often for want of memory. {advice}{last}"
+        f"\nThe notebook as far as it came: {failed}"
+    )
 
 
 def _last_words(log: str | os.PathLike[str] | None) -> str:

@@ -79,7 +79,7 @@ class Profile:
             raise ExperimentError(self.advice)
         if self.wants_gpus and not self.remote and not gpus:
             raise ExperimentError(
-                f"{self.file}: jobs are to run on GPUs, and none is to be seen (nvidia-smi, CUDA_VISIBLE_DEVICES; "
+                f"{self.file}: jobs are to run on GPUs, and none was found (nvidia-smi, CUDA_VISIBLE_DEVICES; "
                 "resources.device of the experiment). Without --profile they run on the CPU"
             )
 

@@ -109,7 +109,7 @@ def _usable_profile(name: str, gpus: Sequence[str], dry_run: bool) -> Profile:
     if not dry_run:
         profile.check(gpus)
     elif profile.missing:
-        print(f"for a run that is not dry: {profile.advice}", flush=True)
+        print(f"a real run needs this first: {profile.advice}", flush=True)
     return profile
 
 

@@ -38,9 +38,10 @@ from mutineck.study.settings import changed_settings, settings_of
 from mutineck.study.stage import EXPERIMENT_FILE, Study, run_command, settings_words, write_experiment
 from mutineck.study.staleness import inspect
 from mutineck.system.errors import ExperimentError
-from mutineck.system.files import atomic_path, read_json, sha256_json, write_json
+from mutineck.system.files import read_json, sha256_json, write_json
 from mutineck.system.processes import end_children, end_with_parent, exclusive
 from mutineck.system.seeding import derive_seed
+from mutineck.system.tables import write_table
 
 SEARCHES = "searches"
 JOURNAL = "journal.log"
@@ -145,8 +146,7 @@ class Search:
         table = pd.DataFrame([_row(trial, self._result(trial.number)) for trial in ended])
         last = [column for column in ("seconds", "error") if column in table]
         table = table[[column for column in table if column not in last] + last]
-        with atomic_path(self.folder / TRIALS) as temporary:
-            table.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6g")
+        write_table(table, self.folder / TRIALS)
         return table
 
     def _open(self) -> optuna.Study:
@@ -258,7 +258,7 @@ def train_student(root: str, job: Job) -> dict[str, Any]:
     """
     import torch
 
-    from mutineck.distillation import distil, loss_shares, sources
+    from mutineck.distillation import distil, loss_shares
     from mutineck.study.stage import bound_threads
 
     folder = Path(root)
@@ -273,10 +273,7 @@ def train_student(root: str, job: Job) -> dict[str, Any]:
             contextlib.redirect_stderr(log),
             own_gpu(gpus, share=study.experiment.resources.jobs_per_gpu),
         ):
-            rows = distil(study)
-            (reached,) = [row["value"] for row in rows if row["metric"] == "bbox_mAP" and row["split"] == CHOOSING]
-            written = [study.folder / name for name in ("student.pth", "metrics.json", "curves.csv")]
-            manifest = study.finish(reads=sources(study), writes=written, results={CHOOSING: reached})
+            manifest = study.finish(distil(study))
             # The process lives on, and others take its place on the GPU.
             gc.collect()
             torch.cuda.empty_cache()

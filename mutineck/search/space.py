@@ -40,7 +40,7 @@ class ParameterSpec(Record):
             raise ValueError("name either one `field` or the fields to `scale`")
         if self.choices:
             if self.scale or self.low is not None or self.high is not None or self.log:
-                raise ValueError("`choices` stand by themselves, for one `field`")
+                raise ValueError("`choices` go with one `field`, and with no other key")
         elif self.low is None or self.high is None or self.low >= self.high:
             raise ValueError(f"expected `low` under `high`, or `choices`; got {self.low} and {self.high}")
         elif self.log and self.low <= 0:
@@ -98,7 +98,7 @@ class SearchSpec(Record):
             return Experiment.model_validate(data)
         except ValidationError as error:
             tried = ", ".join(f"{name} = {value}" for name, value in values.items())
-            raise ExperimentError(f"{tried} makes no experiment:\n" + "\n".join(explain_errors(error))) from error
+            raise ExperimentError(f"{tried} is no valid experiment:\n" + "\n".join(explain_errors(error))) from error
 
     def settings(self, experiment: Experiment, name: str, value: Value) -> dict[str, Any]:
         """Return the fields that one parameter's value sets, by path."""

@@ -177,7 +177,7 @@ def resolve_arm(name: str, spec: Any, teachers: Sequence[str]) -> dict[str, Any]
     if "feature" not in resolved:
         hints = difflib.get_close_matches(name, [ALONE, METHOD, "adapters", *(f"fgd:{s}" for s in known)], n=2)
         hint = f"; did you mean {' or '.join(map(repr, hints))}?" if hints else ""
-        raise ValueError(f"arm {name!r} says nothing that is known{hint}; name a `feature` and a `source` in it")
+        raise ValueError(f"arm {name!r} has no part that is known{hint}; name a `feature` and a `source` in it")
     if resolved["feature"] != "none" and resolved.get("source") not in known:
         near = difflib.get_close_matches(str(resolved.get("source")), known, n=2)
         hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -245,7 +245,8 @@ class IntermediateSpec(Record):
     def _prior_has_gates(self) -> IntermediateSpec:
         if self.prior and self.mode == "prior":
             raise ValueError(
-                "`prior: true` adds to the gates in training, and with `mode: prior` there are neither; leave it out"
+                "`prior: true` adds to learned gates in training; `mode: prior` has no gates and no training. Leave "
+                "`prior` out"
             )
         return self
 
@@ -482,7 +483,7 @@ class Experiment(Record):
             if not ARM_NAME.fullmatch(arm):
                 raise ValueError(f"arms: the name {arm!r} may have letters, digits and _ . : + - @ alone")
             if arm.startswith(TEACHER):
-                raise ValueError(f"arms: the name {arm!r}: what begins with {TEACHER!r} are teachers' rows in tables")
+                raise ValueError(f"arms: the name {arm!r} begins with {TEACHER!r}, which marks teachers in tables")
         if (alone := self.arms.get(ALONE)) and alone.taught:
             raise ValueError(f"arm {ALONE!r} is the student that nobody teaches; give a taught arm another name")
         slugs = [slug(arm) for arm in self.arms]

@@ -17,7 +17,7 @@ INPUTS = "inputs"
 """Key of a manifest; one written before there was this key has none, and nothing is compared."""
 
 
-class Outside(NamedTuple):
+class ExternalInput(NamedTuple):
     """Something outside a study's folder that results depend on.
 
     Attributes:
@@ -73,14 +73,14 @@ class Outside(NamedTuple):
         return known if self.of == "file" else {"of": self.of, "like": list(self.like), **known}
 
 
-def outside(path: str | os.PathLike[str] | Outside) -> Outside:
+def external_input(path: str | os.PathLike[str] | ExternalInput) -> ExternalInput:
     """Return an input as one: a file, or with all files below it a folder.
 
     Symbolic links are kept, so that one that is turned to another file is a change.
     """
-    if isinstance(path, Outside):
+    if isinstance(path, ExternalInput):
         return path._replace(path=os.path.abspath(path.path))
-    return Outside(os.path.abspath(path), "content" if Path(path).is_dir() else "file")
+    return ExternalInput(os.path.abspath(path), "content" if Path(path).is_dir() else "file")
 
 
 def changed_inputs(manifest: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -92,7 +92,7 @@ def changed_inputs(manifest: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """
     changed, missing = [], []
     for path, noted in manifest.get(INPUTS, {}).items():
-        now = Outside(path, noted.get("of", "file"), tuple(noted.get("like", ("",))))
+        now = ExternalInput(path, noted.get("of", "file"), tuple(noted.get("like", ("",))))
         try:
             stamp = now.stamp()
             if stamp == noted["stamp"]:

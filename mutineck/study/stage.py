@@ -10,15 +10,16 @@ import sys
 import time
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import yaml
 
 from mutineck.study.dataset import DATASET_FILE, Dataset
 from mutineck.study.experiment import STAGES, Experiment
 from mutineck.study.experiment_file import find_file, repository
-from mutineck.study.inputs import INPUTS, Outside, outside
+from mutineck.study.inputs import INPUTS, ExternalInput, external_input
 from mutineck.study.jobs import MANIFEST, PARAMETERS, Job, job_of
 from mutineck.study.last_run import load_as_last_run
 from mutineck.study.manifest import revision, versions
@@ -32,6 +33,39 @@ EXPERIMENT_FILE = "experiment.yaml"
 ASIDE = (MANIFEST, "tensorboard", "training")
 """What in a stage's folder is no result: with hidden files and notebooks, no manifest lists it."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+T = TypeVar("T")
+
+
+class Finding(Protocol):
+    """What `Study.finish` is handed: the `reads`, `writes` and `results` of its arguments."""
+
+    @property
+    def reads(self) -> Sequence[Path]: ...
+
+    @property
+    def writes(self) -> Sequence[Path]: ...
+
+    @property
+    def results(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[T]):
+    """What a stage's function read, wrote and found; `Study.finish` puts it into the manifest.
+
+    Attributes:
+        found: what the notebook shows: a table, rows of metrics.
+        reads: files that it depends on.
+        writes: files that it made.
+        results: a few JSON-able numbers worth reading at a glance.
+    """
+
+    found: T
+    reads: Sequence[Path] = ()
+    writes: Sequence[Path] = ()
+    results: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Study:
@@ -114,17 +148,17 @@ class Study:
         """Return the same study at another stage."""
         return Study(self.experiment, self.root, Job(stage, item), source=self.source)
 
-    def note(self, *inputs: str | os.PathLike[str] | Outside) -> None:
+    def note(self, *inputs: str | os.PathLike[str] | ExternalInput) -> None:
         """Note what lies outside the study's folder and is about to be read; changed, it makes the finished job stale.
 
         Before it is read: what replaces it while the stage is at work is not what the results are of.
         """
-        for each in map(outside, inputs):
+        for each in map(external_input, inputs):
             self._inputs[each.path] = each.note()
 
     def finish(
         self,
-        *,
+        *outcomes: Finding,
         reads: Iterable[str | os.PathLike[str]] = (),
         writes: Iterable[str | os.PathLike[str]] = (),
         results: Mapping[str, Any] | None = None,
@@ -132,6 +166,7 @@ class Study:
         """Write this stage's manifest, last and atomically, and return it.
 
         Args:
+            outcomes: what the stage's functions returned; the arguments that follow are for what none of them tells.
             reads: files that the results depend on. Those outside the study's folder are noted, if they are not yet.
             writes: files that this stage made; each must exist. What else lies in the stage's folder is listed too,
                 apart from logs and the notebook; a folder of it counts as one (`dataset/source/`).
@@ -140,7 +175,9 @@ class Study:
         Raises:
             FileNotFoundError: a file named in `reads` or `writes` is not there: the stage is not finished.
         """
-        reads, writes = list(reads), list(writes)
+        reads = [*(path for outcome in outcomes for path in outcome.reads), *reads]
+        writes = [*(path for outcome in outcomes for path in outcome.writes), *writes]
+        found = {key: value for outcome in outcomes for key, value in outcome.results.items()}
         others = (path for path in reads if os.path.abspath(path) not in self._inputs)
         self.note(*(path for path in others if self._is_outside(path)))
         beside = _others(self.folder.resolve(), {Path(file).resolve() for file in writes})
@@ -152,7 +189,7 @@ class Study:
             "item": self.item,
             "settings": settings,
             "settings_sha256": sha256_json(settings),
-            "results": dict(results or {}),
+            "results": found | dict(results or {}),
             "reads": self._hashes(reads),
             INPUTS: self._inputs,
             "writes": self._hashes([*writes, *beside]),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mutineck.study.checks import CHECK
 from mutineck.study.experiment import CHOOSING, INTERMEDIATE
+from mutineck.study.stage import Outcome
 from mutineck.system.files import read_json
 
 if TYPE_CHECKING:
@@ -19,17 +20,21 @@ CHECK_FILE = f"{CHECK}.json"
 """Beside a teacher's checkpoint, if it was compared: fields of `mutineck.study.checks.Check`."""
 
 
-def prepare(study: Study) -> list[dict[str, Any]]:
-    """Make the teacher `study.item` ready (`intermediate` too) and return its metrics, one row a number."""
+def prepare(study: Study) -> Outcome[list[dict[str, Any]]]:
+    """Make the teacher `study.item` ready (`intermediate` too); found are its metrics, one row a number."""
     for path in _told(study).values():
         path.unlink(missing_ok=True)
     if study.item == INTERMEDIATE:
-        from mutineck.teachers.intermediate import prepare_intermediate
-
-        return prepare_intermediate(study)
-    from mutineck.teachers.stage import prepare_teacher
-
-    return prepare_teacher(study)
+        from mutineck.teachers.intermediate import prepare_intermediate as made
+    else:
+        from mutineck.teachers.stage import prepare_teacher as made
+    rows = made(study)
+    return Outcome(
+        rows,
+        reads=[study.path("dataset", "train.json")],
+        writes=[study.folder / name for name in ("checkpoint.pth", "config.py", "metrics.json")],
+        results=results(study, rows),
+    )
 
 
 def results(study: Study, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -59,8 +59,8 @@ def prepare_intermediate(study: Study) -> list[dict[str, Any]]:
     categories = study.dataset.categories
     teachers = [load_frozen(study, teacher.name) for teacher in study.experiment.teachers]
     model_dict = intermediate_config(study, teachers)
-    # Its head is of the anchor's kind.
-    anchor_config = read_config(study.need("teachers", teachers[0].name, "config.py"))
+    anchor = teachers[0]  # its head is of the anchor's kind
+    anchor_config = read_config(study.need("teachers", anchor.name, "config.py"))
     modules = [*MODULES, *custom_imports(anchor_config)]
     with seeded(derive_seed(study.experiment.seed_of(spec), "intermediate")):
         model = build_model(model_dict)
@@ -69,7 +69,6 @@ def prepare_intermediate(study: Study) -> list[dict[str, Any]]:
     for teacher in teachers:
         teacher.to(torch.device("cpu"))  # the model that is trained has copies of its own
     write_json(study.folder / ALIGNMENT, alignment)
-    anchor = teachers[0]
     report = inherit_weights(model.detector, anchor.model, anchor.label_map)
     print(
         f"head of the intermediate teacher: {len(report.matched)} weights start as those of {anchor.name!r}; "
@@ -80,22 +79,7 @@ def prepare_intermediate(study: Study) -> list[dict[str, Any]]:
     write_checkpoint(study.folder / START, {"state_dict": model.detector.state_dict()})
     config = None
     if spec.mode == "staged" and not _is_identity(study):
-        # The cache is of the training and not of the teacher, whose config outlives it.
-        backbone = {**model_dict["backbone"], "cache": cache_settings(study)}
-        trained_dict = {**model_dict, "backbone": backbone, "start": str((study.folder / START).resolve())}
-        config = detector_training(
-            study,
-            trained_dict,
-            categories,
-            spec.schedule,
-            seed=study.experiment.seed_of(spec),
-            hooks=HOOKS,
-            modules=modules,
-            evaluate_every=1,
-        )
-        device = device_of(study.experiment.resources.device)
-        model = train(config, device=device, identity=_identity(study), root=study.root)
-        _say_which(read_json(Path(config.work_dir) / STATES))
+        config, model = _train(study, model_dict, modules)
     # In its own config teachers are named from its folder: a study may be moved.
     beside = [{**teacher, "folder": f"../{teacher['name']}"} for teacher in model_dict["backbone"]["teachers"]]
     save_detector(
@@ -114,6 +98,27 @@ def prepare_intermediate(study: Study) -> list[dict[str, Any]]:
     if config is not None:
         finish_training(config, study.folder)
     return rows
+
+
+def _train(study: Study, model: Mapping[str, Any], modules: Sequence[str]) -> tuple[Any, Any]:
+    """Train the intermediate teacher from its start by ground truth; return the training's config, and the model."""
+    # The cache is of the training and not of the teacher, whose config outlives it.
+    backbone = {**model["backbone"], "cache": cache_settings(study)}
+    spec = study.experiment.intermediate
+    config = detector_training(
+        study,
+        {**model, "backbone": backbone, "start": str((study.folder / START).resolve())},
+        study.dataset.categories,
+        spec.schedule,
+        seed=study.experiment.seed_of(spec),
+        hooks=HOOKS,
+        modules=modules,
+        evaluate_every=1,
+    )
+    device = device_of(study.experiment.resources.device)
+    trained = train(config, device=device, identity=_identity(study), root=study.root)
+    _say_which(read_json(Path(config.work_dir) / STATES))
+    return config, trained
 
 
 def _say_which(states: Mapping[str, Any]) -> None:

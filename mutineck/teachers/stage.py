@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mutineck.dataset.usable import refuse_small
 from mutineck.detection.configs import detector_imports, has_masks, model_config, own_config_files
 from mutineck.detection.evaluation import device_of
 from mutineck.detection.frozen import Normalisation, common_names
+from mutineck.detection.protocols import Detector
 from mutineck.detection.specs import DetectorSpec, ScheduleSpec
 from mutineck.detection.training import finish_training, save_detector, train
-from mutineck.detectors.files import find_config, locate
 from mutineck.detectors.folders import input_normalisation, weights_of
 from mutineck.detectors.given import GivenDetector, detector_of_study, read_given
 from mutineck.detectors.measuring import measure_detector
+from mutineck.detectors.named_files import find_config, locate
 from mutineck.detectors.training import detector_training
 from mutineck.study.experiment import TeacherSpec
 from mutineck.study.stage import Study
@@ -109,8 +108,8 @@ def _given_teacher(study: Study, spec: TeacherSpec) -> GivenDetector:
     )
     if given.config.model.type == "IntermediateTeacher":
         raise ExperimentError(
-            f"{field}: {config} is an intermediate teacher: a neck over other teachers' maps, which lie elsewhere. Let "
-            "those teach, which the study of this one has, or a student of it (`teacher: ARM/seedN`)"
+            f"{field}: {config} is an intermediate teacher: a neck over other teachers' maps, which lie elsewhere. "
+            "Name one of those teachers, or a student of its study (`teacher: ARM/seedN`)"
         )
     return given
 
@@ -126,7 +125,7 @@ def _folder_in_other_study(study: Study, spec: TeacherSpec) -> Path:
 
 def _train_teacher(
     study: Study, spec: TeacherSpec, detector: DetectorSpec, categories: Sequence[str]
-) -> tuple[torch.nn.Module, Any]:
+) -> tuple[Detector, Any]:
     """Train a teacher and store it; return it and its training config."""
     detector, files = locate(detector, study.experiment, f"teachers.{spec.name}.detector")
     study.note(*files)
@@ -156,7 +155,7 @@ def _train_teacher(
     return model, config
 
 
-def _load_teacher(study: Study, spec: TeacherSpec, given: GivenDetector) -> torch.nn.Module:
+def _load_teacher(study: Study, spec: TeacherSpec, given: GivenDetector) -> Detector:
     """Load a published or given teacher strictly, and put it into the study's own layout."""
     model, report = given.load()
     print(f"teacher {spec.name!r}: {report}")
@@ -164,7 +163,7 @@ def _load_teacher(study: Study, spec: TeacherSpec, given: GivenDetector) -> torc
     if fields != input_normalisation(study):
         print(
             f"teacher {spec.name!r}: normalises with {fields}, the student with {input_normalisation(study)}; "
-            "its input is brought over by a fixed affine"
+            "pictures are converted to its normalisation"
         )
     save_detector(
         study.folder,

@@ -119,7 +119,7 @@ def test_missing_runs_are_named(study: Study) -> None:
     study.path("distillation", "fgd-mean", "seed1", "metrics.json").unlink()
     study.path("teachers", "retina", "metrics.json").unlink()
     assert missing(study) == ["teacher:retina", "fgd:mean seed 1"]
-    assert "Missing: teacher:retina, fgd:mean seed 1." in write_tables(study)[3].read_text()
+    assert "Missing: teacher:retina, fgd:mean seed 1." in write_tables(study).found[3].read_text()
 
 
 def test_results_of_other_settings_or_of_none_are_left_out(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
@@ -304,7 +304,7 @@ def test_absent_arm_is_a_row_that_says_so(study: Study) -> None:
 
 
 def test_files_hold_the_same_numbers(study: Study) -> None:
-    results, statistics, table, markdown, latex = write_tables(study)
+    results, statistics, table, markdown, latex = write_tables(study).found
     assert len(pd.read_csv(results)) == 10
     assert pd.read_csv(statistics)["difference"].tolist() == pytest.approx([0.05])
     assert pd.read_csv(table).set_index("arm").loc["student", "bbox_mAP"] == pytest.approx(0.21)
@@ -312,7 +312,7 @@ def test_files_hold_the_same_numbers(study: Study) -> None:
     assert "| fgd:mean | 26.0 ± 2.6 | 3 | +5.0 [-2.5, +12.5] | +5.0 [-2.5, +12.5] |" in rows
     assert r"fgd:mean & 26.0 $\pm$ 2.6 & 3 & +5.0 [-2.5, +12.5] & +5.0 [-2.5, +12.5] \\" in latex.read_text()
     before = [path.read_bytes() for path in (results, statistics, table, markdown, latex)]
-    assert before == [path.read_bytes() for path in write_tables(study)]
+    assert before == [path.read_bytes() for path in write_tables(study).found]
 
 
 def test_the_first_gain_is_over_the_same_start_untaught(study: Study) -> None:

@@ -72,7 +72,7 @@ def study(tmp_path: Path) -> Study:
 
 def test_the_ensemble_is_a_row_of_teachers_and_no_teacher(study: Study) -> None:
     assert (collect(study)["arm"] != "teacher:ensemble").all()
-    rows = measure_ensemble(study)
+    rows = measure_ensemble(study).found
     assert {row["value"] for row in rows if row["metric"] == "bbox_mAP"} == {1.0}
     frame = collect(study)
     assert scores(frame, "test")["arm"].tolist() == ["teacher:cat", "teacher:dog", "teacher:ensemble"]
@@ -94,4 +94,4 @@ def test_an_ensemble_of_teachers_that_are_others_now_does_not_count(study: Study
 def test_one_teacher_has_no_ensemble(study: Study) -> None:
     experiment = study.experiment.model_copy(update={"teachers": study.experiment.teachers[:1]})
     alone = Study(experiment, study.root, Job("ablations"))
-    assert measure_ensemble(alone) == [] and not alone.path("ablations", "ensemble.json").exists()
+    assert measure_ensemble(alone).found == [] and not alone.path("ablations", "ensemble.json").exists()

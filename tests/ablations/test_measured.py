@@ -40,7 +40,7 @@ def study(tiny: Study, tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 def test_weights_of_every_target(study: Study) -> None:
-    table = measure_omega(study)
+    table = measure_omega(study).found
     document = read_json(study.path("dataset", "val.json"))
     targets = [item["id"] for item in document["annotations"] if not item.get("iscrowd")]
     assert sorted(set(table["annotation_id"])) == sorted(targets)
@@ -52,11 +52,11 @@ def test_weights_of_every_target(study: Study) -> None:
 
 
 def test_fewer_pictures_are_looked_at_if_asked(study: Study) -> None:
-    assert measure_omega(study, pictures=1)["image_id"].nunique() == 1
+    assert measure_omega(study, pictures=1).found["image_id"].nunique() == 1
 
 
 def test_responses_of_one_picture(study: Study) -> None:
-    with np.load(measure_responses(study)) as seen:
+    with np.load(measure_responses(study).found) as seen:
         assert list(seen["teachers"]) == ["faster_rcnn", "retinanet"] and len(seen["students"]) == 0
         assert seen["attention/faster_rcnn/8"].mean() == pytest.approx(1, abs=1e-4)
         assert seen["response/8"].min() >= 0 and seen["response/8"].max() <= 1 + 1e-6
@@ -78,7 +78,7 @@ def test_a_detector_has_no_error_against_itself(tiny: Study, tmp_path: Path) -> 
 def test_vectors_of_teachers(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     plant_centroids(study)
     monkeypatch.setattr(vectors, "project", lambda points, method, seed: project(points, "pca", seed))
-    table = measure_vectors(study).set_index("detector")
+    table = measure_vectors(study).found.set_index("detector")
     assert list(table.index) == ["faster_rcnn", "retinanet"] and list(table["kind"]) == ["teacher"] * 2
     assert table["cosine"].between(-1, 1).all() and (table["distance"] > 0).all()
     layout = pd.read_csv(study.path("ablations", "layout.csv"), keep_default_na=False)
@@ -144,7 +144,7 @@ def test_costs_of_teachers(study: Study, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(
         costs, "latency", lambda model, *given, **more: timed.append(model) or latency(model, *given, **more)
     )
-    table = measure_costs(study, passes=1).set_index("detector")
+    table = measure_costs(study, passes=1).found.set_index("detector")
     assert list(table.index) == ["faster_rcnn", "retinanet"]
     assert (table[["parameters", "multiply_adds", "milliseconds"]] > 0).all(axis=None)
     # Counted as it is, timed as a teacher beneath another runs.

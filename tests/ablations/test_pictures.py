@@ -46,7 +46,7 @@ def study(tmp_path: Path) -> Study:
 
 
 def test_each_student_is_measured_on_the_same_resamples(study: Study) -> None:
-    table = measure_pictures(study)
+    table = measure_pictures(study).found
     assert table[["arm", "seed"]].values.tolist() == [["student", 0], ["student", 3], ["fgd:big", 0], ["fgd:big", 3]]
     assert list(table.columns[2:]) == [str(n) for n in range(201)]
     path = study.path("ablations", "resampled.csv")

@@ -54,7 +54,7 @@ def test_planted_kinds_are_found_in_their_own_space(tmp_path):
 
 
 def test_study_gets_tables_and_files(study):
-    statistics = cluster(study)
+    statistics = cluster(study).found
     assert statistics.groupby("teacher", sort=False).size().to_dict() == {"faster": 4, "retina": 4}
     stored = pd.read_csv(study.path("clusters", "statistics.csv"))
     assert stored["size"].tolist() == statistics["size"].tolist()

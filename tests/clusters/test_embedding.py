@@ -33,7 +33,7 @@ def study(tmp_path, monkeypatch):
 
 
 def test_panels_methods_and_sample(study):
-    table = embed(study)
+    table = embed(study).found
     panels = table.groupby(["panel", "method"], sort=False).size().index.tolist()
     assert panels == [
         ("faster", "umap"),
@@ -52,7 +52,7 @@ def test_panels_methods_and_sample(study):
 
 def test_every_centroid_is_there_with_its_number(study):
     statistics = pd.read_csv(study.path("clusters", "statistics.csv"))
-    table = embed(study)
+    table = embed(study).found
     for panel in ("faster", "retina", ALL):
         marked = table[(table["panel"] == panel) & (table["method"] == "umap") & (table["kind"] == "centroid")]
         expected = statistics if panel == ALL else statistics[statistics["teacher"] == panel]
@@ -61,7 +61,7 @@ def test_every_centroid_is_there_with_its_number(study):
 
 
 def test_joint_panel_shows_each_target_once(study):
-    table = embed(study)
+    table = embed(study).found
     joint = table[(table["panel"] == ALL) & (table["kind"] == "instance")]
     assert joint["annotation_id"].is_unique
     assert set(joint["teacher"]) == {"faster", "retina"}
@@ -119,7 +119,7 @@ def test_unknown_projection_is_refused():
 @pytest.mark.slow
 def test_real_umap_is_repeatable_and_keeps_planted_groups_apart(tmp_path):
     study = planted_study(tmp_path)
-    table, again = embed(study), embed(study)
+    table, again = embed(study).found, embed(study).found
     pd.testing.assert_frame_equal(table, again)
     panel = table[(table["panel"] == "faster") & (table["method"] == "umap") & (table["kind"] == "instance")]
     centre = panel.groupby("category")[["x", "y"]].transform("median")

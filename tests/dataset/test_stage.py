@@ -94,7 +94,7 @@ def test_tables_for_the_notebook(shapes):
     assert table.loc["images"].sum() == 40
     assert table.loc["all boxes"].sum() == table.drop(index=["all boxes", "images"]).to_numpy().sum()
     assert summary.defect_counts().empty
-    json.dumps(summary.results())
+    json.dumps(summary.results)
 
 
 def test_voc_is_divided_anew_with_ids_that_never_repeat(voc_root, tmp_path):
@@ -103,7 +103,7 @@ def test_voc_is_divided_anew_with_ids_that_never_repeat(voc_root, tmp_path):
     voc_root.picture("zero.jpg")
     study = make_study(tmp_path / "out", format="voc", root=str(voc_root.root))
     summary = convert(study)
-    assert summary.results()["left_out"] == 1 and summary.defect_counts()["count"].sum() == 1
+    assert summary.results["left_out"] == 1 and summary.defect_counts()["count"].sum() == 1
     documents = [read_json(study.path("dataset", f"{split}.json")) for split in ("train", "val", "test")]
     assert [len(item["images"]) for item in documents] == pytest.approx([25, 3, 3], abs=1)
     for key in ("images", "annotations"):
@@ -129,7 +129,7 @@ def test_strict_refuses_with_the_list_and_writes_nothing(voc_root, tmp_path):
 def test_a_limit_holds_for_each_split(voc_root, tmp_path):
     fill(voc_root)
     study = make_study(tmp_path / "out", format="voc", root=str(voc_root.root), limit=2)
-    assert convert(study).results()["images"] == {"train": 2, "val": 2, "test": 2}
+    assert convert(study).results["images"] == {"train": 2, "val": 2, "test": 2}
 
 
 @pytest.mark.parametrize("kind", ["voc", "coco"])

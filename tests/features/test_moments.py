@@ -104,7 +104,7 @@ def test_summarise_writes_what_it_returns(tmp_path, planted):
     category, vectors = planted
     study = Study(load_experiment("smoke"), tmp_path, Job("features"))
     plant(tmp_path / "features" / "faster", vectors, category, categories=("a", "b", "c", "d"))
-    table, cosines = summarise(study, ["faster"])
+    table, cosines = summarise(study, ["faster"]).found
     assert table["count"].tolist() == [40, 8, 0, 3]
     norms = np.linalg.norm(vectors.astype(np.float16).astype(np.float32), axis=1)
     assert table["norm_median"][0] == pytest.approx(np.median(norms[category == 0]), rel=1e-5)

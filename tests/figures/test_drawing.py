@@ -56,7 +56,7 @@ def test_figure_shows_itself_in_a_notebook(finished: Study) -> None:
 
 def test_nothing_there_is_said_not_hidden(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = Study(make_experiment(), tmp_path / "tiny", Job("figures"))
-    drawn = draw_all(study)
+    drawn = draw_all(study).found
     assert [item.name for item in drawn] == names()
     assert all(item.path is None and "mutineck run" in item.reason for item in drawn)
     assert capsys.readouterr().out.count("skipped: needs") == len(drawn)
@@ -114,7 +114,7 @@ def test_thresholds_are_chosen_on_val_where_test_alone_is_listed(finished: Study
     """`evaluation.splits: [test]` adds to what is measured; val is measured in any case, and chooses."""
     from mutineck.figures.detections import threshold
     from mutineck.figures.matching import best_threshold, match_split
-    from mutineck.figures.split import Split, prediction_file
+    from mutineck.figures.split_data import Split, prediction_file
 
     spec = finished.experiment.evaluation.model_copy(update={"splits": ("test",)})
     listed = finished.experiment.model_copy(update={"evaluation": spec})

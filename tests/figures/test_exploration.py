@@ -11,7 +11,7 @@ import pytest
 
 from mutineck.distillation import observation
 from mutineck.figures import explain, explore
-from mutineck.figures.exploration import choose
+from mutineck.figures.exploration import Choice, choose
 from mutineck.figures.registry import load
 from mutineck.figures.responses import draw_responses
 from mutineck.study.jobs import Job
@@ -42,13 +42,13 @@ def titles(figure: Any) -> list[str]:
 def test_each_way_of_choosing(finished: Study) -> None:
     images = read_json(finished.path("dataset", "test.json"))["images"]
     ids = sorted(image["id"] for image in images)
-    assert choose(finished, ids[3])[1] == ids[3]
-    assert choose(finished, "test_003.png")[1] == choose(finished, "test_003")[1] == ids[3]
-    assert choose(finished, index=-1)[1] == ids[-1]
-    assert choose(finished, index=0, split="val")[0].name == "val"
-    split, train_image = choose(finished, "train_000")
+    assert choose(finished, Choice(ids[3]))[1] == ids[3]
+    assert choose(finished, Choice("test_003.png"))[1] == choose(finished, Choice("test_003"))[1] == ids[3]
+    assert choose(finished, Choice(index=-1))[1] == ids[-1]
+    assert choose(finished, Choice(index=0, split="val"))[0].name == "val"
+    split, train_image = choose(finished, Choice("train_000"))
     assert split.name == "train" and train_image in split.images
-    split, image = choose(finished, category="ring")
+    split, image = choose(finished, Choice(category="ring"))
     counts = {i: int((split.targets(i)[1] == 1).sum()) for i in split.images}
     assert counts[image] == max(counts.values()) > 0
 
@@ -58,10 +58,10 @@ def test_by_defect(finished: Study, tmp_path: Path) -> None:
     defect = {"file": "Annotations/val_002.xml", "field": "size", "reason": "wrong size", "action": "repaired"}
     write_json(root / "dataset" / "defects.json", [defect])
     study = Study(finished.experiment, root, Job("figures"))
-    split, image = choose(study, defect="size")
+    split, image = choose(study, Choice(defect="size"))
     assert (split.name, split.images[image]["file_name"]) == ("val", "val_002.png")
     with pytest.raises(ExperimentError, match="known: wrong size"):
-        choose(study, defect="wrong sign")
+        choose(study, Choice(defect="wrong sign"))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_by_defect(finished: Study, tmp_path: Path) -> None:
 )
 def test_what_cannot_be_chosen_is_said(finished: Study, choice: dict[str, Any], message: str) -> None:
     with pytest.raises(ExperimentError, match=message):
-        choose(finished, **choice)
+        choose(finished, Choice(**choice))
 
 
 def test_everything_is_in_the_picture(seeing: Study) -> None:

@@ -61,7 +61,7 @@ def report(finished: Study) -> Path:
         nbformat.v4.new_code_cell("print('read me')", outputs=[output, *shown]),
     ]
     nbformat.write(notebook, finished.path("distillation", "mutineck", "seed0", "notebook.ipynb"))
-    return write_report(finished)
+    return write_report(finished).found
 
 
 def test_everything_is_inside(report: Path) -> None:
@@ -101,9 +101,9 @@ def test_a_weaker_intermediate_teacher_stands_in_the_headline_and_below_the_tabl
     check = Check(0.287, "faster", -0.006, -0.021, 0.01, 40, 1000)
     study.at("teachers", "intermediate").finish(results={"check": check._asdict()})
     said = "The intermediate teacher is 0.6 mAP below the best teacher, faster, on val [-2.1, +1.0]"
-    lead = re.search(r'<p class="lead">(.*?)</p>', write_report(study).read_text())
+    lead = re.search(r'<p class="lead">(.*?)</p>', write_report(study).found.read_text())
     assert lead is not None and said in lead[1]
-    *_, markdown, latex = write_tables(study)
+    *_, markdown, latex = write_tables(study).found
     assert said in markdown.read_text() and said in latex.read_text()
 
 
@@ -126,7 +126,7 @@ def test_the_running_notebook_has_no_page(finished: Study, tmp_path: Path) -> No
 
 def test_unfinished_study_is_reported_as_such(tmp_path: Path) -> None:
     study = Study(make_experiment(), tmp_path / "tiny", Job("figures"))
-    text = write_report(study).read_text()
+    text = write_report(study).found.read_text()
     assert "The stage dataset has not run" in text
     assert "No arm has results yet" in text
 
@@ -134,21 +134,21 @@ def test_unfinished_study_is_reported_as_such(tmp_path: Path) -> None:
 def test_where_test_is_val_the_report_says_that_its_numbers_are_validations(finished: Study, tmp_path: Path) -> None:
     said = "test has no annotations of its own and holds the same pictures as val"
     study = Study(finished.experiment, shutil.copytree(finished.root, tmp_path / "tiny"), Job("figures"))
-    assert said not in write_report(study).read_text().lower()
+    assert said not in write_report(study).found.read_text().lower()
     shutil.copy(study.path("dataset", "val.json"), study.path("dataset", "test.json"))
-    text = write_report(study).read_text()
+    text = write_report(study).found.read_text()
     assert f"Here {said}: these are validation numbers." in text
     assert text.lower().count(said) == 2
 
 
 def test_a_part_without_figures_says_how_they_are_drawn(tmp_path: Path) -> None:
-    text = write_report(Study(make_experiment(name="mine"), tmp_path / "mine", Job("figures"))).read_text()
+    text = write_report(Study(make_experiment(name="mine"), tmp_path / "mine", Job("figures"))).found.read_text()
     assert "<code>mutineck figures mine</code>" in text
 
 
 def test_names_cannot_inject_markup(tmp_path: Path) -> None:
     hostile = make_experiment(description="<script>alert(1)</script>")
-    text = write_report(Study(hostile, tmp_path / "tiny", Job("figures"))).read_text()
+    text = write_report(Study(hostile, tmp_path / "tiny", Job("figures"))).found.read_text()
     assert "<script>" not in text
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from pycocotools import mask as coco_mask
 
 from mutineck.figures.precision import evaluate
-from mutineck.figures.split import Split
+from mutineck.figures.split_data import Split
 from mutineck.study.experiment import Experiment, slug
 from mutineck.study.stage import Study
 

@@ -89,7 +89,7 @@ TOPICS = (
         "truncated, another architecture or number of categories, not finite, of a newer torch, behind every likely prefix "
         "and beside teachers (`MutiNeck-KD.pth`), a pickle with a payload, code in its config",
         "loaded whole with a printed report, or refused with counts; nothing in a file is executed",
-        (*_tests("detection.test_loading"), *_tests("detection.test_layouts"), *_tests("detection.test_pretrained"), *_tests("teachers.test_given"), *_tests("distillation.test_training", "loader_processes")),
+        (*_tests("detection.test_loading"), *_tests("detection.test_checkpoint_layouts"), *_tests("detection.test_pretrained"), *_tests("teachers.test_given"), *_tests("distillation.test_training", "loader_processes")),
     ),
     Topic(
         "downloads",

@@ -1,6 +1,7 @@
 """Running one notebook, and the rules that every notebook in `notebooks/` keeps."""
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -197,7 +198,7 @@ def test_notebooks_declare_what_their_stage_reads(chapter):
     first, second, *_, last = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     assert "experiment =" in first
     assert f'begin("{stage}", globals())' in second
-    assert "study.finish(" in last
+    assert re.fullmatch(r"study\.finish\(\w+(, \w+)*\);", last), "a stage's functions return what they read and wrote"
 
 
 def test_notebooks_hold_prose_and_no_logic(chapter):

@@ -69,10 +69,10 @@ def test_a_profile_that_holds_no_options_is_refused(tmp_path: Path, text: str, m
 
 def test_gpus_are_not_replaced_by_the_cpu_unasked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with pytest.raises(ExperimentError, match=r"none is to be seen .* Without --profile"):
+    with pytest.raises(ExperimentError, match=r"none was found .* Without --profile"):
         study_run.run_study(experiment(), tmp_path, profile="gpus")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    with pytest.raises(ExperimentError, match="none is to be seen"):
+    with pytest.raises(ExperimentError, match="none was found"):
         study_run.run_study(experiment(device="cpu"), tmp_path, profile="gpus")
     assert list(tmp_path.iterdir()) == []
 

@@ -19,7 +19,7 @@ from mutineck.search.search import Search, best_settings, open_base
 from mutineck.search.space import SearchSpec, load_space
 from mutineck.study.experiment import Experiment, load_experiment
 from mutineck.study.jobs import NOTEBOOK, Job
-from mutineck.study.stage import Study, write_experiment
+from mutineck.study.stage import Outcome, Study, write_experiment
 from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json, write_text
 from tests.detection.tiny import experiment_of
@@ -103,7 +103,7 @@ def test_the_arm_must_be_there() -> None:
         ({"field": "a", "low": 2, "high": 1}, "`low` under `high`"),
         ({"field": "a", "low": 1}, "`low` under `high`"),
         ({"field": "a", "low": 0, "high": 1, "log": True}, "starts above 0"),
-        ({"field": "a", "choices": [1], "low": 0}, "stand by themselves"),
+        ({"field": "a", "choices": [1], "low": 0}, "go with one `field`"),
         ({"field": "a", "lo": 0, "high": 1}, "unknown key 'lo'; did you mean 'low'"),
     ],
     ids=["both", "neither", "order", "half", "log", "mixture", "misspelt"],
@@ -313,14 +313,13 @@ def test_a_student_of_other_values_is_not_taken_for_a_trials(
 
     trained: list[float] = []
 
-    def distil(study: Study) -> list[dict[str, Any]]:
+    def distil(study: Study) -> Outcome[None]:
         trained.append(study.experiment.distillation.alpha)
         for name in ("student.pth", "metrics.json", "curves.csv"):
             write_text(study.folder / name, "{}")
-        return [{"metric": "bbox_mAP", "split": "val", "value": study.experiment.distillation.alpha}]
+        return Outcome(None, results={"val": study.experiment.distillation.alpha})
 
     monkeypatch.setattr(distillation, "distil", distil)
-    monkeypatch.setattr(distillation, "sources", lambda study: [])
     monkeypatch.setattr(distillation, "loss_shares", lambda study: pd.DataFrame({"last tenth": {"loss_kd": 0.3}}))
     reached = []
     for alpha in (1e-4, 1e-4, 2e-4):

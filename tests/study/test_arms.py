@@ -56,7 +56,7 @@ def test_what_the_yaml_says_wins():
         ("fgd:bgi", None, "unknown source 'bgi'; did you mean 'big'"),
         ("studnt", None, "did you mean 'student'"),
         ("mine", {"feature": "fgd"}, "unknown source None"),
-        ("mine", {"regions": True}, "says nothing that is known"),
+        ("mine", {"regions": True}, "has no part that is known"),
         ("fgd:big", ["epochs"], "expected a mapping"),
         ("fg:big", None, "did you mean 'fgd:big'"),
     ],

@@ -15,7 +15,7 @@ from mutineck.dataset.detect import find_layout, layout_inputs
 from mutineck.detection.configs import own_config_files
 from mutineck.running.status import table
 from mutineck.study.experiment import Experiment, load_experiment
-from mutineck.study.inputs import INPUTS, Outside, changed_inputs, outside
+from mutineck.study.inputs import INPUTS, ExternalInput, changed_inputs, external_input
 from mutineck.study.jobs import Job, jobs
 from mutineck.study.manifest import read_manifest
 from mutineck.study.stage import Study
@@ -178,7 +178,7 @@ def test_one_file_of_all_pictures_and_the_pictures_beside_it_count(tmp_path: Pat
     make_coco(tmp_path / "coco")
     shutil.copytree(tmp_path / "coco" / "train2017", tmp_path / "data")
     shutil.copy(tmp_path / "coco" / "annotations" / "instances_train2017.json", tmp_path / "data" / "all.json")
-    inputs = [*map(outside, layout_inputs(find_layout(tmp_path / "data", "coco")))]
+    inputs = [*map(external_input, layout_inputs(find_layout(tmp_path / "data", "coco")))]
     manifest = {INPUTS: {each.path: each.note() for each in inputs}}
     write(tmp_path / "data" / "outputs" / "figure.png", "")
     assert changed_inputs(manifest) == ([], [])
@@ -218,7 +218,7 @@ def test_what_was_only_touched_is_up_to_date(kind: str, copied, request: pytest.
 
 def test_what_has_not_been_touched_is_not_read(coco_study: Finished, copied, monkeypatch: pytest.MonkeyPatch) -> None:
     study = copied(coco_study)
-    monkeypatch.setattr(Outside, "digest", lambda self: pytest.fail(f"{self.path} was read"))
+    monkeypatch.setattr(ExternalInput, "digest", lambda self: pytest.fail(f"{self.path} was read"))
     assert study.states()[TEACHER].done
 
 

@@ -13,10 +13,10 @@ from mutineck.study.jobs import MANIFEST, PARAMETERS, Job
 from mutineck.study.last_run import note_last_run
 from mutineck.study.manifest import read_manifest
 from mutineck.study.settings import settings_of
-from mutineck.study.stage import Study, begin, write_experiment
+from mutineck.study.stage import Outcome, Study, begin, write_experiment
 from mutineck.system import processes
 from mutineck.system.errors import ExperimentError
-from mutineck.system.files import sha256_file, sha256_path
+from mutineck.system.files import sha256_file, sha256_path, write_text
 
 
 def given(tmp_path, **more):
@@ -148,6 +148,16 @@ def test_finish(study, tmp_path, capsys):
     assert manifest["results"] == {"rows": 3}
     assert {"revision", "versions", "seconds", "peak_memory_mib", "finished"} <= set(manifest)
     assert "features finished in" in capsys.readouterr().out
+
+
+def test_what_a_stages_functions_return_is_its_manifest(study):
+    files = [write_text(study.root / name, name) for name in ("dataset/train.json", "report.html", "features/a.csv")]
+    first = Outcome(["a table"], reads=files[:1], writes=files[2:], results={"rows": 3, "left_out": 1})
+    second = Outcome(None, writes=files[1:2], results={"mAP": 0.5})
+    manifest = study.finish(first, second, results={"left_out": 2})
+    assert manifest["reads"] == {"dataset/train.json": sha256_file(files[0])}
+    assert list(manifest["writes"]) == ["features/a.csv", "report.html"]
+    assert manifest["results"] == {"rows": 3, "left_out": 2, "mAP": 0.5}, "the later one counts"
 
 
 def test_the_manifest_lists_all_that_lies_in_the_stages_folder(study):

@@ -173,7 +173,7 @@ def test_a_detector_of_another_study_teaches_as_it_is(
             "blue",
             r"teachers/blue is not finished \(it has no manifest\.json\); make it with: mutineck run ",
         ),
-        ("outputs/other", "intermediate", r"is an intermediate teacher: .* which lie elsewhere\. Let those teach"),
+        ("outputs/other", "intermediate", r"is an intermediate teacher: .* which lie elsewhere\. Name one of those"),
         ("study", "red", r"study is this study itself"),
     ],
 )

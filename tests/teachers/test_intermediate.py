@@ -73,8 +73,8 @@ def test_specialists_with_disjoint_labels_merge_into_one_that_knows_both(tmp_pat
     }
     study = Study(Experiment.model_validate(fields), tmp_path / "study", Job("dataset"))
     write_squares(study.root, {"train": 80, "val": 20})
-    alone = {name: ap(prepare(study.at("teachers", f"of_{name}"))) for name in COLOURS}
-    merged = ap(prepare(study.at("teachers", "intermediate")))
+    alone = {name: ap(prepare(study.at("teachers", f"of_{name}")).found) for name in COLOURS}
+    merged = ap(prepare(study.at("teachers", "intermediate")).found)
     for name in COLOURS:
         assert set(alone[name]) == {name}, "a specialist is measured on what it knows"
         assert alone[name][name] >= FLOOR, f"the specialist of {name} has learnt nothing"

@@ -130,7 +130,7 @@ def test_brightness_is_the_mean_grey(tmp_path):
 
 def test_it_trains_on_its_part_and_is_measured_on_all(root):
     study = teacher(root, area="small")
-    rows = prepare(study)
+    rows = prepare(study).found
     data = read_config(study.folder / TRAINING_CONFIG).data
     assert (data.train.ann_file, data.val.ann_file) == (
         str(study.folder / "train.json"),

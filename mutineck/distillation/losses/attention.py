@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mutineck.distillation.losses.shapes import pieces, widen
+from mutineck.distillation.losses.maps import pieces, widen
 
 
 class Strength(NamedTuple):

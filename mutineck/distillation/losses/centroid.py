@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mutineck.clusters.centroids import Centroids
-from mutineck.distillation.losses.shapes import full_precision, widen
+from mutineck.distillation.losses.maps import full_precision, widen
 
 
 class Choice(NamedTuple):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mutineck.distillation.losses.shapes import widen
+from mutineck.distillation.losses.maps import widen
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mutineck.distillation.losses.shapes import map_pair
+from mutineck.distillation.losses.maps import map_pair
 
 PUBLISHED_WEIGHT = 10.0
 

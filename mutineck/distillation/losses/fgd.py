@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from mutineck.detection.cells import cell_maximum, cell_ranges, spread
 from mutineck.distillation.losses.attention import attend, attention_distance, strength_of
 from mutineck.distillation.losses.fused import Sums, compare
-from mutineck.distillation.losses.shapes import full_precision, map_pair, widen
+from mutineck.distillation.losses.maps import full_precision, map_pair, widen
 
 
 class FGDLoss(nn.Module):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mutineck.distillation.losses.attention import Strength
-from mutineck.distillation.losses.shapes import full_precision, pieces
+from mutineck.distillation.losses.maps import full_precision, pieces
 
 
 class Sums(NamedTuple):

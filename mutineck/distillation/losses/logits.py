@@ -17,7 +17,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from mutineck.distillation.losses.shapes import full_precision, widen
+from mutineck.distillation.losses.maps import full_precision, widen
 
 
 def divergence(student: Tensor, teacher: Tensor) -> Tensor:

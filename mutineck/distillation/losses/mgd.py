@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mutineck.distillation.losses.shapes import full_precision, map_pair
+from mutineck.distillation.losses.maps import full_precision, map_pair
 
 PUBLISHED_WEIGHTS = {"one_stage": 2e-5, "two_stage": 5e-7}
 PUBLISHED_MASK_RATIOS = {"one_stage": 0.65, "two_stage": 0.45}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mutineck.distillation.losses.shapes import map_pair
+from mutineck.distillation.losses.maps import map_pair
 
 PUBLISHED_WEIGHT = 6.0
 

@@ -7,8 +7,8 @@ import torch
 
 from benchmarks.losses import looped_fgd, looped_masks
 from mutineck.detection.cells import pad_boxes
-from mutineck.distillation.losses import shapes
 from mutineck.distillation.losses.fgd import FGDLoss, fgd_masks
+from mutineck.distillation.losses.maps import PIECE
 
 BOXES = [torch.tensor([[4.0, 6, 30, 31], [20, 9, 47, 39], [13, 13, 13, 13], [40, 30, 64, 48]]), torch.zeros(0, 4)]
 MASKS = fgd_masks(*pad_boxes(BOXES), 4, (12, 16))
@@ -37,7 +37,7 @@ def value_and_gradients(evaluate, student: torch.Tensor, teacher: torch.Tensor) 
 @pytest.mark.parametrize("student", LAYOUTS)
 @pytest.mark.parametrize("teacher", LAYOUTS)
 def test_values_and_gradients_are_those_of_the_formulas(student, teacher, piece, monkeypatch):
-    monkeypatch.setitem(shapes.PIECE, "cpu", piece)
+    monkeypatch.setitem(PIECE, "cpu", piece)
     generator = torch.Generator().manual_seed(2)
     maps = torch.randn(2, 2, 6, 12, 16, generator=generator, dtype=torch.float64)
     ours, theirs = LAYOUTS[student](maps[0]), LAYOUTS[teacher](maps[1])

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from mutineck.figures.confusion import confusion_counts
-from mutineck.figures.errors import breakdown, classify
+from mutineck.figures.detection_errors import breakdown, classify
 from mutineck.figures.matching import ImageMatch, average_precision, best_threshold, match, match_split
 from mutineck.figures.precision import evaluate
-from mutineck.figures.split import Split, prediction_file
+from mutineck.figures.split_data import Split, prediction_file
 from mutineck.study.stage import Study
 from mutineck.system.files import read_json
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mutineck.figures.matching import ImageMatch, average_precision, match_split
-from mutineck.figures.split import Split, prediction_file, protagonists
+from mutineck.figures.split_data import Split, prediction_file, protagonists
 from mutineck.figures.style import TWO_COLUMNS, Drawing, in_words, new_figure
 from mutineck.study.stage import Study
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mutineck.detection.layouts import find_detector
+from mutineck.detection.checkpoint_layouts import find_detector
 from mutineck.detection.loading import CheckpointError, load_strictly
 from tests.detection.tiny import random_detector
 
