@@ -106,6 +106,7 @@ class CocoReader:
         names: categories to keep, and aliases.
         root: a category that is none (`unused_root`), or None.
         turned, ignored: boxes that were turned, objects with ``ignore``.
+        unwanted: objects of categories that the experiment leaves out.
     """
 
     file: str
@@ -115,6 +116,7 @@ class CocoReader:
     kept_categories: list[dict[str, Any]] = field(default_factory=list)
     turned: int = 0
     ignored: int = 0
+    unwanted: int = 0
     _often: dict[tuple[str, str, str], list[Any]] = field(default_factory=dict)
     _numbers: dict[str, dict[str, int]] = field(default_factory=dict)
     _free: dict[str, Iterator[int]] = field(default_factory=dict)
@@ -133,11 +135,15 @@ class CocoReader:
         """Return what may be meant otherwise, a sentence each."""
         hints = [turned_hint(self.turned)] if self.turned else []
         if self.ignored:
-            hints.append(
-                f"{self.file}: {self.ignored} objects have ignore 1: read as crowd regions, which are neither "
-                "learned nor counted"
-            )
+            hints.append(f"{self.file}: {self.ignored} objects have ignore 1: read as crowd regions")
         return hints
+
+    def found(self, document: Mapping[str, Any]) -> dict[str, int]:
+        """Return how many images and objects a document holds that was read, those left out included."""
+        return {
+            "images": len(document["images"]) - len(self._merged),
+            "objects": len(document["annotations"]) - self.unwanted,
+        }
 
     def _add(self, where: str, reason: str, action: Any, detail: str = "") -> None:
         self.defects.append(Defect(self.file, where, reason, action, detail))
@@ -265,6 +271,7 @@ class CocoReader:
                 continue
             if categories[category_id] is None:
                 # COCO's own list knows the category: leaving it out is the experiment's choice, no defect.
+                self.unwanted += 1
                 continue
             bbox, problem = self._box(row)
             if bbox is None:

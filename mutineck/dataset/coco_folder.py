@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from mutineck.dataset.records import KEPT, LEFT_OUT, REPAIRED, CategoryNames, Da
 from mutineck.dataset.split import first_by_hash
 
 DUPLICATE = "duplicate name"
+NO_ANNOTATION = "image without an annotation"
 ELSEWHERE = "filename points elsewhere"
 
 
@@ -55,7 +57,9 @@ def read_coco_layout(
     named: set[str] = set()
     for part, label in zip(layout.parts, labels, strict=True):
         reader = CocoReader(label, names, above)
-        document = reader.read(parsed.pop(0))
+        whole = parsed.pop(0)
+        document = reader.read(whole)
+        reading.found += Counter(reader.found(whole) if limit is None else {})
         if reading.documents:
             _agree(document, label, next(iter(reading.documents.values())), labels[0])
         if limit is not None and part.split:
@@ -68,18 +72,20 @@ def read_coco_layout(
         reading.hints += reader.hints()
         reading.documents[part.split] = document
     if limit is None:
-        reading.hints += _unnamed(layout, files, named)
+        for folder, others in _unnamed(layout, files, named).items():
+            reading.found["images"] += len(others)
+            detail = f"{len(others)} pictures are in no annotation file, such as {others[0]}"
+            reading.defects.append(Defect(folder, "folder", NO_ANNOTATION, LEFT_OUT, detail))
     return reading
 
 
-def _unnamed(layout: Layout, files: PictureFiles, named: set[str]) -> Iterator[str]:
-    """Yield a sentence about the pictures that lie among those of the annotation files, and are named by none."""
-    folders = {part.pictures[0].relative_to(files.root).as_posix() for part in layout.parts} - {"."}
-    others = [
-        file for file in files.files if file not in named and file.startswith(tuple(f"{each}/" for each in folders))
-    ]
-    if others:
-        yield f"{len(others)} pictures are in no annotation file, such as {others[0]}: they are not read"
+def _unnamed(layout: Layout, files: PictureFiles, named: set[str]) -> dict[str, list[str]]:
+    """Return folder -> the pictures that lie in it among those of the annotation files, and are named by none."""
+    folders = {part.pictures[0].relative_to(files.root).as_posix(): None for part in layout.parts}
+    others = {
+        each: [file for file in files.files if file not in named and file.startswith(f"{each}/")] for each in folders
+    }
+    return {folder: found for folder, found in others.items() if found}
 
 
 def _content(file: Path) -> bytes:

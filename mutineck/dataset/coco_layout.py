@@ -37,6 +37,11 @@ def find_coco(root: Path) -> list[Layout]:
     layouts = []
     if parts:
         remarks = [f"{file.name} is not read, {found[0].name} is" for found in by_split.values() for file in found[1:]]
+        if len(parts) > 1:
+            others = [
+                file.name for file in files if file.name.startswith("instances_") and not _split_of_file(file.name)
+            ]
+            remarks += [f"{name} is not read: it is called as no split is" for name in others]
         layouts.append(Layout("coco", _title(root, parts[0].annotations), tuple(parts), root, remarks=tuple(remarks)))
     if len(parts) < 2:
         singles = [file for file in files if not _split_of_file(file.name) and is_coco(file)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import unicodedata
@@ -74,8 +75,9 @@ def written_parts(written: str) -> tuple[str, ...]:
     stands before the query.
     """
     if "://" in written or written.startswith(SERVED):
-        address = urlsplit(written)
-        written = parse_qs(address.query).get("d", [unquote(address.path)])[0]
+        with contextlib.suppress(ValueError):  # no address after all: "http://["
+            address = urlsplit(written)
+            written = parse_qs(address.query).get("d", [unquote(address.path)])[0]
     parts = [part for part in re.split(r"[/\\]", written) if part not in ("", ".")]
     leading = max((index + 1 for index, part in enumerate(parts) if part == ".." or part.endswith(":")), default=0)
     return tuple(parts[leading:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -114,6 +115,25 @@ def _without_marks(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.casefold()) or name
 
 
+def marked_hint(documents: Iterable[Mapping[str, Any]], treated: str) -> list[str]:
+    """Return a sentence about the objects that are marked not to be learned, if there are any, and the setting to type.
+
+    Args:
+        documents: COCO documents.
+        treated: `dataset.crowd`, what such objects are taken for.
+    """
+    items = [item for document in documents for item in document["annotations"]]
+    marked = sum(item["iscrowd"] for item in items)
+    what = f"{marked} of {len(items)} objects are marked difficult (VOC), or iscrowd or ignore (COCO)"
+    means = {
+        "ignored": "neither learned nor counted",
+        "background": "background in training, not counted in evaluation",
+        "objects": "learned and counted as any other, as dataset.crowd says",
+    }
+    remedy = "" if treated == "objects" else ". To take them as any other, --set dataset.crowd=objects"
+    return [f"{what}: {means[treated]}{remedy}"] if marked else []
+
+
 def turned_hint(count: int) -> str:
     """Return what is said of boxes that a tool keeps turned."""
     return f"{count} boxes are turned (attribute rotation): each is read as the upright box around it"
@@ -190,6 +210,8 @@ class Reading:
         hints: sentences about what may be meant otherwise, each with the setting to type.
         lists: name of a list that comes with the data -> pictures in it (ImageSets of Pascal VOC).
         notes: for ``dataset.json``.
+        found: how many ``images`` and ``objects`` there are, those that are left out included, and without the
+            categories that the experiment does not want; nothing where that is not known.
         files: annotation files that were read, for the manifest; none where they are many.
     """
 
@@ -198,7 +220,15 @@ class Reading:
     hints: list[str] = field(default_factory=list)
     lists: dict[str, set[str]] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+    found: Counter[str] = field(default_factory=Counter)
     files: list[Path] = field(default_factory=list)
+
+    def read(self) -> dict[str, int]:
+        """Return how many ``images`` and ``objects`` were read."""
+        return {
+            key: sum(len(document[rows]) for document in self.documents.values())
+            for key, rows in (("images", "images"), ("objects", "annotations"))
+        }
 
 
 @dataclass(slots=True)
@@ -210,6 +240,7 @@ class Source:
         splits: ``train``, ``val``, ``test`` -> COCO document.
         defects: in the order of the files.
         hints: see `Reading`.
+        counts: how many ``images`` and ``objects`` were ``read``, and ``found``.
         notes: how the splits came about, for ``dataset.json``.
         hidden: split -> COCO document of the labels that the experiment hides in it.
     """
@@ -218,6 +249,7 @@ class Source:
     splits: dict[str, dict[str, Any]]
     defects: list[Defect]
     hints: list[str] = field(default_factory=list)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     hidden: dict[str, dict[str, Any]] = field(default_factory=dict)
 

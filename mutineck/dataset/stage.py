@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tqdm import tqdm
+
 from mutineck.dataset.coco import keep_images
 from mutineck.dataset.detect import find_layout, layout_inputs, read_layout
 from mutineck.dataset.division import Shares, divided, joined
@@ -24,6 +26,7 @@ from mutineck.dataset.records import (
     defect_rows,
     grouped,
     lookalikes,
+    marked_hint,
     refuse_defects,
 )
 from mutineck.dataset.repeats import find_repeats, photograph, same_content
@@ -31,12 +34,19 @@ from mutineck.dataset.shapes import write_shapes
 from mutineck.dataset.sources import Collected, collect
 from mutineck.dataset.split import first_by_hash
 from mutineck.dataset.unlabelled import refuse_unknown, unmeasured
-from mutineck.dataset.usable import boxes_under_a_pixel, small_at_input, trained_on, with_objects, without_objects
+from mutineck.dataset.usable import (
+    MOST_NAMED,
+    boxes_under_a_pixel,
+    small_at_input,
+    trained_on,
+    with_objects,
+    without_objects,
+)
 from mutineck.detection.labelled import is_complete, pictures_labelled
 from mutineck.study.checks import losses
 from mutineck.study.dataset import HIDDEN, LABELLED_PICTURES, SOURCES, Dataset
 from mutineck.study.experiment import DatasetSpec
-from mutineck.system.files import write_json
+from mutineck.system.files import sha256_file, sha256_json, write_json
 from mutineck.system.telling import tell
 
 if TYPE_CHECKING:
@@ -57,12 +67,14 @@ class DatasetSummary:
         splits: ``train``, ``val``, ``test`` -> images, without_objects, boxes, crowd, per_category, as in
             ``dataset.json``; of ``train`` also what is trained_on.
         defects: what was repaired or left out.
+        source: how many images and objects were ``read``, and ``found``.
         reads, writes: files, for the manifest.
     """
 
     categories: tuple[str, ...]
     splits: dict[str, dict[str, Any]]
     defects: list[Defect]
+    source: dict[str, dict[str, int]] = field(default_factory=dict)
     reads: list[Path] = field(default_factory=list)
     writes: list[Path] = field(default_factory=list)
 
@@ -96,6 +108,7 @@ class DatasetSummary:
             "left_out": actions["left out"],
             "kept": actions["kept"],
             "trained_on": self.splits["train"]["trained_on"],
+            **self.source,
         }
 
 
@@ -237,7 +250,8 @@ def _file_names(reading: Reading) -> list[str]:
 def _read_as(layout: Layout, reading: Reading) -> str:
     """Return in a sentence what the folder was taken for, and how many pictures of each split it gave."""
     names = {part.split: part.name for part in layout.parts}
-    counts = {split: len(document["images"]) for split, document in reading.documents.items()}
+    found = sorted(reading.documents.items(), key=lambda each: (*SPLITS, "").index(each[0]))
+    counts = {split: len(document["images"]) for split, document in found}
     if len(counts) == 1:
         parts = f" ({', '.join(part.name for part in layout.parts)})" if len(layout.parts) > 1 else ""
         return f"read as {layout.title}{parts}: {sum(counts.values())} pictures"
@@ -299,6 +313,11 @@ def _generate(study: Study) -> Path:
 def _source(came: Came, spec: DatasetSpec) -> Source:
     """Divide what is not divided yet, and say which pictures are there twice."""
     reading, copies = came.reading, came.copies
+    read = reading.read()
+    marked = marked_hint(reading.documents.values(), spec.crowd)
+    if spec.crowd == "objects":
+        for item in (item for document in reading.documents.values() for item in document["annotations"]):
+            item["iscrowd"] = 0
     together = {name: photograph(copies.get(name, name)) for name in _file_names(reading)}
     documents, notes = came.divide(together)
     documents.setdefault("test", documents["val"])
@@ -317,13 +336,23 @@ def _source(came: Came, spec: DatasetSpec) -> Source:
     if documents["test"] is documents["val"]:
         hints.append(f"{TEST_IS_VAL}; what is reported on test was chosen on it")
     categories = [category["name"] for category in documents["train"]["categories"]]
-    hints += reading.hints + lookalikes(categories)
+    hints += reading.hints + marked + _never_shown(documents["train"]) + lookalikes(categories)
     hidden: dict[str, dict[str, Any]] = {}
     if spec.hide:
         for split in spec.hide.splits:
             documents[split], hidden[split] = hide_labels(documents[split], spec.hide, together)
         notes = notes | {SOURCES: labelled_for(spec.hide, categories)}
-    return Source(came.image_root, documents, reading.defects + defects, hints, reading.notes | notes, hidden)
+    counts = {"read": read, "found": dict(reading.found)}
+    return Source(came.image_root, documents, reading.defects + defects, hints, counts, reading.notes | notes, hidden)
+
+
+def _never_shown(train: Mapping[str, Any]) -> list[str]:
+    """Return a sentence about the categories that a training never sees, if there are any."""
+    there = {item["category_id"] for item in train["annotations"] if not item["iscrowd"]}
+    absent = [row["name"] for row in train["categories"] if row["id"] not in there]
+    total = len(train["categories"])
+    few = f"{', '.join(absent[:MOST_NAMED])}{', ...' if absent[MOST_NAMED:] else ''}"
+    return [f"{len(absent)} of {total} categories have no object in train: {few}"] if absent else []
 
 
 def _limited(document: dict[str, Any], limit: int, seed: int) -> dict[str, Any]:
@@ -340,7 +369,7 @@ def _write(study: Study, source: Source, reads: list[Path]) -> DatasetSummary:
         if not counts["images"] or not (counts.get("trained_on", counts)["boxes"] or unlabelled):
             marked = (
                 f" (all {counts['crowd']} objects are difficult, in VOC, or iscrowd or ignore, in COCO, and those are "
-                "neither learned nor counted: take the mark off in the files)"
+                "neither learned nor counted. To take them as any other, --set dataset.crowd=objects)"
             )
             raise DatasetError(
                 f"{source.image_root}: the {split} split has {counts['images']} usable images and {counts['boxes']} "
@@ -362,9 +391,26 @@ def _write(study: Study, source: Source, reads: list[Path]) -> DatasetSummary:
         masks="all" if all(masks) else "some" if any(masks) else "none",
         splits=splits,
         source={"defects": len(source.defects)} | source.notes,
+        content=content_of(source, folder, study.root / source.image_root),
     )
     writes.append(made.write(study.root))
-    return DatasetSummary(categories, splits, source.defects, reads, writes)
+    return DatasetSummary(categories, splits, source.defects, source.counts, reads, writes)
+
+
+def content_of(source: Source, folder: Path, root: Path) -> dict[str, str]:
+    """Return a hash for each split: of its annotations as written in a folder, and of its pictures below a root.
+
+    Labels that are hidden in a split have one of their own.
+    """
+    documents = source.splits
+    names = dict.fromkeys(image["file_name"] for document in documents.values() for image in document["images"])
+    pictures = {name: sha256_file(root / name) for name in tqdm(names, desc="hashing", unit="file", disable=None)}
+    return {
+        split: sha256_json(
+            [sha256_file(folder / f"{split}.json"), [pictures[image["file_name"]] for image in document["images"]]]
+        )
+        for split, document in documents.items()
+    } | {f"hidden {split}": sha256_file(folder / HIDDEN.format(split)) for split in source.hidden}
 
 
 def _count(document: Mapping[str, Any]) -> dict[str, Any]:

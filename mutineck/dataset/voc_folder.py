@@ -94,9 +94,12 @@ def read_pictures(root: Path, layout: Layout, names: CategoryNames, offset: int 
                     reading.lists.setdefault(split, set()).add(picture.file_name)
         reader.add_unannotated()
         reading.defects += reader.defects
+        reading.found += reader.found
         counts += reader.counts
     reading.notes = {"sha256": digest.hexdigest(), "not_listed": not_listed}
     reading.hints = _hints(counts, offset)
+    if not_listed:
+        reading.hints.append(f"{not_listed} annotation files are named in no list of ImageSets/Main: they are not read")
     return sorted(pictures, key=lambda picture: picture.file_name), reading
 
 
@@ -138,6 +141,7 @@ class VocFolder:
 
     Attributes:
         counts: boxes, and those of them that are turned, or begin at coordinate 0.
+        found: ``images`` and ``objects`` that are there, those that are left out included.
     """
 
     def __init__(self, root: Path, part: Part, names: CategoryNames, offset: int) -> None:
@@ -145,6 +149,7 @@ class VocFolder:
         self.folder = part_folder(part)
         self.defects: list[Defect] = []
         self.counts: Counter[str] = Counter()
+        self.found: Counter[str] = Counter()
         self.not_listed = 0
         self.annotations = self._by_stem(part.annotations, ".xml")
         self.pictures = PictureFiles(part.pictures[0], below=part.deep)
@@ -192,6 +197,7 @@ class VocFolder:
         """Return the names to read, sorted: those with an annotation, and listed, if there are lists."""
         listed = set().union(*self.lists.values())
         self.not_listed = len(set(self.annotations) - listed) if listed else 0
+        self.found["images"] += len(listed or self.annotations)
         for stem in sorted(listed - set(self.annotations)):
             if not self.pictures.with_stem(stem)[0]:
                 detail = "named in ImageSets/Main, not there"
@@ -201,6 +207,7 @@ class VocFolder:
     def add_unannotated(self) -> None:
         """Make a defect of every (listed) picture that no annotation has named; call it last."""
         listed = set().union(*self.lists.values())
+        self.found["images"] += len(self.pictures.unwritable)
         for file in self.pictures.unwritable:
             self._add(self._picture(file), "file", UNREADABLE, LEFT_OUT, "its name is not UTF-8")
         for file in self.pictures.files:
@@ -208,6 +215,7 @@ class VocFolder:
             if file in self._taken or (listed and stem not in listed):
                 continue
             twin = next((each for each in self.pictures.with_stem(stem)[0] if each in self._taken), None)
+            self.found["images"] += twin is not None or (stem not in self.annotations and not listed)
             if twin is not None:
                 self._add(self._picture(file), "file", DUPLICATE, LEFT_OUT, f"{twin} has the same name")
             elif stem not in self.annotations:
@@ -226,6 +234,10 @@ class VocFolder:
             digest.update(f"{label}\0{len(content)}\0".encode("utf-8", "surrogatepass") + content)
         record, found = read_voc_xml(content, self._name(file))
         self.defects += found
+        self.found["objects"] += sum(defect.field.startswith("object[") for defect in found)
+        if record is not None:
+            unwanted = sum(self.names.resolve(item.name) == (None, "") for item in record.objects)
+            self.found["objects"] += len(record.objects) - unwanted
         name = self._picture_name(record, stem, file) if record is not None else None
         if record is None or name is None:
             return None

@@ -158,18 +158,18 @@ def yolo_inputs(layout: Layout) -> Iterator[ExternalInput]:
         return
     yield ExternalInput(str(layout.base), "folders", ("images", "labels", *split_words()))
     for place in places:
-        if (labels := label_folder(place)) != place:
+        if (labels := label_folder(place, layout.base)) != place:
             yield ExternalInput(str(labels), "content", (".txt",))
             yield ExternalInput(str(place), "names", PICTURE_SUFFIXES)
         else:
             yield ExternalInput(str(place), "content", (".txt", *PICTURE_SUFFIXES))
 
 
-def label_folder(pictures: Path) -> Path:
-    """Return where the labels of a folder of pictures lie: the last images/ in its path is labels/ there."""
-    parts = [*pictures.parts]
+def label_folder(pictures: Path, base: Path) -> Path:
+    """Return where the labels of a folder of pictures lie: the last images/ of its path below a base is labels/."""
+    parts = pictures.relative_to(base).parts
     for index in range(len(parts) - 1, -1, -1):
         if parts[index] == "images":
-            labels = Path(*parts[:index], "labels", *parts[index + 1 :])
+            labels = base.joinpath(*parts[:index], "labels", *parts[index + 1 :])
             return labels if labels.is_dir() else pictures
     return pictures

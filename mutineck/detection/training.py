@@ -98,7 +98,8 @@ def describe(config: Any, root: Path | None = None) -> dict[str, Any]:
     """Return what a training depends on in its config, JSON-able.
 
     Any number of processes and loader workers may go on with it, in whatever folder, with a teacher cache of any size;
-    whether there is a cache counts, since with one the teachers' maps are rounded.
+    whether there is a cache counts, since with one the teachers' maps are rounded. Where the pictures lie does not:
+    what they are is for the training's identity to say.
     """
     described = copy.deepcopy(config._cfg_dict).to_dict()  # its batches are global ones still
     for loader in (described["data"], described["data"]["val_dataloader"]):
@@ -108,11 +109,14 @@ def describe(config: Any, root: Path | None = None) -> dict[str, Any]:
 
 
 def _wherever(node: Any, root: str) -> Any:
-    """Return a config with paths below a folder told from there, and of teacher caches no more than that they are."""
+    """Return a config with paths below a folder told from there, without the pictures' folder, and of teacher caches
+    no more than that they are.
+    """
     if isinstance(node, Mapping):
         return {
             key: "maps are rounded" if key == "cache" and value is not None else _wherever(value, root)
             for key, value in node.items()
+            if key != "img_prefix"
         }
     if isinstance(node, list | tuple):
         return [_wherever(value, root) for value in node]

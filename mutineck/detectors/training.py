@@ -39,6 +39,11 @@ def split_config(
     )
 
 
+def data_identity(study: Study) -> dict[str, str]:
+    """Return the content of what a training sees: its pictures, and those that its best state is chosen on."""
+    return {f"data {split}": study.dataset.content.get(split, "") for split in ("train", "val")}
+
+
 def detector_training(
     study: Study,
     model: Mapping[str, Any],

@@ -14,7 +14,7 @@ from mutineck.detectors.cache import cache_settings
 from mutineck.detectors.folders import detector_config, input_normalisation, sha256_config
 from mutineck.detectors.measuring import measure_detector
 from mutineck.detectors.named_files import locate
-from mutineck.detectors.training import detector_training
+from mutineck.detectors.training import data_identity, detector_training
 from mutineck.study.arms import ArmSpec
 from mutineck.study.experiment import INTERMEDIATE, DetectorSpec, DistillationSpec
 from mutineck.study.stage import Outcome, Study
@@ -157,6 +157,7 @@ def train_student(study: Study) -> tuple[Any, Any]:
         study, model_dict, categories, schedule, seed=study.job.seed, masks=masks, hooks=HOOKS, modules=modules
     )
     identity = {key: (sha256_config if path.suffix == ".py" else sha256_file)(path) for key, path in files.items()}
+    identity |= data_identity(study)
     device = device_of(experiment.resources.device)
     return train(config, device=device, identity=identity, root=study.root), config
 

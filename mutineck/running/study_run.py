@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import tempfile
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mutineck.running.job_run import thread_environment, visible_gpus
@@ -20,12 +21,13 @@ from mutineck.running.snakemake_process import (
     snakemake_arguments,
 )
 from mutineck.study.checks import refusal
+from mutineck.study.dataset import DATA
 from mutineck.study.experiment import STAGES, Experiment
 from mutineck.study.jobs import Job, jobs, needs
 from mutineck.study.last_run import note_last_run
 from mutineck.study.manifest import damage, read_manifest
 from mutineck.study.stage import write_experiment
-from mutineck.study.staleness import outdated
+from mutineck.study.staleness import DATASET, outdated
 from mutineck.system.errors import ExperimentError, unknown
 from mutineck.system.files import write_json
 from mutineck.system.processes import exclusive
@@ -88,18 +90,31 @@ def run_study(
         notes = Path(temporary) if dry_run else run.root
         config = {"cwd": str(Path.cwd()), "gpus": len(gpus), "experiment": str(write_experiment(experiment, notes))}
         config |= {"notebooks": str(notebooks.resolve())} if notebooks is not None else {}
+        places = len(gpus) * experiment.resources.jobs_per_gpu
+
+        def do(part: StudyRun, again_for: Mapping[Job, str]) -> None:
+            # In the study's folder: a cluster's nodes read it, too.
+            named = {str(job): why for job, why in again_for.items()}
+            file = write_json(notes / SNAKEMAKE_CONFIG, config | {"again_for": named})
+            arguments = snakemake_arguments(
+                part.root, file, part.wanted, cores, places, dry_run, force, where, again_for
+            )
+            part.finish(arguments, notes / SNAKEMAKE_LOG, lock, CANCEL if where.remote else 0.0, again)
+
         again_for = run.stale_by_themselves()
         if not dry_run:
             note_last_run(run.root, overrides)
+        if run.data_first(again_for):
+            if dry_run:
+                print("what comes after the data set stays, if that comes out with the same content", flush=True)
+            else:
+                do(replace(run, wanted=[DATASET]), {job: why for job, why in again_for.items() if job == DATASET})
+                run = replace(run, force=())  # what was forced has lost its manifest
+                again_for = run.stale_by_themselves(said=again_for)
+        if not dry_run:
+            run.date_back()
         run.check_results(again_for)
-        # In the study's folder: a cluster's nodes read it, too.
-        config["again_for"] = {str(job): why for job, why in again_for.items()}
-        config_file = write_json(notes / SNAKEMAKE_CONFIG, config)
-        places = len(gpus) * experiment.resources.jobs_per_gpu
-        arguments = snakemake_arguments(
-            run.root, config_file, run.wanted, cores, places, dry_run, force, where, again_for
-        )
-        run.finish(arguments, notes / SNAKEMAKE_LOG, lock, CANCEL if where.remote else 0.0, again)
+        do(run, again_for)
     return run.root
 
 
@@ -143,8 +158,8 @@ class StudyRun:
                 f"{self.root}: Snakemake reads braces in a path as wildcards; name another folder (--outputs)"
             )
 
-    def stale_by_themselves(self) -> dict[Job, str]:
-        """Return which finished jobs Snakemake has to be told to run again, and why; print that.
+    def stale_by_themselves(self, said: Collection[Job] = ()) -> dict[Job, str]:
+        """Return which finished jobs Snakemake has to be told to run again, and why; print that but of those `said`.
 
         Snakemake knows the settings of what it ran itself in this folder; manifests also tell those of a copied one,
         what is damaged, and what was read outside the folder. Unless the run is dry, manifests of jobs that are damaged
@@ -161,14 +176,36 @@ class StudyRun:
             elif damaged:
                 again_for[job] = damaged
             elif job.stage not in self.force and (manifest := read_manifest(self.root, job)) is not None:
-                found = outdated(self.experiment, job, manifest)
+                found = outdated(self.experiment, self.root, job, manifest)
                 if found.settings:
                     again_for[job] = SETTINGS
                 elif found.reasons:
                     again_for[job] = found.reasons[0]
-                    if not self.dry_run:
+                    if not self.dry_run and job not in said:
                         print(f"{job}: {again_for[job]}; it is run again", flush=True)
         return again_for
+
+    def data_first(self, again_for: Collection[Job]) -> bool:
+        """Whether the data set is to be made before it can be said what else has to be: some of that may stay."""
+        again = {*again_for, *(job for job in self.wanted if job.stage in self.force)}
+        if DATASET not in again and all((self.root / path).is_file() for path in DATASET.outputs):
+            return False
+        later = (job for job in self.wanted if job not in again and job != DATASET)
+        return any((read_manifest(self.root, job) or {}).get(DATA) for job in later)
+
+    def date_back(self) -> None:
+        """Make the data set's manifest no newer than what is of the same content, which Snakemake would run again.
+
+        What is of other content is stale by itself. Of jobs of an earlier revision it is not known: then times decide.
+        """
+        path = self.root / DATASET.manifest
+        finished = {job: found for job in self.wanted if job != DATASET and (found := read_manifest(self.root, job))}
+        if not path.is_file() or not finished or not all(found.get(DATA) for found in finished.values()):
+            return
+        files = (self.root / name for job in finished for name in job.outputs)
+        oldest = min(file.stat().st_mtime for file in files if file.is_file())
+        if path.stat().st_mtime > oldest:
+            os.utime(path, (oldest - 1, oldest - 1))
 
     def check_results(self, again_for: Collection[Job]) -> None:
         """Hold finished jobs to the checks as they are now; what is made again, or from it, is checked then.

@@ -94,8 +94,14 @@ def losses(results: Mapping[str, Any], listed: Path) -> str:
     found = [f"{results[action]} {words}" for action, words in actions.items() if results.get(action)]
     if not found:
         return ""
-    used = f"{sum(results['images'].values())} pictures with {sum(results['boxes'].values())} boxes are used"
-    return f"{', '.join(found)}; {used}. The list: {listed}"
+    read, there = results.get("read", {}), results.get("found", {})
+    counts = [
+        f"{read[key]} of {there[key]} {word}" if there.get(key) else f"{read[key]} {word}"
+        for key, word in (("images", "pictures"), ("objects", "objects"))
+        if key in read
+    ]
+    used = f"{' and '.join(counts)} are read" if counts else ""
+    return f"{'; '.join(filter(None, [', '.join(found), used]))}. The list: {listed}"
 
 
 def data_remark(root: Path) -> str:

@@ -20,6 +20,8 @@ SOURCES = "sources"
 `dataset.json`: name -> categories that its pictures are labelled for."""
 LABELLED_PICTURES = "labelled"
 """Key of a split in `dataset.json`, where some picture is not labelled for some category: category -> pictures."""
+DATA = "data"
+"""Key of a manifest: `Dataset.content` that the job worked on; nothing where it was not known yet."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Dataset:
             pictures that are labelled for it) where not all pictures are labelled for all categories.
         source: where it comes from: `format`, number of `defects`, how it was divided.
         folder: the stage's folder, which holds the splits' files.
+        content: `train`, `val`, `test` -> hash of its annotations and of its pictures' bytes, wherever these lie. What
+            was made from a data set is up to date with any other of the same content.
     """
 
     categories: tuple[str, ...]
@@ -42,6 +46,7 @@ class Dataset:
     splits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
     folder: Path = Path()
+    content: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, root: Path) -> Dataset:
@@ -83,5 +88,6 @@ class Dataset:
             "masks": self.masks,
             "splits": dict(self.splits),
             "source": dict(self.source),
+            "content": dict(self.content),
         }
         return write_json(root / "dataset" / DATASET_FILE, fields)

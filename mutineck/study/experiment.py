@@ -69,9 +69,10 @@ class DatasetSpec(Record):
     """Name in the files -> category; an empty category drops the name on purpose."""
     voc_offset: int = Field(1, ge=0, le=1)
     """First pixel's coordinate in VOC XML: 1 in Pascal VOC, 0 in many hand-made sets."""
-    crowd: Literal["ignored", "background"] = "ignored"
+    crowd: Literal["ignored", "background", "objects"] = "ignored"
     """What crowd regions (`iscrowd`) and objects marked `difficult` are in training: `ignored`, neither object nor
-    background, as in evaluation; or background, as mmdet has it by default."""
+    background, as in evaluation; `background`, as mmdet has it by default; or `objects` as any other, also in
+    evaluation, for tools that mark them all."""
     download: bool = False
     """Fetch the published VOC or COCO data into `root` first, as far as it is not there."""
     limit: int | None = Field(None, ge=1)

@@ -25,9 +25,11 @@ def settings_of(experiment: Experiment, job: Job) -> dict[str, Any]:
     stage = job.stage
     if stage == "dataset":
         # Pictures without objects were always kept before there was this field.
-        unread = ("negatives",) if experiment.dataset.negatives else ()
-        later = (field for field in ("hide", "sources") if not whole["dataset"][field])
-        return {"dataset": _without(whole["dataset"], "strict", "download", "crowd", *unread, *later)}
+        unread = ["negatives"] if experiment.dataset.negatives else []
+        # Whether marked objects are background is for trainings to know.
+        unread += [] if experiment.dataset.crowd == "objects" else ["crowd"]
+        unread += [field for field in ("hide", "sources") if not whole["dataset"][field]]
+        return {"dataset": _without(whole["dataset"], "strict", "download", *unread)}
     measured = {"input": whole["input"], "splits": sorted(experiment.evaluation.measured)}
     teachers = {teacher["name"]: _without(teacher, "floor") for teacher in whole["teachers"]}
     # What trains nothing sees no picture mirrored.

@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import yaml
 
-from mutineck.study.dataset import DATASET_FILE, Dataset
+from mutineck.study.dataset import DATA, DATASET_FILE, Dataset
 from mutineck.study.experiment import STAGES, Experiment
 from mutineck.study.experiment_file import find_file, repository
 from mutineck.study.inputs import INPUTS, ExternalInput, external_input
@@ -192,6 +192,7 @@ class Study:
             "results": found | dict(results or {}),
             "reads": self._hashes(reads),
             INPUTS: self._inputs,
+            DATA: self._data(),
             "writes": self._hashes([*writes, *beside]),
             "revision": revision(),
             "versions": versions(),
@@ -202,6 +203,13 @@ class Study:
         write_json(self.folder / MANIFEST, manifest)
         print(f"{self.job.folder} finished in {seconds:.1f} s: {self.folder / MANIFEST}")
         return manifest
+
+    def _data(self) -> dict[str, str]:
+        """Return the content of the data set that the stage has worked on, or has made."""
+        if not self.path("dataset", DATASET_FILE).is_file():
+            return {}
+        # Read anew by the stage that makes it, perhaps more than once
+        return dict((Dataset.read(self.root) if self.stage == "dataset" else self.dataset).content)
 
     def _is_outside(self, path: str | os.PathLike[str]) -> bool:
         # A search's trials have their study's folders by links: as named, they are inside.

@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mutineck.study.checks import check_in, remark
+from mutineck.study.dataset import DATA, DATASET_FILE, Dataset
 from mutineck.study.experiment import Experiment
+from mutineck.study.experiment_file import places
 from mutineck.study.inputs import changed_inputs
 from mutineck.study.jobs import Job, jobs, needs
 from mutineck.study.manifest import damage, read_manifest, revision
 from mutineck.study.settings import changed_settings
+
+DATASET = Job("dataset")
+KEPT_IF_SAME = "stays, if the data set comes out with the same content"
 
 
 class Outdated(NamedTuple):
@@ -21,17 +26,19 @@ class Outdated(NamedTuple):
         settings: each as `path: before -> now`.
         inputs: files outside the study's folder that have changed.
         missing: those that are not there any more: they are reported, and do not make a job stale.
+        data: that the study's data set has another content now, or ''.
     """
 
     settings: list[str]
     inputs: list[str]
     missing: list[str]
+    data: str
 
     @property
     def reasons(self) -> list[str]:
         """Why the job is stale; empty if it is not."""
         changes = [f"settings changed: {change}" for change in self.settings]
-        return changes + [f"input changed: {path}" for path in self.inputs]
+        return [*changes, *(f"input changed: {path}" for path in self.inputs), *filter(None, [self.data])]
 
 
 class State(NamedTuple):
@@ -49,9 +56,40 @@ class State(NamedTuple):
         return not self.reasons
 
 
-def outdated(experiment: Experiment, job: Job, manifest: Mapping[str, Any]) -> Outdated:
-    """Compare a finished job with the experiment and the files outside the study's folder as they are now."""
-    return Outdated(changed_settings(experiment, job, manifest), *changed_inputs(manifest))
+def outdated(experiment: Experiment, root: Path, job: Job, manifest: Mapping[str, Any]) -> Outdated:
+    """Compare a finished job with the experiment, the study's data set and the files outside as they are now."""
+    changed, missing = changed_inputs(manifest)
+    settings = changed_settings(experiment, job, manifest)
+    data = moved_data(experiment, root) if job == DATASET else changed_data(root, manifest)
+    return Outdated(settings, changed, missing, data)
+
+
+def moved_data(experiment: Experiment, root: Path) -> str:
+    """Return where the pictures are now that the data set's own file looks for elsewhere, '' if it finds them.
+
+    So it is where `dataset.root` is a relative path, and leads somewhere else than it did.
+    """
+    named = experiment.dataset.root
+    if named is None or not (root / "dataset" / DATASET_FILE).is_file() or Dataset.read(root).pictures.is_dir():
+        return ""
+    here = next((path for path in places(named, experiment.relative_to) if path.is_dir()), None)
+    return f"its pictures are in {here} now" if here else ""
+
+
+def changed_data(root: Path, manifest: Mapping[str, Any]) -> str:
+    """Return that a finished job is of other data than the study has now, '' if it is not or either is not known.
+
+    Content counts, not where the pictures lie nor when the data set was made. Where it is not known, times decide.
+    """
+    try:
+        made = read_manifest(root, DATASET) or {}
+    except ValueError:  # it is made again, and compared then
+        return ""
+    then, now = manifest.get(DATA), made.get(DATA)
+    if not then or not now or then == now:
+        return ""
+    differing = [split for split in sorted({*then, *now}) if then.get(split) != now.get(split)]
+    return f"the data set has changed: {', '.join(differing)}"
 
 
 def inspect(experiment: Experiment, root: Path, *, code: Mapping[str, Any] | None = None) -> list[State]:
@@ -59,6 +97,8 @@ def inspect(experiment: Experiment, root: Path, *, code: Mapping[str, Any] | Non
 
     Stale is what was made with other settings, from files outside the study that have changed since, or from what is
     stale itself. That such a file is missing is noted, and is no reason: see `mutineck.study.inputs.changed_inputs`.
+    A data set that has to be made again is no reason either, where it is known what a job was made from: whether its
+    content has changed is compared then.
 
     Args:
         experiment: as it should be; results of other settings are stale.
@@ -96,17 +136,20 @@ def _state(experiment: Experiment, root: Path, job: Job, stale: Sequence[Job], c
         return State(job, (damaged,))
     if manifest is None:
         return State(job, (_why_missing(root, job),))
-    found = outdated(experiment, job, manifest)
+    found = outdated(experiment, root, job, manifest)
+    compared = [DATASET] if manifest.get(DATA) else []
+    pending = KEPT_IF_SAME if {*compared} & {*stale} else ""
+    stale = [needed for needed in stale if needed not in compared]
     reasons = [*found.reasons, *(f"{path} is missing" for path in job.outputs if not (root / path).is_file())]
     reasons += [damaged] if damaged else []
     reasons += [f"{needed} has to be run first" for needed in stale]
     made = min((root / path).stat().st_mtime for path in job.outputs if (root / path).is_file())
     for needed in needs(experiment, job):
-        if needed not in stale and (root / needed.manifest).stat().st_mtime > made:
+        if needed not in (*stale, *compared) and (root / needed.manifest).stat().st_mtime > made:
             reasons.append(f"{needed} is newer")
     check = check_in(manifest) if job.stage == "teachers" else None
     remarked = remark(experiment, str(job.item), check) if check else ""
-    notes = [_other_revision(manifest.get("revision") or {}, code), _missing_inputs(found.missing), remarked]
+    notes = [_other_revision(manifest.get("revision") or {}, code), _missing_inputs(found.missing), remarked, pending]
     return State(job, tuple(reasons), manifest["finished"], manifest["seconds"], "; ".join(filter(None, notes)))
 
 

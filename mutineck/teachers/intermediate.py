@@ -18,7 +18,7 @@ from mutineck.detectors.cache import cache_settings
 from mutineck.detectors.folders import input_normalisation, load_frozen, sha256_config
 from mutineck.detectors.loaders import evaluation_loader
 from mutineck.detectors.measuring import measure_detector
-from mutineck.detectors.training import detector_training
+from mutineck.detectors.training import data_identity, detector_training
 from mutineck.study.experiment import INTERMEDIATE
 from mutineck.study.stage import Study
 from mutineck.system.errors import ExperimentError
@@ -136,6 +136,7 @@ def _is_identity(study: Study) -> bool:
 def _identity(study: Study) -> dict[str, str]:
     # Of the validation split, since its best state is kept.
     found = {split: sha256_file(study.need("dataset", f"{split}.json")) for split in ("train", "val")}
+    found |= data_identity(study)
     found["start"] = sha256_file(study.folder / START)
     for teacher in study.experiment.teachers:
         found[f"teacher {teacher.name}"] = sha256_file(study.need("teachers", teacher.name, "checkpoint.pth"))

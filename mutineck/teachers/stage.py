@@ -17,7 +17,7 @@ from mutineck.detectors.folders import input_normalisation, weights_of
 from mutineck.detectors.given import GivenDetector, detector_of_study, read_given
 from mutineck.detectors.measuring import measure_detector
 from mutineck.detectors.named_files import find_config, locate
-from mutineck.detectors.training import detector_training
+from mutineck.detectors.training import data_identity, detector_training
 from mutineck.study.experiment import TeacherSpec
 from mutineck.study.stage import Study
 from mutineck.system.errors import ExperimentError, unknown
@@ -142,7 +142,7 @@ def _train_teacher(
         annotations=annotations,
         modules=imports,
     )
-    identity = {"train": sha256_file(annotations)}
+    identity = {"train": sha256_file(annotations)} | data_identity(study)
     model = train(config, device=device_of(study.experiment.resources.device), identity=identity, root=study.root)
     save_detector(
         study.folder,

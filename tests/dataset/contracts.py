@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
+import functools
 import json
 import re
+import shutil
+import tempfile
+from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mutineck.dataset.coco import DUPLICATE, LARGEST_ID, read_coco
 from mutineck.dataset.coco_fit import OVERHANG, fit_to_images
+from mutineck.dataset.detect import find_layout, read_layout
 from mutineck.dataset.records import LEFT_OUT, CategoryNames, DatasetError, Defect, Picture, defect_rows
 from mutineck.dataset.voc import coco_document, coco_to_voc, documents_of, picture_from_voc
 from mutineck.dataset.voc_xml import read_voc_xml, write_voc_xml
@@ -111,6 +118,51 @@ def check_yolo(content: bytes) -> None:
     if objects:
         document = documents_of([picture], sorted(picture.categories()))[""]
         _check_sound(document)
+
+
+def check_described(content: bytes, listed: bytes = b"") -> None:
+    """Hold the reading of a YOLO folder to its promises for any data.yaml, and any list of pictures that it may name.
+
+    What is raised is a refusal that names the folder or a file in it. What is read lies in the folder, each picture once
+    in a split; every picture of the folder is read or is of no split, and whatever a list names is read or told.
+    """
+    root = _yolo_folder()
+    (root / "data.yaml").write_bytes(content)
+    (root / "list.txt").write_bytes(listed)
+    try:
+        layout = find_layout(root, "yolo")
+        reading = read_layout(root, layout, CategoryNames())
+    except DatasetError as error:
+        assert str(root) in str(error) and len(str(error)) < 20 * LONGEST_LINE
+        str(error).encode("utf-8")
+        return
+    for document in reading.documents.values():
+        names = [image["file_name"] for image in document["images"]]
+        assert len(set(names)) == len(names) and all((root / name).is_file() for name in names)
+        assert {*names} <= {f"images/{split}/{number}.jpg" for split in "ab" for number in range(3)}
+    for defect in reading.defects:
+        str(defect).encode("utf-8")
+        assert (root / defect.file).exists()
+    lines = [index for index, line in enumerate(listed.decode("utf-8-sig", "replace").splitlines(), 1) if line.strip()]
+    for split in (part.split for part in layout.parts if part.pictures == (root / "list.txt",)):
+        told = {d.field for d in reading.defects if d.file == "list.txt" and d.field.startswith("line[")}
+        read = len(reading.documents[split]["images"]) if split in reading.documents else 0
+        assert read + len(told) == len(lines), "a line of a list is lost or counted twice"
+
+
+@functools.cache
+def _yolo_folder() -> Path:
+    """Return a folder with six pictures and their labels, for as long as the process lives."""
+    root = Path(tempfile.mkdtemp(prefix="mutineck-yolo-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    for split in "ab":
+        for number in range(3):
+            picture, label = root / "images" / split / f"{number}.jpg", root / "labels" / split / f"{number}.txt"
+            for path in (picture, label):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", SIZE, (number * 60, 0, ord(split))).save(picture)
+            label.write_text(f"{number} 0.5 0.5 0.2 0.2\n")
+    return root
 
 
 def _check_sound(document: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import unicodedata
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -14,6 +14,9 @@ from xml.sax.saxutils import escape
 import numpy as np
 import yaml
 from PIL import Image
+
+from mutineck.dataset.boxes import corners_to_bbox
+from mutineck.dataset.shapes import generate_scene
 
 Box = tuple[str, tuple[int, int, int, int]]
 SIZE = (64, 48)
@@ -311,6 +314,25 @@ DIVIDED = (
     voc_roboflow, coco_2017, coco_cvat_subsets, coco_names_with_split, coco_roboflow, ultralytics, ultralytics_outlines,
     yolo_without_yaml, yolo_roboflow, yolo_lists,
 )  # fmt: skip
+
+
+def drawn_scenes(count: int) -> tuple[Truth, dict[str, np.ndarray]]:
+    """Return generated scenes as a truth, and the pixels of each by its name."""
+    shots, pixels = [], {}
+    for index in range(count):
+        scene = generate_scene(index, seed=0, size=SIZE, max_objects=3)
+        split = ("train", "train", "train", "val", "test")[index % 5]
+        boxes = [(item.name, corners_to_bbox(item.corners)) for item in scene.record.objects]
+        shot = Shot(f"scene {index}.png", split, tuple((name, tuple(map(int, box))) for name, box in boxes))
+        shots.append(shot)
+        pixels[shot.name] = scene.pixels
+    return tuple(shots), pixels
+
+
+def paint(root: Path, pixels: Mapping[str, np.ndarray]) -> None:
+    """Put pictures in the place of an export's of the same names."""
+    for path in root.rglob("*.png"):
+        Image.fromarray(pixels[path.name]).save(path)
 
 
 def decompose(root: Path) -> None:

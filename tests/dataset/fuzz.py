@@ -32,8 +32,8 @@ from tests.reliability.junit import cases
 WORK = repository() / ".fuzz"
 REPORT = repository() / "docs" / "reliability" / "fuzz.json"
 CASES = Path(__file__).parent / "cases"
-SUFFIXES = {"voc": ".xml", "coco": ".json", "yolo": ".txt"}
-TARGETS = ("voc-bytes", "voc-built", "coco-bytes", "coco-built", "yolo-bytes", "yolo-built")
+SUFFIXES = {"voc": ".xml", "coco": ".json", "yolo": ".txt", "yaml": ".yaml"}
+TARGETS = tuple(f"{which}-{how}" for which in SUFFIXES for how in ("bytes", "built"))
 """Bytes are a file as they are, or choose what a file says (`tests/dataset/wild.py`)."""
 LONGEST = 4096
 FILES_A_MINUTE = 1200
@@ -46,13 +46,18 @@ def reader(target: str) -> Callable[[bytes], Any]:
     from tests.dataset import contracts
 
     which, how = target.split("-")
+    if which == "yaml":
+        return lambda data: contracts.check_described(
+            data if how == "bytes" else built(which, data), wild.list_file(data)
+        )
     check = {"voc": contracts.check_voc, "coco": contracts.check_coco, "yolo": contracts.check_yolo}[which]
     return check if how == "bytes" else lambda data: check(built(which, data))
 
 
 def built(which: str, data: bytes) -> bytes:
     """Return the file that bytes choose."""
-    return {"voc": wild.voc_file, "coco": wild.coco_file, "yolo": wild.yolo_file}[which](data)
+    files = {"voc": wild.voc_file, "coco": wild.coco_file, "yolo": wild.yolo_file, "yaml": wild.yaml_file}
+    return files[which](data)
 
 
 def run_target(target: str, arguments: list[str]) -> None:

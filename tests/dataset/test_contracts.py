@@ -18,8 +18,8 @@ from mutineck.dataset.images import inspect_picture
 from mutineck.dataset.records import CategoryNames, DatasetError
 from mutineck.dataset.voc_folder import read_pictures
 from mutineck.dataset.voc_layout import find_voc
-from tests.dataset.contracts import check_coco, check_voc, check_yolo
-from tests.dataset.wild import Choices, coco_file, voc_file, yolo_file
+from tests.dataset.contracts import check_coco, check_described, check_voc, check_yolo
+from tests.dataset.wild import Choices, coco_file, list_file, voc_file, yaml_file, yolo_file
 
 CASES = Path(__file__).parent / "cases"
 FILES = 3000
@@ -63,6 +63,12 @@ def test_generated_yolo_files(record_property):
     generated(yolo_file, check_yolo, record_property, files=1000)
 
 
+def test_generated_descriptions_of_yolo_folders(record_property):
+    generated(
+        lambda data: data, lambda data: check_described(yaml_file(data), list_file(data[::-1])), record_property, 100
+    )
+
+
 def check_picture(path: Path) -> None:
     health = inspect_picture(path)
     assert health.problem or mmcv.imread(str(path)).shape == (health.height, health.width, 3)
@@ -77,6 +83,8 @@ def test_what_once_broke_a_reader(path):
             check_coco(path.read_bytes())
         case ".txt":
             check_yolo(path.read_bytes())
+        case ".yaml":
+            check_described(path.read_bytes())
         case _:
             check_picture(path)
 
@@ -99,27 +107,40 @@ def test_generated_annotations_in_a_folder(voc_root, record_property):
     generated(voc_file, check, record_property, files=300)
 
 
-def test_generated_documents_in_a_folder(tmp_path, record_property):
+@pytest.mark.parametrize(
+    ("file", "beside", "pictures"),
+    [
+        pytest.param("annotations/train.json", "annotations/val.json", "train", id="splits"),
+        pytest.param("train/_annotations.coco.json", "valid/_annotations.coco.json", "train", id="Roboflow"),
+        pytest.param("annotations/instances_default.json", "", "images/default", id="CVAT"),
+        pytest.param("result.json", "", "images", id="Label Studio"),
+    ],
+)
+def test_generated_documents_in_a_folder(file, beside, pictures, tmp_path, record_property):
     """Whatever files a document names, nothing is raised but a refusal that names the document."""
-    (tmp_path / "annotations").mkdir()
-    for split in ("train", "val"):
-        (tmp_path / split / "x").mkdir(parents=True)
+    for folder in (pictures, "val", "valid"):
+        (tmp_path / folder / "x").mkdir(parents=True)
         for name in ("0.jpg", "1.jpg", "x/c.jpg"):
-            Image.new("RGB", (40, 30)).save(tmp_path / split / name)
-    (tmp_path / "annotations" / "val.json").write_bytes(coco_file(b""))
+            Image.new("RGB", (40, 30)).save(tmp_path / folder / name)
+    for path in filter(None, (file, beside)):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(coco_file(b""))
+    layout = find_layout(tmp_path, "coco")
 
     def check(content: bytes) -> None:
-        (tmp_path / "annotations" / "train.json").write_bytes(content)
+        (tmp_path / file).write_bytes(content)
         try:
-            reading = read_layout(tmp_path, find_layout(tmp_path, "coco"), CategoryNames(("bird",)))
+            reading = read_layout(tmp_path, layout, CategoryNames(("bird",)))
         except DatasetError as error:
-            assert "annotations/train.json" in str(error)
+            assert file in str(error)
             return
-        names = {image["file_name"] for image in reading.documents["train"]["images"]}
-        assert names <= {"train/0.jpg", "train/1.jpg", "train/x/c.jpg"}
-        assert all(defect.file.startswith(("annotations/", "train/")) for defect in reading.defects)
+        split = layout.parts[0].split
+        names = {image["file_name"] for image in reading.documents[split]["images"]}
+        assert names <= {f"{pictures}/{name}" for name in ("0.jpg", "1.jpg", "x/c.jpg")}
+        folder = file.rpartition("/")[0] or file
+        assert all(defect.file.startswith((folder, pictures, "val")) for defect in reading.defects)
 
-    generated(coco_file, check, record_property, files=300)
+    generated(coco_file, check, record_property, files=80)
 
 
 def pictures() -> dict[str, bytes]:

@@ -92,6 +92,12 @@ def test_so_is_an_archive_of_macos(write, tmp_path):
     check(read(tmp_path / "zip")[1], truth, divided=write in DIVIDED)
 
 
+def test_a_file_of_instances_that_is_of_no_split_is_said_not_to_be_read(tmp_path):
+    exports.coco_2017(tmp_path, TRUTH)
+    (tmp_path / "annotations" / "instances_extra.json").write_text("{}")
+    assert find_layout(tmp_path, "auto").remarks == ("instances_extra.json is not read: it is called as no split is",)
+
+
 WORDS = (
     st.text(st.sampled_from("ab \u00e9\u4e2d'(#%&+,;=@[].1"), min_size=1, max_size=6)
     .map(str.strip)

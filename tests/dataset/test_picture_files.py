@@ -49,6 +49,7 @@ def test_hidden_files_and_those_of_an_archive_are_no_pictures(files):
         pytest.param("http://host:80/up/1/a.jpg?token=x/y.jpg", "images/a.jpg", True, id="an address"),
         pytest.param("s3://bucket/f%2520g.jpg", "images/f%20g.jpg", True, id="an address with a quoted name"),
         pytest.param("/data/local-files/?d=x%2Fcam1%2Fb.jpg", "images/cam1/b.jpg", True, id="served by Label Studio"),
+        pytest.param("http://[/a.jpg", "images/a.jpg", True, id="an address that is none"),
         pytest.param("0a1b2c3d-a.jpg", "images/a.jpg", True, id="prefix of an upload"),
         pytest.param("cafe\u0301 1.jpg", "images/Caf\u00e9 1.JPG", False, id="other form and case"),
         pytest.param("b.jpg", "", False, id="two could be meant"),

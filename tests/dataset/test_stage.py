@@ -357,6 +357,23 @@ def test_coco_splits_agree_about_categories_or_both_files_are_named(tmp_path, ca
         assert [item["id"] for item in val["categories"]] == [18, 90]
 
 
+@pytest.mark.parametrize("write", (*exports.UNDIVIDED, *exports.DIVIDED), ids=lambda write: write.__name__)
+def test_every_export_comes_out_of_the_stage_whole(write, tmp_path):
+    truth, pixels = exports.drawn_scenes(20)
+    write(tmp_path / "data", truth)
+    exports.paint(tmp_path / "data", pixels)
+    study = make_study(tmp_path / "out", format="auto", root=str(tmp_path / "data"))
+    summary = convert(study)
+    assert not [str(defect) for defect in summary.defects if defect.action == "left out"]
+    drawn: dict[str, int] = {}
+    for name, _ in (box for shot in truth for box in shot.boxes):
+        drawn[name] = drawn.get(name, 0) + 1
+    boxes = [summary.splits[split]["per_category"] for split in summary.splits]
+    assert {name: sum(each[name] for each in boxes) for name in summary.categories} == drawn
+    expected = {"train": 12, "val": 4, "test": 4} if write in exports.DIVIDED else {"train": 16, "val": 2, "test": 2}
+    assert {split: counts["images"] for split, counts in summary.splits.items()} == expected
+
+
 def test_what_a_folder_is_taken_for_is_said_and_kept(tmp_path, capsys):
     exports.coco_roboflow(tmp_path / "data", exports.TRUTH)
     exports.picture(tmp_path / "data" / "valid" / "more.jpg", "more")
@@ -366,9 +383,13 @@ def test_what_a_folder_is_taken_for_is_said_and_kept(tmp_path, capsys):
         "read as Roboflow's COCO export: train 4, valid 2, test 2",
         "1 of 4 pictures of train hold no object: trained on as background",
         "category 'things' has no object and stands above all others: left out",
-        "1 pictures are in no annotation file, such as valid/more.jpg: they are not read",
     ]
-    assert capsys.readouterr().out == "".join(f"! {line}\n" for line in said)
+    lost = [
+        f"1 left out; 8 of 9 pictures and 12 of 12 objects are read. The list: {study.path('dataset', 'defects.json')}",
+        "  1 left out: image without an annotation, first valid: folder (1 pictures are in no annotation file, such as "
+        "valid/more.jpg)",
+    ]
+    assert capsys.readouterr().out == "".join(f"! {line}\n" for line in said + lost)
     source = read_json(study.path("dataset", "dataset.json"))["source"]
     assert source["format"] == "coco" and source["hints"] == said and source["split"] == "as published"
     assert summary.categories == exports.CATEGORIES, "its root category is none"
@@ -440,9 +461,8 @@ def test_pictures_of_train_in_val_are_named(tmp_path, capsys):
     assert "8 of 8 pictures of val are in train, too, such as images/shot 0.jpg" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("mark", ["difficult", "iscrowd", "ignore"])
-def test_objects_that_are_all_marked_are_said_to_be(tmp_path, mark):
-    root = tmp_path / "data"
+def mark_all(root: Path, mark: str) -> None:
+    """Write the truth with a mark on every object, in CVAT's COCO export as brushes are written, or in VOC's layout."""
     if mark == "difficult":
         exports.voc(root, exports.TRUTH)
         for path in (root / "Annotations").iterdir():
@@ -452,13 +472,89 @@ def test_objects_that_are_all_marked_are_said_to_be(tmp_path, mark):
         path = root / "annotations" / "instances_default.json"
         document = read_json(path)
         for item in document["annotations"]:
-            item[mark] = 1
+            x, y, w, h = item["bbox"]
+            mask = np.zeros(exports.SIZE[::-1], np.uint8)
+            mask[y : y + h, x : x + w] = 1
+            changes = np.flatnonzero(np.diff(mask.ravel(order="F"), prepend=0)).tolist()
+            counts = np.diff([0, *changes, mask.size]).tolist()
+            item |= {mark: 1, "segmentation": {"size": [*mask.shape], "counts": counts}}
         path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("mark", ["difficult", "iscrowd", "ignore"])
+def test_objects_that_are_all_marked_are_said_to_be_and_can_be_taken_as_any_other(tmp_path, mark, capsys):
+    root = tmp_path / "data"
+    mark_all(root, mark)
     message = (
         r"the train split has 6 usable images and 0 boxes \(all \d+ objects are difficult, in VOC, or iscrowd or ignore"
+        r".* --set dataset\.crowd=objects\)"
     )
     with pytest.raises(DatasetError, match=message):
         convert(make_study(tmp_path / "out", format="auto", root=str(root)))
+    assert "! 12 of 12 objects are marked difficult (VOC), or iscrowd or ignore (COCO): neither learned" in (
+        capsys.readouterr().out
+    )
+    study = make_study(tmp_path / "out", format="auto", root=str(root), crowd="objects", strict=True)
+    summary = convert(study)
+    assert sum(counts["boxes"] for counts in summary.splits.values()) == 12
+    assert {counts["crowd"] for counts in summary.splits.values()} == {0}
+    train = COCO(str(study.path("dataset", "train.json")))
+    for item in train.anns.values():
+        assert mark == "difficult" or train.annToMask(item).sum() == item["bbox"][2] * item["bbox"][3]
+
+
+def test_of_how_much_what_was_lost_is_told(voc_root, tmp_path, capsys):
+    for index in range(12):
+        voc_root.add(f"{index:02d}", [("cat", (1, 1, 10, 10)), ("dog", (2, 2, 30, 20)), ("bird", (2, 2, 9, 9))])
+    voc_root.annotation("12", [("cat", (1, 1, 10, 10)), ("cat", (9, 9, 9, 20))])  # without a picture
+    voc_root.annotation("03", [("cat", (1, 1, 10, 10)), ("cat", (9, 9, 9, 20)), ("ox", (1, 1, 60, 9))])
+    voc_root.picture("13.jpg")
+    aliases = {"bird": ""}  # not wanted: no loss
+    study = make_study(tmp_path / "out", format="voc", root=str(voc_root.root), aliases=aliases, split=(2, 1, 1))
+    results = convert(study).results()
+    assert results["read"] == {"images": 12, "objects": 24} and results["found"] == {"images": 14, "objects": 27}
+    said = capsys.readouterr().out
+    assert "! 3 left out, 1 repaired; 12 of 14 pictures and 24 of 27 objects are read. The list: " in said
+    with pytest.raises(DatasetError, match="4 defects"):
+        convert(make_study(tmp_path / "o", format="voc", root=str(voc_root.root), strict=True))
+
+
+def test_categories_that_train_never_shows_are_named(tmp_path, capsys):
+    exports.coco_cvat(tmp_path / "data", exports.TRUTH)
+    path = tmp_path / "data" / "annotations" / "instances_default.json"
+    document = read_json(path)
+    document["categories"] += [{"id": 9, "name": "yak"}]
+    path.write_text(json.dumps(document))
+    convert(make_study(tmp_path / "out", format="auto", root=str(tmp_path / "data"), split=(2, 1, 1)))
+    assert "! 1 of 4 categories have no object in train: yak\n" in capsys.readouterr().out
+
+
+def test_annotations_that_no_list_names_are_counted(voc_root, tmp_path, capsys):
+    fill(voc_root, 12)
+    voc_root.annotation("more")
+    lists = voc_root.root / "ImageSets" / "Main"
+    exports.text(lists / "trainval.txt", "\n".join(f"{index:03d}" for index in range(12)))
+    convert(make_study(tmp_path / "out", format="voc", root=str(voc_root.root), strict=True))
+    assert "! 1 annotation files are named in no list of ImageSets/Main: they are not read" in capsys.readouterr().out
+
+
+def test_the_content_of_a_split_is_its_annotations_and_its_pictures_bytes_wherever_they_lie(tmp_path):
+    def content(place: str) -> dict[str, str]:
+        study = make_study(tmp_path / f"out of {place}", format="auto", root=str(tmp_path / place))
+        convert(study)
+        return read_json(study.path("dataset", "dataset.json"))["content"]
+
+    exports.yolo_roboflow(tmp_path / "here", exports.TRUTH)
+    before = content("here")
+    assert len(set(before.values())) == 3
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    assert content("there") == before
+    exports.picture(tmp_path / "there" / "valid" / "images" / "shot 2.jpg", "another")
+    after = content("there")
+    assert [split for split in before if before[split] != after[split]] == ["val"]
+    label = tmp_path / "there" / "valid" / "labels" / "shot 6.txt"
+    label.write_text(label.read_text().splitlines()[0])
+    assert [split for split in after if after[split] != content("there")[split]] == ["val"]
 
 
 def test_categories_that_look_alike_are_hinted_at(voc_root, tmp_path, capsys):

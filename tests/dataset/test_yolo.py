@@ -7,9 +7,9 @@ from PIL import Image
 
 from mutineck.dataset.boxes import OUTSIDE, PARTLY_OUTSIDE, ZERO_AREA
 from mutineck.dataset.detect import find_layout
-from mutineck.dataset.images import ORIENTATION, TURNED, UNREADABLE
+from mutineck.dataset.images import MISSING, ORIENTATION, TURNED, UNREADABLE
 from mutineck.dataset.records import CategoryNames, DatasetError
-from mutineck.dataset.yolo_folder import NO_PICTURE, read_classes, read_yolo_layout
+from mutineck.dataset.yolo_folder import DUPLICATE, NAMED_TWICE, NO_LABELS, NO_PICTURE, read_classes, read_yolo_layout
 from mutineck.dataset.yolo_layout import find_yolo
 from mutineck.dataset.yolo_txt import MALFORMED, NOT_SHARES, REPEATED, UNKNOWN_CLASS, read_yolo
 from tests.dataset import exports
@@ -115,8 +115,9 @@ def test_what_has_no_partner_or_cannot_be_read_is_told(tmp_path):
         ("labels/shot 1.txt", NO_PICTURE, "left out"),
         ("images/shot 2.jpg", UNREADABLE, "left out"),
         ("images/shot 3.jpg", TURNED, "kept"),
+        ("images/shot 0.jpg", NO_LABELS, "kept"),
     }
-    assert reading.hints == ["1 of 6 pictures have no label file: read as without objects"]
+    assert reading.found["images"] == 7
     (document,) = reading.documents.values()
     assert [image["width"] for image in document["images"]] == [64, 48, 64, 64, 64, 64]
 
@@ -129,6 +130,37 @@ def test_a_split_that_is_not_there_is_said_and_train_has_to_be(tmp_path):
     (tmp_path / "train").rename(tmp_path / "training")
     with pytest.raises(DatasetError, match=r"data\.yaml: train: '\.\./train/images' is not there, below .*Correct the"):
         find_yolo(tmp_path)
+
+
+def test_a_picture_that_a_list_names_twice_is_there_once(tmp_path):
+    exports.yolo_lists(tmp_path, TRUTH)
+    path = tmp_path / "train.txt"
+    path.write_text(path.read_text() + "\n./images/shot 0.jpg\nimages/gone.jpg\n")
+    reading = read(tmp_path)
+    assert len(reading.documents["train"]["images"]) == 4 and reading.found["images"] == 9
+    named = [(item.file, item.field, item.reason) for item in reading.defects if item.action == "left out"]
+    assert named == [("train.txt", "line[5]", NAMED_TWICE), ("train.txt", "line[6]", MISSING)]
+    text(tmp_path / "data.yaml", "train: [images, images]\nval: images\nnames: [cat, dog, ox]")
+    assert len(read(tmp_path).documents["train"]["images"]) == 8
+
+
+def test_a_label_file_of_two_pictures_is_of_neither(tmp_path):
+    exports.yolo_label_studio(tmp_path, TRUTH)
+    exports.picture(tmp_path / "images" / "shot 0.png", "another")
+    reading = read(tmp_path)
+    assert [(item.file, item.reason, item.action) for item in reading.defects] == [
+        (f"images/shot 0.{ending}", DUPLICATE, "left out") for ending in ("jpg", "png")
+    ]
+    (document,) = reading.documents.values()
+    assert len(document["images"]) == 7 and reading.found["images"] == 9
+
+
+def test_labels_outside_the_folder_are_not_taken(tmp_path):
+    exports.yolo_beside(tmp_path / "images" / "mine", TRUTH)
+    exports.yolo_label_studio(tmp_path, TRUTH[:1])  # labels/ two folders up is of other pictures
+    (tmp_path / "labels" / "mine").mkdir()
+    (document,) = read(tmp_path / "images" / "mine").documents.values()
+    assert len(document["annotations"]) == 12
 
 
 def test_labels_without_names_of_classes_are_refused(tmp_path):

@@ -48,6 +48,14 @@ EXTRAS = (
     "<attributes><attribute><name>rotation</name><value>steep</value></attribute></attributes>",
     "<attributes><attribute><name>colour</name></attribute></attributes>",
 )
+ODD_PLACES = (
+    "../images/a", "/home/me/images/b", "images", "list.txt", "[images/a, images/b]", "[images, images/a]", "{a: b}", "",
+    ".", "..", "C:\\images\\a", "images/a/0.jpg", "null", "http://host/x.zip", "'a\\0'", "x" * 300, "labels",
+)  # fmt: skip
+ODD_CLASSES = (
+    "{0: cat, 1: dog}", "{1: cat}", "[]", "{}", "cat", "[cat, cat]", "['', dog]", "{cat: 0}", "[no, 1, null, 1.5]",
+    "[[cat], dog]", "{-1: cat}", "{0: {a: b}}", "['\\ud800', dog]", "{" + "9" * 5000 + ": cat}", "&a [*a]",
+)  # fmt: skip
 PIECES = (b"", b"\0", b"\xff", b"<", b">", b"&", b"]]>", b"<!--", b"\xef\xbb\xbf", b'"', b"{", b"[", b",", b"9" * 30)
 ODD_VALUES = (
     None, True, "", "7", "a", [], {}, -1, 0, 1.0, 1.5, 1 << 53, 1 << 70, -(1 << 70), 1e300, math.nan, math.inf, -math.inf,
@@ -65,6 +73,12 @@ PICTURES = (
     "g" * 300,
     "a\nb.jpg",
     "h\0.jpg",
+    "images\\a.jpg",
+    "/data/local-files/?d=x%2Fc.jpg",
+    "http://host/data/upload/1/%C3%A9.jpg?a=1",
+    "http://[/a.jpg",
+    "0a1b2c3d-a.jpg",
+    "s3://store/x/c.jpg",
 )
 SHARES = (0, 0.25, 0.5, 0.75, 1)
 
@@ -160,6 +174,34 @@ def _yolo_line(choose: Choices) -> str:
     words = [choose.of(ODD_NUMBERS) if choose.rarely(30) else share for share in shares]
     first = choose.of(("3", "-1", "0.5", "cat", "1.0", "")) if choose.rarely(8) else str(choose.number(3))
     return choose.of((" ", "\t", "  ", ",")).join((first, *words)) if choose.rarely() else " ".join((first, *words))
+
+
+def yaml_file(data: bytes) -> bytes:
+    """Return the data.yaml that some bytes choose."""
+    choose = Choices(data)
+    lines = []
+    for split in ("train", "val", "test"):
+        place = choose.of(ODD_PLACES) if choose.rarely(3) else f"images/{choose.of(('a', 'b'))}"
+        lines += [f"{split}: {place}"] * (not choose.rarely())
+    names = choose.of(ODD_CLASSES) if choose.rarely(3) else "[cat, dog, ox]"
+    lines.insert(choose.number(4), f"names: {names}")
+    if choose.rarely(3):
+        lines.append(f"path: {choose.of(ODD_PLACES)}")
+    if choose.rarely(4):
+        shapes = ("[17, 3]", "[2]", "x", "[a, b]", "[]", "[-1, 2]", f"[{'9' * 5000}]")
+        lines.append(f"kpt_shape: {choose.of(shapes)}")
+    encoding = choose.of(ENCODINGS) if choose.rarely(10) else "utf-8"
+    return choose.damage("\n".join(lines).encode(encoding, "replace"))
+
+
+def list_file(data: bytes) -> bytes:
+    """Return the list of pictures that some bytes choose."""
+    choose = Choices(data)
+    lines = [
+        choose.of(PICTURES) if choose.rarely(3) else f"./images/{choose.of(('a', 'b'))}/{choose.number(3)}.jpg"
+        for _ in range(choose.number(8))
+    ]
+    return choose.damage(choose.of(("\n", "\r\n", "\n\n")).join(lines).encode("utf-8", "replace"))
 
 
 def coco_file(data: bytes) -> bytes:

@@ -28,7 +28,7 @@ from mutineck.system.errors import ExperimentError
 from mutineck.system.files import read_json, write_json
 from mutineck.system.processes import BusyError, exclusive
 from mutineck.system.records import differences
-from tests.stand_ins import EXPERIMENT, write_notebooks
+from tests.stand_ins import EXPERIMENT, WORK, write_notebooks
 
 HOSTILE = "it's $(touch hacked)"
 """Part of folders' names: no shell and no template may take it for anything else."""
@@ -466,6 +466,50 @@ def test_a_file_outside_the_study_that_has_changed_is_noticed_and_done_again(exp
     weights.unlink()
     study()
     assert study.ran == [] and "nothing to do" in capfd.readouterr().out
+
+
+@pytest.mark.slow
+def test_data_that_moved_or_are_made_again_train_nothing_and_data_that_changed_do(experiment_file, tmp_path, capfd):
+    (tmp_path / "notebooks").mkdir()
+    work = (
+        WORK
+        + """
+from mutineck.study.dataset import Dataset
+if study.stage == "dataset":
+    Dataset(("cat",), outputs, content={"train": (outputs / "data").read_text()}).write(study.root)
+"""
+    )
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    (outputs / "data").write_text("these")
+    study = Runner(experiment_file, write_notebooks(tmp_path / "notebooks", work), outputs)
+    everything = ["dataset None", "teachers a", "teachers b", "teachers intermediate"]
+    here, there, elsewhere = (["dataset.format=voc", f"dataset.root={tmp_path / name}"] for name in "abc")
+    study(*here)
+    assert study.ran == everything
+    moved = inspect(load_experiment(study.file, there), study.root)
+    assert [state.done for state in moved[:4]] == [False, True, True, True]
+    assert "stays, if the data set comes out with the same content" in moved[1].note
+    study(*there, dry_run=True)
+    assert study.ran == [] and "what comes after the data set stays, if" in capfd.readouterr().out
+    study(*there)
+    assert study.ran == ["dataset None"], "the same data elsewhere"
+    assert "nothing to do" in capfd.readouterr().out
+    study(*there, force=["dataset"])
+    assert study.ran == ["dataset None"], "the same data made again"
+    shutil.rmtree(study.root / "dataset")
+    study(*there, "teachers.b.seed=3")
+    assert study.ran == ["dataset None", "teachers b", "teachers intermediate"]
+    (outputs / "data").write_text("others")
+    study(*elsewhere, "teachers.b.seed=3")
+    assert study.ran == everything
+    assert "teachers a: the data set has changed: train; it is run again" in capfd.readouterr().out
+    (outputs / "data").write_text("yet others")
+    study(*elsewhere, "teachers.b.seed=3", force=["dataset"], until="dataset")
+    (state, teacher, *_) = inspect(load_experiment(study.file, [*elsewhere, "teachers.b.seed=3"]), study.root)
+    assert state.done and teacher.reasons == ("the data set has changed: train",)
+    study(*elsewhere, "teachers.b.seed=3")
+    assert study.ran == everything[1:], "also where another run has made the data set"
 
 
 @pytest.mark.slow

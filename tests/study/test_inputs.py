@@ -138,9 +138,49 @@ def test_a_changed_voc_folder_makes_the_data_set_stale(change: str, voc_study: F
     act, where = VOC_CHANGES[change]
     act(study.data)
     assert study.reasons(Job("dataset")) == (f"input changed: {study.data / where}",)
-    assert study.reasons(TEACHER) == ("dataset has to be run first",)
+    teacher = study.states()[TEACHER]
+    assert teacher.done and teacher.note == "stays, if the data set comes out with the same content"
     lines = table(list(study.states().values())).splitlines()
     assert f"input changed: {study.data}" in lines[1] and lines[1].split()[:2] == ["dataset", "stale"]
+
+
+def test_a_job_of_a_revision_that_did_not_note_its_data_goes_by_times(voc_study: Finished, copied) -> None:
+    study = copied(voc_study)
+    path = study.root / TEACHER.manifest
+    write_json(path, read_json(path) | {"data": {}})
+    os.utime(path, (1e9, 1e9))
+    assert study.reasons(TEACHER) == ()
+    os.utime(study.root / "dataset" / "manifest.json", (2e9, 2e9))
+    assert study.reasons(TEACHER) == ("dataset is newer",)
+    correct(annotation(study.data), b"dog", b"cat")
+    assert study.reasons(TEACHER) == ("dataset has to be run first",)
+
+
+def test_a_data_set_made_again_is_compared_by_its_content_and_not_by_time(voc_study: Finished, copied) -> None:
+    study = copied(voc_study)
+
+    def again() -> None:
+        dataset = Study(study.experiment, study.root, Job("dataset"))
+        convert(dataset)
+        dataset.finish()
+        os.utime(dataset.folder / "manifest.json", (2e9, 2e9))
+
+    again()
+    assert all(state.done for state in list(study.states().values())[:2])
+    correct(annotation(study.data), b"dog", b"cat")
+    again()
+    (reason,) = study.reasons(TEACHER)
+    assert reason.startswith("the data set has changed: ") and study.states()[Job("dataset")].done
+
+
+def test_data_that_a_relative_path_finds_elsewhere_now_are_read_again(voc_study: Finished, copied) -> None:
+    study = copied(voc_study)
+    path = study.root / "dataset" / "dataset.json"
+    write_json(path, read_json(path) | {"image_root": "/not/here/any/more"})
+    assert study.reasons(Job("dataset")) == (f"its pictures are in {study.data} now",)
+    assert study.states()[TEACHER].done
+    shutil.rmtree(study.data.resolve())
+    assert study.states()[Job("dataset")].done, "there is nothing to make it from"
 
 
 def test_a_link_to_other_data_is_a_change(voc_study: Finished, copied, tmp_path: Path) -> None:
