@@ -1,4 +1,4 @@
-"""Claims, written down before they are run (`experiments/claims.yaml`), and what the kept studies say of them."""
+"""Claims, written down before they are run (`experiments/claims.yaml`), and their verdicts by the kept studies."""
 
 from __future__ import annotations
 

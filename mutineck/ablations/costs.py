@@ -1,4 +1,4 @@
-"""What each detector costs: weights, multiply-adds and measured time, beside what it achieves."""
+"""What each detector costs: weights, multiply-adds and measured time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which detectors a study is looked at through, and the files that hold what was seen; light to import, for figures."""
+"""Which detectors of a study are measured here, and the files with the results; light to import, for figures."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def measure_omega(study: Study, *, pictures: int = MOST_PICTURES) -> Outcome[pd.
 
     Args:
         study: any stage of it; its teachers must be there.
-        pictures: most pictures looked at.
+        pictures: most pictures that are read.
 
     Returns:
         Found: a row for each target and teacher: `image_id`, `annotation_id`, `category`, `teacher`, `omega` (sum 1

@@ -35,7 +35,7 @@ def measure_vectors(study: Study, *, pictures: int = MOST_PICTURES) -> Outcome[p
 
     Args:
         study: any stage of it; teachers, clusters and students must be there.
-        pictures: most pictures looked at.
+        pictures: most pictures that are read.
 
     Returns:
         Found: a row a detector: `detector`, `kind` (`teacher`, `intermediate`, `alone`, `taught`), `instances`,

@@ -115,7 +115,7 @@ class DatasetSummary:
 def convert(study: Study) -> DatasetSummary:
     """Read or generate the experiment's data set and write ``dataset/`` of the study, ``dataset.json`` last.
 
-    What may be meant otherwise, and what was left out or repaired, is told. ``defects.json`` is written in any case.
+    What is ambiguous, and what was left out or repaired, is reported. ``defects.json`` is written in any case.
 
     Raises:
         DatasetError: there is no data set, nothing in it can be used, or it has defects and

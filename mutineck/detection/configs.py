@@ -412,7 +412,7 @@ def dataset_config(
 
 def optimizer_config(schedule: ScheduleSpec) -> dict[str, Any]:
     """Return mmcv's config of the optimiser."""
-    # On a CPU torch goes weight by weight if nobody says otherwise; the result is the same, bit for bit.
+    # On a CPU torch goes weight by weight by default; the result is the same, bit for bit.
     shared = {"lr": schedule.scaled_learning_rate, "weight_decay": schedule.weight_decay, "foreach": True}
     if schedule.optimizer == "adamw":
         return {"type": "AdamW", **shared}

@@ -204,7 +204,7 @@ def inherit_weights(target: Detector, donor: Detector, label_map: Tensor) -> Loa
         label_map: `(K,)` int64, the target's label of each of the donor's categories, -1 where it has none.
     """
     own = target.state_dict()
-    device = next(iter(own.values())).device  # the donor may have looked at pictures already, on a GPU
+    device = next(iter(own.values())).device  # the donor may be on a GPU already
     aside = ("backbone.", "roi_head.mask_head.")
     offered = {n: v.to(device) for n, v in donor.state_dict().items() if not n.startswith(aside)}
     label_map, categories = label_map.to(device), _categories_of(target)

@@ -34,7 +34,7 @@ class RepeatableCocoDataset(CocoDataset):
     Args:
         seed: seed of the augmentation.
         filter_empty_gt: leave out pictures without an object of `classes`. All others are trained on, however small;
-            mmdet's own leaves out those under 32 pixels, too, and neither is told.
+            mmdet's own leaves out those under 32 pixels, too, and reports neither.
         kwargs: as for `CocoDataset`.
     """
 

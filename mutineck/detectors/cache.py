@@ -1,4 +1,4 @@
-"""What frozen teachers say of a picture, kept on disk: whether to, and where.
+"""Outputs of frozen teachers for each picture, kept on disk: whether to, and where.
 
 An entry's name is a hash of all that it depends on (the teacher's weights and settings, the picture as the network sees
 it), so entries never go stale: what no longer fits is never asked for. Every value is rounded before it is used, not

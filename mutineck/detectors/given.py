@@ -27,7 +27,7 @@ IN_THE_CONFIG = {
 
 @dataclass(frozen=True)
 class GivenDetector:
-    """A detector that nobody has to train.
+    """A detector that needs no training.
 
     Attributes:
         config: its mmdet config; the published weights that its backbone once started from are not named any more.

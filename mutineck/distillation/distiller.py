@@ -39,7 +39,7 @@ class Distiller(BaseDetector):
             a mask branch; later ones on top of earlier ones; none for its own.
         start_is_asked_for: refuse a start of another type, rather than start from the student's own weights.
         guidance: `arm` and `weights`, fields of `ArmSpec` and `DistillationSpec`; `teachers`, `intermediate`, `joint`
-            and `cache` of a `TeacherEnsemble`; `centroids` of a `Guidance`. None for a student that nobody teaches.
+            and `cache` of a `TeacherEnsemble`; `centroids` of a `Guidance`. None for a student without a teacher.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ def who_teaches(study: Study) -> Drawing:
     """Draw each teacher's mean omega by category over its AP there, the intermediate teacher's AP below."""
     omega = read_omega(study)
     seen = omega.groupby("annotation_id")["quality"].transform("max") > 0
-    # Where nobody has a proposal, omega is uniform by definition and says nothing.
+    # Where no teacher has a proposal, omega is uniform by definition and carries no information.
     mean = omega[seen].groupby(["teacher", "category"])["omega"].mean().unstack("category")
     teachers = [teacher.name for teacher in study.experiment.teachers]
     precision = by_category(study, CHOOSING)

@@ -144,7 +144,7 @@ def _draw_one(study: Study, name: str) -> Drawn:
     try:
         drawing = load(name)(study)
     except FileNotFoundError as error:
-        return Drawn(name, None, f"needs what is not there: {error}", time.perf_counter() - started)
+        return Drawn(name, None, f"an input is missing: {error}", time.perf_counter() - started)
     path = save_figure(
         study,
         name,

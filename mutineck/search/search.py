@@ -1,6 +1,6 @@
 """A search over settings: Optuna suggests, students learn from the teachers that are there, validation decides.
 
-The test split is not looked at. Everything is in a folder of its own, `outputs/searches/NAME/`:
+The test split is not read. Everything is in a folder of its own, `outputs/searches/NAME/`:
 
 - `journal.log`: Optuna's record of trials; a search that was stopped goes on from it.
 - `trials.csv`: the same as a table, a row a trial.

@@ -19,7 +19,7 @@ AT = "@"
 """Between an arm's name and what it starts from: `fgd:mean@intermediate`."""
 PARTS = ("intermediate", "regions", "centroids")
 ALONE = "student"
-"""The arm that every other is compared with: nobody teaches it."""
+"""The arm without a teacher, which every other is compared with."""
 ENSEMBLE = "ensemble"
 """The teachers' fused detections, a row among the teachers in tables."""
 METHOD = "mutineck"

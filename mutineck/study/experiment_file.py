@@ -35,7 +35,7 @@ def repository() -> Path:
 
 
 def places(given: str | Path, beside: str | Path | None) -> list[Path]:
-    """Return where a path that an experiment names may lie, in the order in which these places are looked at.
+    """Return where a path that an experiment names may lie, in the order in which they are tried.
 
     A relative path lies in the folder of the experiment's file (`beside`), else in the working directory, else in the
     repository.

@@ -228,7 +228,7 @@ class Study:
 
 
 def _others(folder: Path, named: Set[Path]) -> Iterator[Path]:
-    """Yield what lies in a folder beside what is named: files, and folders as a whole that hold nothing named."""
+    """Yield what else a folder holds than what is named: files, and folders as a whole that hold nothing named."""
     for path in sorted(folder.iterdir()):
         if path in named or path.name in ASIDE or path.name.startswith(".") or path.suffix == ".ipynb":
             continue

@@ -95,7 +95,7 @@ def end_with_parent(interval: float = 0.5, ending: Callable[[int], None] | None 
     of their own, where no signal to the group reaches them.
 
     Args:
-        interval: seconds between two looks at the parent.
+        interval: seconds between two checks of the parent.
         ending: called with the signal's number in the place of `end`.
     """
     ending = ending or end

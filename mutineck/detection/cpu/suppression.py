@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 FLOAT_NUMBERS = 2**24
-"""Whole numbers up to this one are told apart in float32."""
+"""Whole numbers up to this one are exact in float32."""
 _limit: ContextVar[int] = ContextVar("limit", default=FLOAT_NUMBERS)
 """Boxes after which suppression may end."""
 
@@ -65,7 +65,7 @@ def suppress(published: Any, boxes: Tensor, scores: Tensor, iou_threshold: float
 
 @contextlib.contextmanager
 def suppression_limit(count: int) -> Iterator[None]:
-    """Within the block, suppression on a CPU ends with so many boxes: nobody asks for more."""
+    """Within the block, suppression on a CPU stops at so many boxes."""
     token = _limit.set(min(count, _limit.get()))
     try:
         yield
