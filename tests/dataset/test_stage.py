@@ -511,7 +511,7 @@ def test_of_how_much_what_was_lost_is_told(voc_root, tmp_path, capsys):
     voc_root.picture("13.jpg")
     aliases = {"bird": ""}  # not wanted: no loss
     study = make_study(tmp_path / "out", format="voc", root=str(voc_root.root), aliases=aliases, split=(2, 1, 1))
-    results = convert(study).results()
+    results = convert(study).results
     assert results["read"] == {"images": 12, "objects": 24} and results["found"] == {"images": 14, "objects": 27}
     said = capsys.readouterr().out
     assert "! 3 left out, 1 repaired; 12 of 14 pictures and 24 of 27 objects are read. The list: " in said
