@@ -6,7 +6,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -101,20 +101,7 @@ def run_study(
             )
             part.finish(arguments, notes / SNAKEMAKE_LOG, lock, CANCEL if where.remote else 0.0, again)
 
-        again_for = run.stale_by_themselves()
-        if not dry_run:
-            note_last_run(run.root, overrides)
-        if run.data_first(again_for):
-            if dry_run:
-                print("what comes after the data set stays, if that comes out with the same content", flush=True)
-            else:
-                do(replace(run, wanted=[DATASET]), {job: why for job, why in again_for.items() if job == DATASET})
-                run = replace(run, force=())  # what was forced has lost its manifest
-                again_for = run.stale_by_themselves(said=again_for)
-        if not dry_run:
-            run.date_back()
-        run.check_results(again_for)
-        do(run, again_for)
+        run.bring_up_to_date(do, overrides)
     return run.root
 
 
@@ -157,6 +144,28 @@ class StudyRun:
             raise ExperimentError(
                 f"{self.root}: Snakemake reads braces in a path as wildcards; name another folder (--outputs)"
             )
+
+    def bring_up_to_date(self, do: Callable[[StudyRun, Mapping[Job, str]], None], overrides: Sequence[str]) -> None:
+        """Find what is stale and have it done, the data set first where its content decides what else is.
+
+        Args:
+            do: runs the jobs of a run; given that, and why each finished one is to be run again.
+            overrides: what was set beside the experiment's file.
+        """
+        run, again_for = self, self.stale_by_themselves()
+        if not self.dry_run:
+            note_last_run(self.root, overrides)
+        if self.data_first(again_for):
+            if self.dry_run:
+                print("what comes after the data set stays, if that comes out with the same content", flush=True)
+            else:
+                do(replace(self, wanted=[DATASET]), {job: why for job, why in again_for.items() if job == DATASET})
+                run = replace(self, force=())  # what was forced has lost its manifest
+                again_for = run.stale_by_themselves(said=again_for)
+        if not self.dry_run:
+            run.date_back()
+        run.check_results(again_for)
+        do(run, again_for)
 
     def stale_by_themselves(self, said: Collection[Job] = ()) -> dict[Job, str]:
         """Return which finished jobs Snakemake has to be told to run again, and why; print that but of those `said`.
