@@ -52,7 +52,7 @@ def measure_costs(study: Study, *, passes: int = 10) -> Outcome[pd.DataFrame]:
     below = [0, 0]  # weights and multiply-adds of the teachers' maps: they come before the intermediate one
     rows: list[dict[str, Any]] = []
     for name, folder in folders.items():
-        model: Any = stock_detector(load_model(folder)[0]).to(device).eval()
+        model = stock_detector(load_model(folder)[0]).to(device).eval()
         drop_masks(model)  # detectors are compared, and masks are no part of detecting
         weights, counted = parameters(model), multiply_adds(model, (height, width))
         if name == INTERMEDIATE:

@@ -16,6 +16,7 @@ from mutineck.detection.configs import category_counts, config_categories, data_
 from mutineck.detection.cpu.suppression import suppression_limit
 from mutineck.detection.loading import read_checkpoint
 from mutineck.detection.prepare import prepare
+from mutineck.detection.protocols import Detector, dense_head, drop_masks, neck_of
 from mutineck.system.errors import ExperimentError, unknown
 
 TWO_STAGE_PROPOSALS = 300
@@ -125,7 +126,7 @@ class FrozenDetector:
     def __init__(
         self,
         name: str,
-        model: Any,
+        model: Detector,
         *,
         categories: Sequence[str],
         student_categories: Sequence[str],
@@ -199,21 +200,18 @@ class FrozenDetector:
         return Proposals(boxes[keep], scores[keep], labels[keep])
 
 
-def freeze(model: nn.Module) -> nn.Module:
+def freeze(model: Detector) -> Detector:
     """Put a model into eval mode for good, without gradients and mask branch, and make it fast.
 
     BatchNorm is folded into convolutions, and memory goes channels-last: outputs stay the same to rounding.
     """
     from mmcv.cnn import fuse_conv_bn
 
-    roi_head: Any = getattr(model, "roi_head", None)
-    if getattr(roi_head, "with_mask", False):
-        # Neither maps nor proposals come from it.
-        roi_head.mask_head = None
+    drop_masks(model)  # neither maps nor proposals come from them
     model.backbone = fuse_conv_bn(model.backbone)
     # Last: folding makes new modules and parameters, which come in train mode and ask for gradients.
     model.eval().requires_grad_(False)
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.to(memory_format=torch.channels_last)
 
 
 def map_labels(name: str, own: Sequence[str], student: Sequence[str], aliases: Mapping[str, str]) -> Tensor:
@@ -303,18 +301,16 @@ def common_names(
     return names
 
 
-def detector_strides(model: Any) -> tuple[int, ...]:
+def detector_strides(model: Detector) -> tuple[int, ...]:
     """Return the strides of a detector's neck, in the order of its maps."""
-    head = model.rpn_head if hasattr(model, "rpn_head") else model.bbox_head
-    return tuple(
-        int(stride[0] if isinstance(stride, list | tuple) else stride) for stride in head.prior_generator.strides
-    )
+    strides = dense_head(model).prior_generator.strides
+    return tuple(int(stride[0] if isinstance(stride, list | tuple) else stride) for stride in strides)  # type: ignore[arg-type]
 
 
-def detector_channels(model: Any) -> int:
+def detector_channels(model: Detector) -> int:
     """Return the channels of every map of a detector's neck."""
-    source = model.neck if getattr(model, "neck", None) is not None else model.backbone
-    return int(source.out_channels)
+    neck = neck_of(model)
+    return int((model.backbone if neck is None else neck).out_channels)
 
 
 def renormaliser(given: Normalisation | None, wanted: Normalisation | None) -> Callable[[Tensor], Tensor]:

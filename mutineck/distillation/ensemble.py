@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +103,7 @@ class TeacherEnsemble(nn.Module):
         """Single teachers and merge neck of the intermediate teacher; None where single teachers teach."""
         if self.joint is not None:
             return self.joint.merged
-        return self.intermediate.model.backbone if self.intermediate is not None else None
+        return None if self.intermediate is None else cast(MergedTeachers, self.intermediate.model.backbone)
 
     @property
     def single(self) -> list[FrozenDetector]:
