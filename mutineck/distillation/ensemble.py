@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mutineck.detection.frozen import FrozenDetector, Proposals, detector_strides
+from mutineck.detection.protocols import Metas
 from mutineck.detectors.cache import open_cache
 from mutineck.detectors.folders import load_folder
 from mutineck.detectors.outputs import BatchOutputs, by_image, outputs_of
@@ -128,7 +129,7 @@ class TeacherEnsemble(nn.Module):
     def forward(
         self,
         image: Tensor,
-        metas: list[dict[str, Any]],
+        metas: Metas,
         boxes: Sequence[Tensor],
         labels: Sequence[Tensor],
         *,

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mutineck.detection.overlap import lies_in
+from mutineck.detection.protocols import BoxHead, Detector, RoIHead, box_heads
 from mutineck.distillation.losses.logits import certainty, divergence, refinement
 from mutineck.teachers.regions import Proposals
 
@@ -24,11 +25,11 @@ class SecondStage:
         strides: of the levels that it pools from, rising.
     """
 
-    roi_head: Any
+    roi_head: RoIHead
     strides: tuple[int, ...]
 
     @classmethod
-    def of(cls, detector: Any, strides: Sequence[int]) -> SecondStage | None:
+    def of(cls, detector: Detector, strides: Sequence[int]) -> SecondStage | None:
         """Return a detector's; None for a one-stage detector, a cascade, and whatever else has not one plain box head.
 
         Args:
@@ -48,9 +49,9 @@ class SecondStage:
         return cls(own, tuple(sorted(strides))[: own.bbox_roi_extractor.num_inputs])
 
     @property
-    def head(self) -> Any:
+    def head(self) -> BoxHead:
         """mmdet's box head."""
-        return self.roi_head.bbox_head
+        return box_heads(self.roi_head)[0]
 
     def predict(self, maps: Mapping[int, Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return scores `(R, K + 1)` before the softmax and refinements `(R, 4K)` or `(R, 4)`.
