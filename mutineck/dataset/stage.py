@@ -5,7 +5,7 @@ from __future__ import annotations
 import filecmp
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ from mutineck.dataset.repeats import find_repeats, photograph, same_content
 from mutineck.dataset.shapes import write_shapes
 from mutineck.dataset.sources import Collected, collect
 from mutineck.dataset.split import first_by_hash
-from mutineck.dataset.unlabelled import refuse_unknown, unmeasured
+from mutineck.dataset.unlabelled import refuse_unknown
 from mutineck.dataset.usable import (
     MOST_NAMED,
     boxes_under_a_pixel,
@@ -42,7 +42,7 @@ from mutineck.dataset.usable import (
     with_objects,
     without_objects,
 )
-from mutineck.detection.labelled import is_complete, pictures_labelled
+from mutineck.detection.labelled import is_complete, labelled_categories, pictures_labelled
 from mutineck.study.checks import losses
 from mutineck.study.dataset import HIDDEN, LABELLED_PICTURES, SOURCES, Dataset
 from mutineck.study.experiment import DatasetSpec
@@ -68,6 +68,7 @@ class DatasetSummary:
             ``dataset.json``; of ``train`` also what is trained_on.
         defects: what was repaired or left out.
         source: how many images and objects were ``read``, and ``found``.
+        pictures: rows `source`, `labelled for`, `split`, `pictures`.
         reads, writes: files, for the manifest.
     """
 
@@ -75,6 +76,7 @@ class DatasetSummary:
     splits: dict[str, dict[str, Any]]
     defects: list[Defect]
     source: dict[str, dict[str, int]] = field(default_factory=dict)
+    pictures: list[dict[str, Any]] = field(default_factory=list)
     reads: list[Path] = field(default_factory=list)
     writes: list[Path] = field(default_factory=list)
 
@@ -87,6 +89,16 @@ class DatasetSummary:
         rows = [[self.splits[split][key] for split in SPLITS] for key in counted.values()]
         # Rows of their own: a category may be called "images".
         return pd.concat([table, pd.DataFrame(rows, index=list(counted), columns=table.columns)]).astype(int)
+
+    def sources(self) -> pd.DataFrame:
+        """Return pictures by source and by what they are labelled for (rows), and split (columns)."""
+        import pandas as pd
+
+        rows = pd.DataFrame(self.pictures)
+        table = rows.pivot_table(
+            "pictures", ["source", "labelled for"], "split", aggfunc="sum", fill_value=0, sort=False
+        )
+        return table.reindex(columns=SPLITS, fill_value=0).rename_axis(columns=None).astype(int)
 
     def defect_counts(self) -> pd.DataFrame:
         """Return how many defects there were, by reason and what was done."""
@@ -138,7 +150,6 @@ def _convert(study: Study) -> DatasetSummary:
         train, scale = source.splits["train"], study.experiment.input.scale
         source.hints += small_at_input(train, scale, study.experiment.features.minimum_size)
         refuse_unknown(study.experiment.teachers, train)
-        source.hints += unmeasured(source.splits)
     except ValueError as error:  # of the splits, which know no defects
         raise DatasetError(str(error), came.reading.defects) from error
     source.hints = [*came.said, *source.hints]
@@ -150,6 +161,8 @@ def _convert(study: Study) -> DatasetSummary:
     if spec.strict:
         refuse_defects(source.defects)
     summary = _write(study, source, came.reading.files)
+    data = Dataset.read(study.root)
+    tell("\n".join(filter(None, map(data.measured_on, ("val", "test")))))
     if source.defects:
         tell("\n".join([losses(summary.results, study.path("dataset", DEFECTS)), *grouped(source.defects)]))
     return summary
@@ -394,7 +407,8 @@ def _write(study: Study, source: Source, reads: list[Path]) -> DatasetSummary:
         content=content_of(source, folder, study.root / source.image_root),
     )
     writes.append(made.write(study.root))
-    return DatasetSummary(categories, splits, source.defects, source.counts, reads, writes)
+    pictures = [row for split, document in source.splits.items() for row in _pictures(split, document)]
+    return DatasetSummary(categories, splits, source.defects, source.counts, pictures, reads, writes)
 
 
 def content_of(source: Source, folder: Path, root: Path) -> dict[str, str]:
@@ -411,6 +425,17 @@ def content_of(source: Source, folder: Path, root: Path) -> dict[str, str]:
         )
         for split, document in documents.items()
     } | {f"hidden {split}": sha256_file(folder / HIDDEN.format(split)) for split in source.hidden}
+
+
+def _pictures(split: str, document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each kind of picture of a split: its source, what it is labelled for, how many there are."""
+    names = {category["id"]: category["name"] for category in document["categories"]}
+    labelled = labelled_categories(document)
+    kinds = Counter((", ".join(image.get(SOURCES, ["–"])), labelled[image["id"]]) for image in document["images"])
+    for (source, ids), count in kinds.items():
+        said = [name for number, name in names.items() if number in ids]
+        words = "everything" if len(said) == len(names) else ", ".join(said) or "nothing"
+        yield {"source": source, "labelled for": words, "split": split, "pictures": count}
 
 
 def _count(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,12 @@
-"""What no picture is labelled for: a category that nobody could learn, and numbers that cannot be measured."""
+"""What no training picture is labelled for: a category that nobody could learn."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mutineck.dataset.records import DatasetError
-from mutineck.detection.labelled import is_complete, pictures_labelled
+from mutineck.detection.labelled import pictures_labelled
 from mutineck.study.experiment import TeacherSpec
 
 
@@ -32,21 +32,3 @@ def refuse_unknown(teachers: Iterable[TeacherSpec], train: Mapping[str, Any]) ->
             "label some, name a teacher that knows it (`teachers[].categories`, `aliases`), or leave it out of "
             "dataset.categories"
         )
-
-
-def unmeasured(splits: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Yield a sentence for each of val and test in which some category is unlabelled, with what that means."""
-    for split in ("val", "test"):
-        document = splits[split]
-        counts = pictures_labelled(document)
-        if is_complete(document):
-            continue
-        said = [f"{name} {count}" for name, count in counts.items() if count]
-        none = [name for name, count in counts.items() if not count]
-        use = "floors, gates and thresholds do without it" if split == "val" else "tables have no number of it"
-        parts = [
-            f"{split}: a category is measured on the pictures that are labelled for it, of {len(document['images'])}"
-        ]
-        parts += [", ".join(said)] if said else []
-        parts += [f"none is labelled for {', '.join(none)}: {use}"] if none else []
-        yield "; ".join(parts)

@@ -22,6 +22,7 @@ from mutineck.figures.style import (
     hide_axes,
     new_figure,
 )
+from mutineck.study.dataset import SOURCES
 from mutineck.study.stage import Study
 
 LONGEST = 480
@@ -105,12 +106,15 @@ def _gallery(study: Study, name: str, count: int) -> Drawing:
     aspect = [min(r["height"] / r["width"], 1.1) for r in records] or [0.75]
     heights = [max(aspect[row * columns : (row + 1) * columns]) for row in range(rows)]
     present = _present(split, chosen)
+    partly = not study.dataset.complete(name)
     figure = new_figure(TWO_COLUMNS, sum(heights) * TWO_COLUMNS / columns + 0.3 + 0.14 * math.ceil(len(present) / 6))
     axes = np.atleast_1d(figure.subplots(rows, columns, height_ratios=heights)).ravel()
     hide_axes(axes)
     shown: list[dict[str, Any]] = []
     for axis, image in zip(axes, chosen, strict=False):
         shown += draw_targets(axis, split, image, colours)
+        if sources := split.images[image].get(SOURCES):
+            axis.set_title(", ".join(sources), fontsize=6, pad=2)
     figure.legend(
         handles=[Patch(color=colours[c], label=c) for c in present],
         loc="outside lower center", ncols=min(max(len(present), 1), 6), handlelength=1, columnspacing=1.2,
@@ -121,7 +125,8 @@ def _gallery(study: Study, name: str, count: int) -> Drawing:
         f"Pictures of the {name} split",
         f"{len(chosen)} of {len(split.images):,} pictures of the {name} split with their boxes, and masks "
         "where there are "
-        "any; chosen so that every category appears, the rarest first. A crowd's box is dashed.",
+        "any; chosen so that every category appears, the rarest first. A crowd's box is dashed."
+        f"{' Above a picture stands its source: in what that is not labelled for, no box is drawn.' * partly}",
         f"A board of {len(chosen)} pictures with {len(shown)} boxes of the categories {', '.join(present)}.",
     )
 

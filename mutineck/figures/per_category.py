@@ -71,7 +71,8 @@ def knowledge(study: Study) -> Drawing:
         _long(table, "teacher"),
         "Who knows what",
         f"Average precision of each teacher by category. The best single teacher (framed) is {story} of the "
-        f"{int(known.sum())} categories that any knows.{merged}{_absent(table, drawn)}",
+        f"{int(known.sum())} categories that any knows.{merged}{_absent(table, drawn)}"
+        f"{_measured_on(study)}",
         f"Heat map of {len(drawn)} teachers by {drawn.shape[1]} categories; best: {story}.{merged}",
     )
 
@@ -101,7 +102,7 @@ def gains(study: Study) -> Drawing:
         _long(gain, "arm").rename(columns={"AP": "gain_points"}),
         "What is gained where",
         "AP of every taught arm minus the student alone's, by category, means over seeds. "
-        f"{story}{_absent(gain, drawn)}",
+        f"{story}{_absent(gain, drawn)}{_measured_on(study)}",
         f"Heat map of AP differences of {len(gain)} arms by {gain.shape[1]} categories. {story}",
     )
 
@@ -188,6 +189,11 @@ def paint_cells(
 def _absent(table: pd.DataFrame, drawn: pd.DataFrame) -> str:
     rest = table.shape[1] - drawn.shape[1]
     return f" {rest} categories do not occur in this split." if rest else ""
+
+
+def _measured_on(study: Study) -> str:
+    said = study.dataset.measured_on(study.experiment.evaluation.report)
+    return f" {said}" if said else ""
 
 
 def _long(table: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -72,6 +72,7 @@ def precision_recall(study: Study) -> Drawing:
     story = in_words([f"{label} {100 * value:.1f}" for label, value in area.items()])
     left_out = len(split.categories) - (len(panels) - 1)
     rest = f" {left_out} rarer categories are in the data only." if left_out else ""
+    rest += f" {said}" if (said := study.dataset.measured_on(name)) else ""
     return Drawing(
         figure,
         data[["detector", "category", "iou", "recall", "precision"]],

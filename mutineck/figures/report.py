@@ -169,6 +169,7 @@ def _data(study: Study) -> dict[str, Any] | None:
     return {
         "categories": data.categories,
         "splits": data.splits,
+        "measured": [said for split in study.experiment.evaluation.measured if (said := data.measured_on(split))],
         "doubled": TEST_IS_VAL if repeats_val(study) else "",
         "defects": [{"reason": reason, "action": action, "count": n} for (reason, action), n in counted.most_common()],
     }

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from mutineck.ablations.results import best_teacher, collect, first_seed, shown_arm
+from mutineck.detection.labelled import labelled_categories, of_labelled
 from mutineck.figures.style import arm_colours
 from mutineck.study.arms import ALONE
 from mutineck.study.jobs import Job
@@ -92,8 +93,11 @@ class Split:
         return coco_mask.decode(code).astype(bool)
 
     def predictions(self, path: Path) -> dict[int, list[dict[str, Any]]]:
-        """Return a file of COCO results by image id, each image's in falling score."""
-        grouped = self._grouped(read_json(path))
+        """Return a file of COCO results by image id, each image's in falling score.
+
+        What a picture is not labelled for is left out: there it is neither right nor wrong.
+        """
+        grouped = self._grouped(of_labelled(read_json(path), labelled_categories(self.document)))
         return {image: sorted(items, key=lambda item: -item["score"]) for image, items in grouped.items()}
 
     def _grouped(self, items: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:

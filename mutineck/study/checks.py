@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mutineck.study.dataset import DATASET_FILE, Dataset
 from mutineck.study.experiment import INTERMEDIATE, Experiment
 from mutineck.study.jobs import Job
 from mutineck.study.manifest import read_manifest
@@ -105,13 +106,16 @@ def losses(results: Mapping[str, Any], listed: Path) -> str:
 
 
 def data_remark(root: Path) -> str:
-    """Return what was lost of a study's data on the way, by the manifest of its dataset stage; often ''."""
+    """Return what was lost of a study's data on the way, and what it is not labelled for; often ''."""
     try:
         manifest = read_manifest(root, Job("dataset"))
     except ValueError:
         return ""
     lost = losses(manifest["results"], root / "dataset" / "defects.json") if manifest else ""
-    return f"Data set: {lost}" if lost else ""
+    said = [f"Data set: {lost}"] if lost else []
+    if manifest and (root / "dataset" / DATASET_FILE).is_file():
+        said += filter(None, map(Dataset.read(root).measured_on, ("val", "test")))
+    return "\n".join(said)
 
 
 def check_in(manifest: Mapping[str, Any]) -> Check | None:

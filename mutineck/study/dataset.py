@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mutineck.detection.labelled import labelled_categories
 from mutineck.system.files import read_json, write_json
 
+CHOOSING: Literal["val"] = "val"
+"""The split that every choice is made on: which arm and teacher to show, thresholds, floors, searches. It is always
+measured, whatever `evaluation.splits` says, so nothing is chosen by what is reported."""
 DATASET_FILE = "dataset.json"
 """In the stage's folder, written last."""
 HIDDEN = "hidden_{}.json"
@@ -77,6 +80,19 @@ class Dataset:
         """Return category name -> number of pictures of a split that are labelled for it."""
         counts = self.splits[split]
         return dict(counts.get(LABELLED_PICTURES, dict.fromkeys(self.categories, counts["images"])))
+
+    def measured_on(self, split: str) -> str:
+        """Return over how many pictures a category's AP is, in a sentence; '' where it is over all of the split."""
+        if self.complete(split):
+            return ""
+        counts, total = self.pictures_labelled(split), self.splits[split]["images"]
+        some = [f"{name} {count}" for name, count in counts.items() if count]
+        none = [name for name, count in counts.items() if not count]
+        parts = [f"AP of a category is over the pictures of {split} that are labelled for it, of {total}"]
+        parts += [", ".join(some)] if some else []
+        without = ", and floors, gates and thresholds do without" * (split == CHOOSING)
+        parts += [f"none is for {', '.join(none)}: no number of it{without}"] if none else []
+        return "; ".join(parts) + "."
 
     def write(self, root: Path) -> Path:
         """Write the file atomically; pictures within the study's folder are named from there."""

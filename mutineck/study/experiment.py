@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from mutineck.detection.specs import SECOND_STAGED, DetectorSpec, InputSpec, NormalisationSpec, ScheduleSpec
 from mutineck.study.arms import ALONE, GENERALIST, INTERMEDIATE, OWN, RESERVED, TEACHER, ArmSpec, resolve_arm
+from mutineck.study.dataset import CHOOSING
 from mutineck.study.experiment_file import (
     RELATIVE_TO,
     STUDIES,
@@ -26,9 +27,6 @@ from mutineck.system.errors import ExperimentError, unknown
 from mutineck.system.records import Record
 
 STAGES = ("dataset", "teachers", "features", "clusters", "distillation", "ablations", "figures")
-CHOOSING: Literal["val"] = "val"
-"""The split that every choice is made on: which arm and teacher to show, thresholds, floors, searches. It is always
-measured, whatever `evaluation.splits` says, so nothing is chosen by what is reported."""
 ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+@-]*")
 
 

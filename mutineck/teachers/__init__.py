@@ -61,7 +61,10 @@ def _told(study: Study) -> dict[str, Path]:
 
 
 def compare(study: Study, split: str = CHOOSING) -> pd.DataFrame:
-    """Return AP by category (rows, `all` first) of every teacher so far (columns), empty where one lacks a category."""
+    """Return AP by category (rows, `all` first) of every teacher so far (columns), empty where one lacks a category.
+
+    Where not every picture is labelled for every category, rows say how many are.
+    """
     import pandas as pd
 
     columns = {}
@@ -70,5 +73,9 @@ def compare(study: Study, split: str = CHOOSING) -> pd.DataFrame:
         if path.is_file():
             rows = [r for r in read_json(path) if r["split"] == split and r["metric"] in ("bbox_mAP", "AP")]
             columns[name] = {r["category"] or "all": r["value"] for r in rows}
-    order = ["all", *study.dataset.categories]
-    return pd.DataFrame(columns).reindex(order)
+    data = study.dataset
+    table = pd.DataFrame(columns).reindex(["all", *data.categories])
+    if data.complete(split):
+        return table
+    counts, total = data.pictures_labelled(split), data.splits[split]["images"]
+    return table.rename(index={name: f"{name} ({count} of {total} pictures)" for name, count in counts.items()})

@@ -71,7 +71,12 @@ def documents(study: SimpleNamespace) -> dict[str, dict[str, Any]]:
 
 def test_each_picture_says_what_it_is_labelled_for(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = study_of(folders, sources_of(folders))
-    convert(study)
+    summary = convert(study)
+    assert summary.sources().reset_index().to_numpy().tolist() == [
+        ["cats", "cat", 16, 2, 2],
+        ["dogs", "dog", 8, 1, 1],
+        ["spare", "nothing", 5, 0, 0],
+    ]
     found, data = documents(study), Dataset.read(study.root)
     assert data.categories == ("cat", "dog") and data.source["sources"] == {
         "cats": ["cat"],
@@ -99,7 +104,7 @@ def test_each_picture_says_what_it_is_labelled_for(folders: Path, capsys: pytest
         assert len(set(numbers)) == len(numbers)
     told = capsys.readouterr().out
     assert "cats: read as Pascal VOC's layout: 20 pictures" in told and "spare: read as pictures without labels" in told
-    assert "val: a category is measured on the pictures that are labelled for it, of 3; cat 2, dog 1" in told
+    assert "over the pictures of val that are labelled for it, of 3; cat 2, dog 1." in told
 
 
 def test_the_order_of_sources_changes_no_division(folders: Path) -> None:
@@ -213,7 +218,7 @@ def test_pictures_alone_are_a_data_set_of_the_categories_that_are_named(folders:
     assert [len(document["images"]) for document in found.values()] == [3, 1, 1]
     assert all(image["labelled_category_ids"] == [] for document in found.values() for image in document["images"])
     assert not data.complete("val") and data.pictures_labelled("val") == {"cat": 0}
-    assert "val: " in (told := capsys.readouterr().out) and "none is labelled for cat: floors, gates" in told
+    assert "none is for cat: no number of it, and floors, gates and thresholds do without." in capsys.readouterr().out
     nameless = make_study(folders / "out", format="pictures", root=str(folders / "spare"))
     with pytest.raises(DatasetError, match=r"--set 'dataset\.categories=\[NAME, NAME\]'"):
         convert(nameless)
