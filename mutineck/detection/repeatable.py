@@ -14,6 +14,7 @@ import torch
 from mmcv.runner import HOOKS, RUNNERS, EpochBasedRunner, Hook, get_dist_info
 from mmdet.datasets import DATASETS, CocoDataset
 
+from mutineck.detection.evaluation import on_labelled_pictures
 from mutineck.detection.loading import CheckpointError, match_weights, read_checkpoint
 from mutineck.detection.prepare import prepare
 from mutineck.detection.protocols import plain_detector
@@ -70,6 +71,14 @@ class RepeatableCocoDataset(CocoDataset):
         self.cat_ids = [ids[name] for name in self.CLASSES]
         self.cat2label = {number: label for label, number in enumerate(self.cat_ids)}
         return infos
+
+    def _det2json(self, results: Any) -> Any:
+        """Return detections as COCO results, without those of categories that a picture is not labelled for."""
+        return on_labelled_pictures(self.coco.dataset, super()._det2json(results))
+
+    def _segm2json(self, results: Any) -> Any:
+        """Return detections and masks as COCO results, without those of categories that are not labelled."""
+        return tuple(on_labelled_pictures(self.coco.dataset, rows) for rows in super()._segm2json(results))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return one item; the random state outside is left as it was."""

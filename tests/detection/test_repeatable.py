@@ -122,3 +122,31 @@ def test_each_step_and_process_draws_its_own() -> None:
         drawn.append(float(torch.rand(1)))
     assert drawn[0] == drawn[2] != drawn[1]
     assert derive_seed(7, "step", 0, 0) != derive_seed(7, "step", 0, 1)
+
+
+def test_states_of_a_training_are_measured_on_what_pictures_are_labelled_for(tmp_path):
+    """The best state is chosen by the same AP as everything else is measured by."""
+    from mutineck.detection.evaluation import measure
+    from mutineck.detection.repeatable import RepeatableCocoDataset
+    from tests.detection.test_evaluation import IDS, PARTLY, partly
+
+    file = partly(tmp_path / "truth.json")
+    names = ("cat", "dog")
+    data = RepeatableCocoDataset(str(file), [], classes=names, test_mode=True)
+    results = [
+        [
+            np.array(
+                [
+                    [x, y, x + w, y + h, row["score"]]
+                    for row in PARTLY
+                    if row["image_id"] == image and row["category_id"] == IDS[name]
+                    for x, y, w, h in [row["bbox"]]
+                ]
+            ).reshape(-1, 5)
+            for name in names
+        ]
+        for image in (1, 2, 3)
+    ]
+    expected = {row["metric"]: row["value"] for row in measure(file, PARTLY, names)}
+    assert data.evaluate(results)["bbox_mAP"] == pytest.approx(expected["bbox_mAP"], abs=1e-3)
+    assert data.evaluate(results)["bbox_mAP"] > 0.6
