@@ -29,6 +29,8 @@ class Centroids:
         category: `(M,)` int64, index into the data set's categories.
         size: `(M,)` int64, instances of each cluster.
         about: teacher, categories, k, seed and counts, JSON-able.
+        within: `(C, C)` float32, covariance of standardised vectors within their categories, positive definite; None in
+            files from before there was one.
     """
 
     mean: Tensor
@@ -37,12 +39,14 @@ class Centroids:
     category: Tensor
     size: Tensor
     about: Mapping[str, Any] = field(default_factory=dict)
+    within: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.centroids.ndim != 2 or len(self.centroids) == 0:
             raise ValueError(f"centroids must be (M, C) with M at least 1, got {tuple(self.centroids.shape)}")
         m, c = self.centroids.shape
-        expected = {"mean": (c,), "std": (c,), "category": (m,), "size": (m,)}
+        expected: dict[str, tuple[int, ...]] = {"mean": (c,), "std": (c,), "category": (m,), "size": (m,)}
+        expected |= {} if self.within is None else {"within": (c, c)}
         for name, shape in expected.items():
             if tuple(getattr(self, name).shape) != shape:
                 got = tuple(getattr(self, name).shape)
@@ -63,7 +67,8 @@ def save_centroids(centroids: Centroids, path: str | Path) -> Path:
     """Write centroids as safetensors, atomically, and return the path."""
     tensors = {
         name: getattr(centroids, name).detach().cpu().contiguous()
-        for name in ("mean", "std", "centroids", "category", "size")
+        for name in ("mean", "std", "centroids", "category", "size", "within")
+        if getattr(centroids, name) is not None
     }
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={_KEY: json.dumps(dict(centroids.about), sort_keys=True)})

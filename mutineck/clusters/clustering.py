@@ -141,6 +141,7 @@ def _assemble(vectors: Standardised, found: list[CategoryClusters], name: str, s
             "dropped": sum(c.dropped for c in found),
             **spec.model_dump(mode="json"),
         },
+        within=torch.from_numpy(vectors.within()),
     )
 
 

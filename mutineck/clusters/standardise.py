@@ -54,6 +54,26 @@ class Standardised:
         z /= self.std
         return CategoryRows(category, ids, z)
 
+    def within(self) -> np.ndarray:
+        """Return the covariance of vectors within their categories, each weighing alike, `(C, C)` float32.
+
+        It is shrunk toward a multiple of the identity as far as its number of rows asks for (OAS), so that it can be
+        inverted.
+
+        References:
+            [1] Shrinkage Algorithms for MMSE Covariance Estimation, 2010, equation 23, https://arxiv.org/abs/0907.4698
+        """
+        width, parts = len(self.mean), []
+        for part in self:
+            centred = part.z.astype(np.float64) - part.z.mean(axis=0, dtype=np.float64)
+            parts.append(centred.T @ centred / len(centred))
+        covariance = np.mean(parts, axis=0)
+        mean = max(np.trace(covariance) / width, float(np.finfo(np.float32).eps))
+        square, count = np.mean(covariance**2), int(self.moments.count.sum())
+        excess = (count + 1) * (square - mean**2 / width)
+        shrinkage = min(1.0, (square + mean**2) / excess) if excess > 0 else 1.0
+        return ((1 - shrinkage) * covariance + shrinkage * mean * np.eye(width)).astype(np.float32)
+
     def _fill(self, folder: Path) -> None:
         """Write every row to its category's place: sorting 860 000 rows without holding them."""
         index, width = read_index(folder), len(self.mean)

@@ -7,7 +7,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,16 @@ LITTLE = 1.0
 CHECKPOINT_SHARE = 0.1
 """Of the time; what goes into states that take longer."""
 SHARE_BOUND = 0.95
-"""Of the whole loss; a distillation term above it leaves detection next to nothing."""
+"""Of the gradient; distillation terms that are together above it leave detection next to nothing."""
 
 
 @HOOKS.register_module()
 class CurvesHook(LoggerHook):
     """Appends every logged term, and each loss term's share of the total, to `curves.csv` (long format).
 
-    After a resume, rows beyond the point of resuming are dropped first. A distillation term that is nearly the whole
-    loss is warned of, once.
+    Steps whose outputs hold `shares`, each loss term's share of the gradient, have rows `gradient/TERM` of their own.
+    After a resume, rows beyond the point of resuming are dropped first. If the distillation terms together are nearly
+    the whole gradient after the first measurement, that is warned of, once.
     """
 
     def __init__(self, interval: int = 10, **kwargs: Any) -> None:
@@ -58,6 +59,15 @@ class CurvesHook(LoggerHook):
             writer.writeheader()
             writer.writerows(rows)
 
+    def after_train_iter(self, runner: Any) -> None:
+        """Write the shares of the gradient, if this step has measured them, and what is due to be logged."""
+        if (shares := runner.outputs.get("shares")) and runner.rank == 0:
+            self._write(
+                runner.iter + 1, runner.epoch + 1, [(f"gradient/{term}", value) for term, value in shares.items()]
+            )
+            self._warn(sum(value for term, value in shares.items() if term.startswith("loss_kd")), runner.iter + 1)
+        super().after_train_iter(runner)
+
     @master_only
     def log(self, runner: Any) -> None:
         """Write one row a term."""
@@ -72,19 +82,20 @@ class CurvesHook(LoggerHook):
             rows.append((term.replace("learning_rate", "lr"), value))
             if total and key.startswith("train/") and term != "loss" and "loss" in term and not validating:
                 rows.append((f"share/{term}", value / total))
-                self._warn(term, value / total, runner.iter + 1)
         # Evaluation is logged after the last step of its epoch.
-        iteration = runner.iter if validating else runner.iter + 1
-        epoch = runner.epoch + 1
+        self._write(runner.iter if validating else runner.iter + 1, runner.epoch + 1, rows)
+
+    def _write(self, iteration: int, epoch: int, rows: Sequence[tuple[str, float]]) -> None:
         with open(self.path, "a", newline="") as file:
             csv.writer(file).writerows((iteration, epoch, term, f"{value:.6g}") for term, value in rows)
 
-    def _warn(self, term: str, share: float, iteration: int) -> None:
-        if share > SHARE_BOUND and term.startswith("loss_kd") and not self.warned:
+    def _warn(self, share: float, iteration: int) -> None:
+        if share > SHARE_BOUND and iteration > 1 and not self.warned:
             self.warned = True
             warnings.warn(
-                f"{term} is {100 * share:.0f} % of the loss at iteration {iteration}: the student hardly learns to "
-                "detect. Lower its weight (distillation.*, or the arm's weights)",
+                f"the distillation terms are {100 * share:.1f} % of the gradient at the student's maps at iteration "
+                f"{iteration} (`loss_shares` in the report): the student hardly learns to detect. Lower their weights "
+                "(distillation.*, or the arm's weights)",
                 RuntimeWarning,
                 stacklevel=2,
             )

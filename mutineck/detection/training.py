@@ -99,11 +99,13 @@ def describe(config: Any, root: Path | None = None) -> dict[str, Any]:
 
     Any number of processes and loader workers may go on with it, in whatever folder, with a teacher cache of any size;
     whether there is a cache counts, since with one the teachers' maps are rounded. Where the pictures lie does not:
-    what they are is for the training's identity to say.
+    what they are is for the training's identity to say. How often a hook looks on (its `interval`) changes nothing.
     """
     described = copy.deepcopy(config._cfg_dict).to_dict()  # its batches are global ones still
     for loader in (described["data"], described["data"]["val_dataloader"]):
         loader.pop("workers_per_gpu", None)
+    for hook in described["custom_hooks"]:
+        hook.pop("interval", None)
     del described["work_dir"]
     return json.loads(json.dumps(_wherever(described, "" if root is None else f"{root.resolve()}{os.sep}")))
 

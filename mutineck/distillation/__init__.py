@@ -29,16 +29,26 @@ def preview(study: Study) -> dict[str, Any] | None:
 
 
 def loss_shares(study: Study) -> pd.DataFrame:
-    """Return each loss term's share of the total, mean of the run's first and of its last tenth."""
+    """Return each loss term's share of the total, mean of the run's first and of its last tenth.
+
+    Where it was measured, its share of the gradient at the student's maps too: `gradient, first` and `gradient, last`.
+    """
     import pandas as pd
 
     from mutineck.system.tables import read_table
 
     curves = read_table(study.need(study.job.folder, "curves.csv"))
-    shares = curves[curves.term.str.startswith("share/")].assign(term=lambda rows: rows.term.str.removeprefix("share/"))
-    last = shares.iteration.max()
-    first_tenth = shares[shares.iteration <= max(shares.iteration.min(), last // 10)].groupby("term").value.mean()
-    last_tenth = shares[shares.iteration >= last - last // 10].groupby("term").value.mean()
-    return pd.DataFrame({"first tenth": first_tenth, "last tenth": last_tenth}).sort_values(
-        "last tenth", ascending=False
+    shares, gradients = (
+        curves[curves.term.str.startswith(kind)].assign(term=lambda rows: rows.term.str.partition("/")[2])
+        for kind in ("share/", "gradient/")
     )
+    last = shares.iteration.max()
+    columns = {
+        "first tenth": shares[shares.iteration <= max(shares.iteration.min(), last // 10)],
+        "last tenth": shares[shares.iteration >= last - last // 10],
+    }
+    if len(gradients):
+        columns["gradient, first"] = gradients[gradients.iteration == gradients.iteration.min()]
+        columns["gradient, last"] = gradients[gradients.iteration == gradients.iteration.max()]
+    table = pd.DataFrame({name: rows.groupby("term").value.mean() for name, rows in columns.items()})
+    return table.sort_values("last tenth", ascending=False)

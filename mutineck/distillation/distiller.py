@@ -16,6 +16,7 @@ from mutineck.detection.loading import LoadReport, inherit_weights
 from mutineck.detection.protocols import Detector, Metas
 from mutineck.detectors.folders import load_folder
 from mutineck.distillation.ensemble import TeacherEnsemble
+from mutineck.distillation.gradients import gradient_shares
 from mutineck.distillation.guidance import Guidance
 from mutineck.study.arms import OWN, ArmSpec
 from mutineck.study.experiment import DistillationSpec
@@ -62,6 +63,9 @@ class Distiller(BaseDetector):
         self.categories, self.normalisation = list(categories), dict(normalisation)
         self.inherited: list[LoadReport] = []
         self.epoch, self.epochs = 0.0, 1
+        self.measures = False
+        self.shares: dict[str, float] = {}
+        """Each term's share of the gradient at the student's maps in this step, where it is measured."""
         with seeded(derive_seed(seed, "student")):
             self.student: Detector = build_detector(student)
         self.guidance: Guidance | None = None
@@ -160,12 +164,19 @@ class Distiller(BaseDetector):
                     gt_bboxes,
                     gt_labels,
                     maps,
+                    detection=losses,
                     ignored=gt_bboxes_ignore,
                     epoch=self.epoch,
                     epochs=self.epochs,
                 )
             )
+        self.shares = gradient_shares(losses, list(maps.values())) if self.measures else {}
         return losses
+
+    def train_step(self, data: Mapping[str, Any], optimizer: Any) -> dict[str, Any]:
+        """Return what mmdet's own returns, and `shares`, each term's share of the gradient where it is measured."""
+        outputs = super().train_step(data, optimizer)
+        return outputs | {"shares": self.shares}
 
     def simple_test(self, img: Tensor, img_metas: Metas, **kwargs: Any) -> list[Any]:
         """Detect with the student."""
@@ -194,10 +205,18 @@ def captured_maps(detector: Detector) -> Iterator[dict[int, Tensor]]:
 
 @HOOKS.register_module()
 class DistillationHook(Hook):
-    """Tells the distiller how far the training is, for warm-ups and sequential teachers."""
+    """Tells the distiller how far the training is, for warm-ups and sequential teachers, and when to measure gradients.
+
+    Args:
+        interval: steps between two measurements, the first of which is in the first step; 0 for none.
+    """
+
+    def __init__(self, interval: int = 0) -> None:
+        self.interval = interval
 
     def before_train_iter(self, runner: Any) -> None:
-        """Set epochs trained so far, as a fraction."""
+        """Set epochs trained so far, as a fraction, and whether this step is measured."""
         model = getattr(runner.model, "module", runner.model)
         model.epoch = runner.iter / max(1, len(runner.data_loader))
         model.epochs = runner.max_epochs
+        model.measures = self.interval > 0 and runner.iter % self.interval == 0

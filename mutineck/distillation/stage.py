@@ -97,7 +97,7 @@ def guidance_config(study: Study, arm: ArmSpec) -> dict[str, Any]:
     return {
         # mmcv writes configs as Python calls, and `lambda` is no name there: the weights go by field names.
         "arm": arm.model_dump(exclude={"weights"}),
-        "weights": arm_weights(experiment.distillation, arm).model_dump(),
+        "weights": arm_weights(experiment.distillation, arm).model_dump(exclude={"shares_every"}),
         "teachers": [teacher_folder(study, name) for name in wanted],
         "intermediate": str(study.path("teachers", INTERMEDIATE).resolve()) if arm.needs_intermediate else None,
         "joint": joint,
@@ -153,8 +153,10 @@ def train_student(study: Study) -> tuple[Any, Any]:
     modules = [*MODULES, *detector_imports(student_detector(study))]
     if arm.needs_intermediate and experiment.intermediate.mode == "joint":
         modules += custom_imports(read_config(study.need("teachers", INTERMEDIATE, "config.py")))
+    every = {"interval": experiment.distillation.shares_every}
+    hooks = [{**hook, **every} if hook in HOOKS[:1] else hook for hook in HOOKS]
     config = detector_training(
-        study, model_dict, categories, schedule, seed=study.job.seed, masks=masks, hooks=HOOKS, modules=modules
+        study, model_dict, categories, schedule, seed=study.job.seed, masks=masks, hooks=hooks, modules=modules
     )
     identity = {key: (sha256_config if path.suffix == ".py" else sha256_file)(path) for key, path in files.items()}
     identity |= data_identity(study)

@@ -13,6 +13,7 @@ from mutineck.detection.cells import box_levels, cell_maximum, cell_ranges, pad_
 from mutineck.detection.roi import instance_vectors
 from mutineck.distillation.losses import mgd
 from mutineck.distillation.losses.centroid import CentroidLoss
+from mutineck.distillation.losses.contrast import ContrastLoss
 from mutineck.distillation.losses.cwd import CWDLoss
 from mutineck.distillation.losses.fgd import FGDLoss, fgd_masks
 from mutineck.distillation.losses.mgd import MGDLoss
@@ -104,8 +105,10 @@ class TeacherLoss(nn.Module):
 
         self.losses = nn.ModuleDict({str(s): loss() for s in levels.compared})
         self.channel_wise = CWDLoss()
-        self.centroid_loss = None
-        if centroids is not None:
+        self.centroid_loss: CentroidLoss | ContrastLoss | None = None
+        if centroids is not None and weights.centroid_loss == "contrast":
+            self.centroid_loss = ContrastLoss(centroids, reduce=reduce)
+        elif centroids is not None:
             self.centroid_loss = CentroidLoss(centroids, threshold=weights.centroid_cosine, reduce=reduce)
 
     def adapt(self, maps: Mapping[int, Tensor], strides: Sequence[int]) -> dict[int, Tensor]:
@@ -121,6 +124,8 @@ class TeacherLoss(nn.Module):
         *,
         masks: Mapping[int, Mapping[str, Tensor]] | None = None,
         ignored: Sequence[Tensor] | None = None,
+        shares: Mapping[int, float | Tensor] | None = None,
+        pictures: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return weighted scalars, each summed over levels.
 
@@ -131,6 +136,8 @@ class TeacherLoss(nn.Module):
             labels: for each image `(n,)` int64.
             masks: stride to the masks of the difference, in place of FGD's of these boxes.
             ignored: for each image `(m, 4)`, boxes whose cells are no background; None for none.
+            shares: stride to what the level counts, one number or `(N,)` of the pictures; 1 if None.
+            pictures: `(N,)`, what each picture counts in the centroid loss; 1 if None.
         """
         adapted = self.adapt(student, self.levels.compared if self.centroid_loss is None else self.levels.shared)
         if masks is None and self.feature == "fgd":
@@ -140,25 +147,36 @@ class TeacherLoss(nn.Module):
             masks = {s: without_ignored(own, ignored, s) for s, own in masks.items()}
         terms: dict[str, Tensor] = {}
         for stride in self.levels.compared:
-            found = self._level(adapted[stride], teacher[stride], str(stride), masks[stride] if masks else {})
+            share = 1.0 if shares is None else shares[stride]
+            by_picture, share = (share, 1.0) if isinstance(share, Tensor) else (None, share)
+            found = self._level(
+                adapted[stride], teacher[stride], str(stride), masks[stride] if masks else {}, by_picture
+            )
             for term, value in found.items():
-                weighted = self.weights[term] * value
+                weighted = share * self.weights[term] * value
                 terms[term] = terms[term] + weighted if term in terms else weighted
         if self.centroid_loss is not None:
             boxes, labels = self._poolable(boxes, labels)
             ours = instance_vectors(adapted, boxes)
             theirs = instance_vectors({s: teacher[s].detach() for s in self.levels.shared}, boxes)
-            centroid = self.centroid_loss(ours, theirs, torch.cat(labels))
+            each = (
+                None
+                if pictures is None
+                else torch.cat([p.expand(len(b)) for p, b in zip(pictures, boxes, strict=True)])
+            )
+            centroid = self.centroid_loss(ours, theirs, torch.cat(labels), each)
             terms |= {term: self.weights[term] * value for term, value in centroid.items()}
         return terms
 
-    def _level(self, student: Tensor, teacher: Tensor, level: str, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _level(
+        self, student: Tensor, teacher: Tensor, level: str, masks: Mapping[str, Tensor], pictures: Tensor | None
+    ) -> dict[str, Tensor]:
         """Return the terms of one level's maps, not weighted."""
         if self.feature != "fgd":
-            return {self.feature: self.losses[level](student, teacher)}
-        terms = self.losses[level](student, teacher, masks)
+            return {self.feature: self.losses[level](student, teacher, pictures)}
+        terms = self.losses[level](student, teacher, masks, pictures)
         if self.weights["cwd"]:
-            terms["cwd"] = self.channel_wise(student, teacher)
+            terms["cwd"] = self.channel_wise(student, teacher, pictures)
         return terms
 
     def _poolable(self, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -172,12 +190,19 @@ class TeacherLoss(nn.Module):
         return [b for b, _ in pairs], [label for _, label in pairs]
 
 
-def omega_masks(targets: Targets, teacher: int, stride: int, size: tuple[int, int]) -> dict[str, Tensor]:
+def omega_masks(
+    targets: Targets, teacher: int, stride: int, size: tuple[int, int], having: Sequence[int] | None = None
+) -> dict[str, Tensor]:
     """Return FGD's masks with each target's foreground multiplied by n omega, one of n teachers' weight for it.
 
-    The mean of n teachers' masks is FGD's own: where all weights are equal, each teacher's masks are.
+    The mean of n teachers' masks is FGD's own: where all weights are equal, each teacher's masks are. If only some of
+    them have this level (`having`, their indices), n counts those, and omega is divided by its sum over those.
     """
-    weights = targets.weights[..., teacher] * targets.weights.shape[-1]
+    n = targets.weights.shape[-1]
+    weights = targets.weights[..., teacher] * n
+    if having is not None and len(having) < n:
+        whole = targets.weights[..., list(having)].sum(dim=-1)
+        weights = torch.where(whole > 0, len(having) * targets.weights[..., teacher] / whole, 1.0)
     return fgd_masks(targets.boxes, targets.valid, stride, size, weights=weights)
 
 

@@ -30,6 +30,7 @@ def term_weights(spec: DistillationSpec, feature: str, *, two_stage: bool) -> di
         "cwd": spec.cwd,
         "direction": spec.centroid,
         "distance": spec.centroid * spec.centroid_distance,
+        "contrast": spec.centroid,
         "logits": spec.logits,
         "deltas": spec.logits,
     }

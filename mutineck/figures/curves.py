@@ -13,13 +13,14 @@ from matplotlib.axes import Axes
 
 from mutineck.ablations.results import TEACHER, runs
 from mutineck.figures.style import TWO_COLUMNS, Drawing, arm_colours, distinct_colours, in_words, new_figure
-from mutineck.study.arms import ALONE
 from mutineck.study.stage import Study
 from mutineck.system.tables import read_table
 
 SMOOTHING = 0.05
 """Share of a run's iterations that a loss is averaged over."""
 MEASURED = "val/bbox_mAP"
+LOSS, GRADIENT = "share/", "gradient/"
+"""What terms of curves begin with that are shares: of the loss, and of the gradient at the student's maps."""
 
 
 def read_curves(study: Study, *, teachers: bool = False) -> pd.DataFrame:
@@ -57,10 +58,16 @@ def teacher_curves(study: Study) -> Drawing:
 
 
 def loss_shares(study: Study) -> Drawing:
-    """Draw, for each arm, the share that every loss term has in the total, over the first seed's run."""
+    """Draw, for each arm, the share that every loss term has of the gradient at the student's maps, over its first run.
+
+    Of studies that did not measure it, the share of the loss.
+    """
     data = read_curves(study)
     arms = [arm for arm in study.experiment.arms if arm in set(data["arm"])]
-    shares = {arm: _shares(data[data["arm"] == arm]) for arm in arms}
+    found = {arm: _shares(data[data["arm"] == arm], GRADIENT) for arm in arms}
+    measured = all(len(share) for share in found.values())
+    shares = found if measured else {arm: _shares(data[data["arm"] == arm], LOSS) for arm in arms}
+    kind = "gradient" if measured else "loss"
     order = list(dict.fromkeys(term for share in shares.values() for term in share.columns))
     colours = dict(zip(order, distinct_colours(len(order)), strict=True))
     columns = min(3, len(arms))
@@ -76,7 +83,7 @@ def loss_shares(study: Study) -> Drawing:
     for axis in axes[len(arms) :]:
         axis.set_visible(False)
     for axis in axes[::columns]:
-        axis.set_ylabel("share of loss, %")
+        axis.set_ylabel(f"share of {kind}, %")
     for axis in axes[max(0, len(arms) - columns) : len(arms)]:
         axis.set_xlabel("iteration")
     handles = [axis_handle(colours[term]) for term in order]
@@ -87,15 +94,17 @@ def loss_shares(study: Study) -> Drawing:
             for arm, share in shares.items()
         ]
     )
-    taught = _taught_share(shares)
+    of = (
+        "the norm of each loss term's gradient at the student's maps, as a share of the sum of all terms' norms"
+        if measured
+        else "each loss term in the total, smoothed; the gradient was not measured in every arm"
+    )
     return Drawing(
         figure,
         long[["arm", "iteration", "term", "percent"]],
         "What drives the training",
-        "Share of each loss term in the total while an arm trains (first seed, smoothed). Distillation that "
-        "swamps "
-        "detection would show here; the largest mean share of terms that the student alone lacks is "
-        f"{taught}.",
+        f"What each arm's training consists of (first seed): {of}. Distillation that swamps detection would show "
+        f"here; the largest mean share of all distillation terms of an arm together is {_taught_share(shares)}.",
         f"Stacked areas of {len(order)} loss terms over iterations, one panel for each of the arms {in_words(arms)}.",
     )
 
@@ -170,17 +179,12 @@ def _common_terms(data: pd.DataFrame) -> list[str]:
     return [term for term in dict.fromkeys(terms["term"]) if term in common] or ["loss"]
 
 
-def _shares(data: pd.DataFrame) -> pd.DataFrame:
-    """Return one arm's terms in percent of the total, smoothed: iterations x terms, for its first seed."""
-    own = data[data["seed"] == data["seed"].min()]
-    terms = own[own["term"].str.startswith("share/")]
-    terms = (
-        terms.assign(term=terms["term"].str.removeprefix("share/"))
-        if len(terms)
-        else own[own["term"].str.startswith("loss_")]
-    )
+def _shares(data: pd.DataFrame, prefix: str) -> pd.DataFrame:
+    """Return one arm's terms in percent of their sum: iterations x terms, for its first seed; empty without any."""
+    own = data[(data["seed"] == data["seed"].min()) & data["term"].str.startswith(prefix)]
     wide = (
-        terms.pivot_table(index="iteration", columns="term", values="value", sort=False)
+        own.assign(term=own["term"].str.removeprefix(prefix))
+        .pivot_table(index="iteration", columns="term", values="value", sort=False)
         .sort_index()
         .fillna(0.0)
         .clip(lower=0)
@@ -190,11 +194,9 @@ def _shares(data: pd.DataFrame) -> pd.DataFrame:
 
 
 def _taught_share(shares: dict[str, pd.DataFrame]) -> str:
-    if ALONE not in shares:
-        return "not known without the student alone"
-    own = set(shares[ALONE].columns)
     taught = {
-        arm: share[[t for t in share.columns if t not in own]].sum(axis=1).mean() for arm, share in shares.items()
+        arm: share[[t for t in share.columns if t.startswith("loss_kd")]].sum(axis=1).mean()
+        for arm, share in shares.items()
     }
     arm = max(taught, key=lambda name: float(taught[name]))
     return f"{taught[arm]:.0f} % ({arm})" if taught[arm] > 0 else "0 %"

@@ -39,7 +39,7 @@ TEACHER = "teacher:"
 FEATURE_WEIGHTS = {"fgd": ("temperature", "alpha", "beta", "gamma", "lambda", "cwd")} | dict.fromkeys(
     FEATURES[1:], ("peer",)
 )
-CENTROID_WEIGHTS = ("centroid", "centroid_distance", "centroid_cosine")
+CENTROID_WEIGHTS = ("centroid", "centroid_loss", "centroid_distance", "centroid_cosine")
 HEAD_WEIGHTS = ("logits", "logit_proposals")
 
 
@@ -77,9 +77,9 @@ class ArmSpec(BaseModel):
     `mutineck@own`. If null, `student.inherit` decides."""
     epochs: int | None = Field(None, ge=1)
     """Override of `student.schedule.epochs`."""
-    weights: dict[str, float | tuple[int, ...]] = {}
-    """Overrides of fields of `distillation`, e.g. `{alpha: 1.e-4}`: numbers, or a list of `strides`; of those that the
-    arm's losses have."""
+    weights: dict[str, float | tuple[int, ...] | Literal["attract", "contrast"]] = {}
+    """Overrides of fields of `distillation`, e.g. `{alpha: 1.e-4}` or `{balance: 40}`: numbers, a list of `strides`, a
+    `centroid_loss`; of those that the arm's losses have."""
 
     @property
     def taught(self) -> bool:
@@ -130,7 +130,7 @@ class ArmSpec(BaseModel):
                 "`regions` and `source: adapters` each say what counts as foreground (the stack, a teacher's omega for "
                 "a target): leave `regions` out, or take `source: mean`"
             )
-        read = {"strides", "warmup_epochs", *FEATURE_WEIGHTS[self.feature]}
+        read = {"strides", "warmup_epochs", "balance", *FEATURE_WEIGHTS[self.feature]}
         if self.centroids:
             read |= {*CENTROID_WEIGHTS}
         if self.compares_heads and (logits or self.weights.get("logits") == 0):

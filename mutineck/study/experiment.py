@@ -298,8 +298,46 @@ class RegionsSpec(Record):
     the proposals' Gaussians."""
 
 
+class RatiosSpec(Record):
+    """Where `distillation.balance` is on: each term's gradient as a ratio of the detection losses', by their norms.
+
+    A term whose fixed weight is 0 stays away whatever its ratio.
+    """
+
+    foreground: float = Field(0.25, ge=0)
+    """Of FGD's foreground, where there are no regions."""
+    centre: float = Field(0.25, ge=0)
+    """Of the centre."""
+    boundary: float = Field(0.25, ge=0)
+    """Of the boundary."""
+    background: float = Field(0.25, ge=0)
+    """Of the background."""
+    attention: float = Field(0.25, ge=0)
+    """Of the difference of attentions."""
+    global_: float = Field(0.25, ge=0, alias="global")
+    """Of FGD's global term."""
+    cwd: float = Field(1.0, ge=0)
+    """Of CWD, beside FGD's terms or alone."""
+    mgd: float = Field(1.0, ge=0)
+    """Of MGD."""
+    pkd: float = Field(1.0, ge=0)
+    """Of PKD."""
+    direction: float = Field(0.25, ge=0)
+    """Of the centroid loss's direction."""
+    distance: float = Field(0.25, ge=0)
+    """Of the centroid loss's distance."""
+    contrast: float = Field(0.25, ge=0)
+    """Of the centroid loss where it contrasts."""
+    logits: float = Field(0.25, ge=0)
+    """Of second stages' classes."""
+    deltas: float = Field(0.25, ge=0)
+    """Of second stages' boxes."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+
 class DistillationSpec(Record):
-    """Weights of the distillation losses; an arm may replace any of them, but for `regions`.
+    """Weights of the distillation losses; an arm may replace any of them, but for `ratios` and `regions`.
 
     The defaults of `temperature`, `alpha`, `beta`, `gamma` and `lambda` are FGD's for Faster R-CNN of 256 channels at
     1333x800. All but the first weigh sums over channels and cells: a small detector needs weights of its own.
@@ -317,6 +355,9 @@ class DistillationSpec(Record):
     """Weight of FGD's global term, the difference of the maps with their context."""
     centroid: float = Field(0.5, ge=0)
     """Weight of the centroid loss, in arms with centroids."""
+    centroid_loss: Literal["attract", "contrast"] = "attract"
+    """`attract`: an instance is pulled to its category's centroid, in direction and distance. `contrast`: it is to
+    stand to the centroids of all categories as the teacher's instance does; not tried in a study yet."""
     centroid_distance: float = Field(0.5, ge=0)
     """What its distance term counts beside its direction term."""
     centroid_cosine: float = Field(0.5, ge=-1, le=1)
@@ -338,10 +379,27 @@ class DistillationSpec(Record):
     the first epoch besides."""
     strides: tuple[int, ...] | None = None
     """Levels to distil, by stride; all that student and teachers share if null."""
+    balance: int = Field(0, ge=0)
+    """Steps in which each term's gradient at the student's maps is measured: the first ones in which it has one. Its
+    weight is set so that the norm is that of the detection losses' gradient times its ratio, over the steps measured so
+    far, and is kept from then on. 0, or `off`: the fixed weights above."""
+    ratios: RatiosSpec = RatiosSpec()
+    """What each term's gradient is beside the detection losses', where `balance` is on."""
+    shares_every: int = Field(20, ge=0)
+    """Steps between two measurements of how much of the gradient at the student's maps each loss term has, the first in
+    the first step; 0 for none. They are in `curves.csv` and the figure `loss_shares`, and change no training."""
     regions: RegionsSpec = RegionsSpec()
     """Which proposals stand for a target, what each teacher counts for it, and its centre and boundary."""
 
     model_config = ConfigDict(populate_by_name=True)
+
+    @field_validator("balance", mode="before")
+    @classmethod
+    def _off_is_no_step(cls, value: Any) -> Any:
+        # To YAML, a plain off is a truth value; `on` does not say how many steps.
+        if value is True or value == "on":
+            raise ValueError("say in how many steps it is measured, e.g. 40, or `off`")
+        return 0 if value is False or value == "off" else value
 
 
 class EvaluationSpec(Record):

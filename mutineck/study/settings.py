@@ -92,7 +92,13 @@ def _merging(experiment: Experiment) -> dict[str, Any]:
 
 def _weights_of(experiment: Experiment, arm: ArmSpec) -> dict[str, Any]:
     """Return the weights that an arm depends on, those of second stages only where they can be compared."""
-    unread = set() if arm.compares_heads and experiment.logits_of(arm) else {*HEAD_WEIGHTS}
+    unread = {"shares_every"}
+    if not (arm.compares_heads and experiment.logits_of(arm)):
+        unread |= {*HEAD_WEIGHTS}
+    if not arm.weights.get("balance", experiment.distillation.balance):
+        unread |= {"balance", "ratios"}  # fixed weights are those from before there were others
+    if experiment.distillation.centroid_loss == "attract":
+        unread |= {"centroid_loss"}  # likewise
     return experiment.distillation.model_dump(mode="json", by_alias=True, exclude=unread)
 
 

@@ -146,14 +146,29 @@ class TestWarmUp:
             assert float(quarter[f"loss_kd_{term}"]) == pytest.approx(float(full[f"loss_kd_{term}"]) / 4, rel=1e-5)
 
 
-def test_the_mean_is_the_mean_of_single_teachers(ready: Study) -> None:
-    # The trainable parts start at random but for FGD's global term: attention and masks are comparable between arms.
-    values = {}
-    for arm in ("fgd:mean", "fgd:faster_rcnn", "fgd:retinanet"):
-        values[arm] = step(build(ready, arm), ready)
+def test_the_mean_is_the_mean_of_single_teachers(tiny: Study, tmp_path: Path) -> None:
+    """On levels that all have. The trainable parts start at random but for FGD's global term."""
+    arms = ("fgd:mean", "fgd:faster_rcnn", "fgd:retinanet")
+    study = derive(tiny, tmp_path / "s", arms=arms, distillation={"strides": [8, 16, 32, 64]})
+    values = {arm: step(build(study, arm), study) for arm in arms}
     for term in ("attention", "foreground", "background"):
         single = [float(values[a][f"loss_kd_{term}"]) for a in ("fgd:faster_rcnn", "fgd:retinanet")]
         assert float(values["fgd:mean"][f"loss_kd_{term}"]) == pytest.approx(sum(single) / 2, rel=1e-5)
+
+
+def test_an_arm_may_contrast_centroids(tiny: Study, ready: Study, tmp_path: Path) -> None:
+    arms = {"mutineck": {"weights": {"centroid_loss": "contrast", "centroid": 2.0}}, "mutineck-regions": None}
+    study = derive(tiny, tmp_path / "s", arms=arms, distillation={"centroid_cosine": -1.0})
+    link_intermediate(study, ready.root)
+    plant_centroids(study)
+    distiller = build(study, "mutineck")
+    values = []
+    for distiller.epoch in (0.5, 1.0):
+        losses = step(distiller, study)
+        assert kd_terms(losses) == FGD | REGIONS | {"contrast"}
+        values.append(float(losses["loss_kd_contrast"]))
+    assert values[0] == pytest.approx(values[1] / 2) and values[1] > 0
+    assert kd_terms(step(build(study, "mutineck-regions"), study)) >= CENTROIDS
 
 
 def test_an_arms_weights_override_the_experiments(tiny: Study, ready: Study, tmp_path: Path) -> None:
@@ -233,22 +248,103 @@ def targets_with(goodness: Tensor, boxes: Tensor | None = None) -> Targets:
 
 
 class TestConfidence:
-    def test_weights_are_ca_mkds_of_the_teachers_cross_entropies(self) -> None:
-        quality = torch.tensor([[[[0.9], [0.3]], [[0.8], [0.0]]]])  # (1, 2, 2, 1): two targets, two teachers
-        losses = torch.tensor([-(math.log(0.9) + math.log(0.8)) / 2, -(math.log(0.3) + math.log(0.01)) / 2])
-        expected = (1 - losses.softmax(dim=0)) / 1
-        torch.testing.assert_close(confidence_shares(targets_with(quality)), expected)
-        assert expected[0] > expected[1]
+    def test_weights_are_ca_mkds_of_each_pictures_cross_entropies(self) -> None:
+        # (2, 2, 2, 1): two pictures with two targets each, two teachers
+        quality = torch.tensor([[[[0.9], [0.3]], [[0.8], [0.0]]], [[[0.5], [0.5]], [[0.1], [0.4]]]])
+        first = torch.tensor([-(math.log(0.9) + math.log(0.8)) / 2, -(math.log(0.3) + math.log(0.01)) / 2])
+        second = torch.tensor([-(math.log(0.5) + math.log(0.1)) / 2, -(math.log(0.5) + math.log(0.4)) / 2])
+        expected = torch.stack([(1 - losses.softmax(dim=0)) / 1 for losses in (first, second)])
+        found = confidence_shares(targets_with(quality))
+        torch.testing.assert_close(found, expected)
+        assert found[0, 0] > found[0, 1] and found[1, 0] < found[1, 1], "another teacher leads in each picture"
 
     def test_they_sum_to_one_and_are_even_for_three_equal_teachers(self) -> None:
         shares = confidence_shares(targets_with(torch.full((2, 3, 3, 1), 0.7)))
-        torch.testing.assert_close(shares, torch.full((3,), 1 / 3))
-        assert float(confidence_shares(targets_with(torch.rand(2, 3, 3, 1))).sum()) == pytest.approx(1)
+        torch.testing.assert_close(shares, torch.full((2, 3), 1 / 3))
+        shares = confidence_shares(targets_with(torch.rand(2, 3, 3, 1)))
+        torch.testing.assert_close(shares.sum(dim=1), torch.ones(2))
 
-    def test_a_batch_without_targets_weighs_evenly(self) -> None:
-        targets = targets_with(torch.rand(1, 2, 2, 1))
-        empty = Targets(**(vars(targets) | {"valid": torch.zeros(1, 2, dtype=torch.bool)}))
-        torch.testing.assert_close(confidence_shares(empty), torch.full((2,), 0.5))
+    def test_padded_targets_do_not_count_and_a_picture_without_any_weighs_evenly(self) -> None:
+        targets = targets_with(torch.tensor([[[[0.9], [0.1]], [[0.1], [0.9]]]]).repeat(2, 1, 1, 1))
+        some = Targets(**(vars(targets) | {"valid": torch.tensor([[True, False], [False, False]])}))
+        first = (1 - torch.tensor([-math.log(0.9), -math.log(0.1)]).softmax(dim=0)).tolist()
+        torch.testing.assert_close(confidence_shares(some), torch.tensor([first, [0.5, 0.5]]))
+
+    def test_a_step_is_the_sum_of_the_teachers_terms_by_picture(
+        self, tiny: Study, ready: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One teacher has the first picture and the other the second; what remains is each on its own picture."""
+        study = derive(tiny, tmp_path / "s", arms=["cwd:confidence"], distillation={"strides": [8, 16]})
+        found = {}
+        for name, shares in {
+            "both": [[1.0, 0.0], [0.0, 1.0]],
+            "first": [[1.0, 0], [1, 0]],
+            "second": [[0.0, 1], [0, 1]],
+        }.items():
+            monkeypatch.setattr(
+                "mutineck.distillation.guidance.confidence_shares", lambda _targets, s=shares: torch.tensor(s)
+            )
+            distiller = build(study, "cwd:confidence")
+            batch, parts = first_batch(study), {}
+            for part in (slice(0, 2), slice(0, 1), slice(1, 2)):
+                maps = {
+                    s: m[part]
+                    for s, m in zip((4, 8, 16, 32, 64), distiller.student.extract_feat(batch["img"]), strict=True)
+                }
+                frozen = [
+                    {s: m[part] for s, m in t.maps(batch["img"]).items()} for t in distiller.guidance.ensemble.teachers
+                ]
+                losses = [
+                    loss(maps, own, [torch.zeros(0, 4)] * 2, [torch.zeros(0)] * 2, shares={8: 1.0, 16: 1.0})["cwd"]
+                    for loss, own in zip(distiller.guidance.teacher_losses, frozen, strict=True)
+                ]
+                parts[part.start, part.stop] = [float(v) for v in losses]
+            torch.manual_seed(0)
+            found[name] = float(distiller.forward_train(**batch)["loss_kd_cwd"]), parts
+        value, parts = found["both"]
+        assert value == pytest.approx((parts[0, 1][0] + parts[1, 2][1]) / 2, rel=1e-4)
+        assert found["first"][0] == pytest.approx(found["first"][1][0, 2][0], rel=1e-4)
+        assert found["second"][0] == pytest.approx(found["second"][1][0, 2][1], rel=1e-4)
+
+
+class TestLevels:
+    """The Faster R-CNN has strides 4 to 64, the RetinaNet 8 to 128: stride 4 is the first one's alone."""
+
+    def test_those_who_have_a_level_divide_all_of_it(self, ready: Study) -> None:
+        guidance = build(ready, "fgd:mean").guidance
+        assert guidance._level_shares(0, [0.5, 0.5]) == {4: 2.0, 8: 1.0, 16: 1.0, 32: 1.0, 64: 1.0}
+        assert guidance._level_shares(1, [0.5, 0.5]) == {8: 1.0, 16: 1.0, 32: 1.0, 64: 1.0}
+        assert set(guidance._level_shares(0, [1.0, 0.0]).values()) == {1.0}, "one after the other"
+        shares = torch.tensor([[0.8, 0.2], [0.4, 0.6]])
+        assert guidance._level_shares(0, shares)[4].tolist() == [1.0, 1.0]
+        torch.testing.assert_close(guidance._level_shares(1, shares)[8], torch.tensor([0.2, 0.6]))
+
+    def test_a_level_of_one_teacher_alone_keeps_its_full_weight(
+        self, tiny: Study, ready: Study, tmp_path: Path
+    ) -> None:
+        values = {}
+        for name, arm, strides in (
+            ("all", "fgd:mean", None),
+            ("shared", "fgd:mean", [8, 16, 32, 64]),
+            ("alone", "fgd:faster_rcnn", [4]),
+        ):
+            study = derive(tiny, tmp_path / name, arms=[arm], distillation={"strides": strides})
+            values[name] = step(build(study, arm), study)
+        for term in ("attention", "foreground", "background"):
+            parts = [float(values[name][f"loss_kd_{term}"]) for name in ("shared", "alone")]
+            assert float(values["all"][f"loss_kd_{term}"]) == pytest.approx(sum(parts), rel=1e-5), term
+
+    def test_omega_counts_among_those_who_have_the_level(self) -> None:
+        boxes = torch.tensor([[[8.0, 8.0, 24.0, 24.0], [40.0, 8.0, 60.0, 30.0]]])
+        targets = targets_with(torch.tensor([[[[0.9], [0.3], [0.6]], [[0.0], [0.0], [0.7]]]]), boxes)
+        whole = fgd_masks(boxes, targets.valid, 4, (12, 20))
+        torch.testing.assert_close(omega_masks(targets, 0, 4, (12, 20), [0]), whole)
+        first, second = (omega_masks(targets, n, 4, (12, 20), [0, 1])["foreground"] for n in range(2))
+        torch.testing.assert_close((first + second) / 2, whole["foreground"])
+        share = float(targets.weights[0, 0, 0] / targets.weights[0, 0, :2].sum())
+        assert float(first[0, 4, 4] / whole["foreground"][0, 4, 4]) == pytest.approx(2 * share)
+        everybody = omega_masks(targets, 0, 4, (12, 20), [0, 1, 2])
+        assert torch.equal(everybody["foreground"], omega_masks(targets, 0, 4, (12, 20))["foreground"])
 
 
 class TestAdapters:

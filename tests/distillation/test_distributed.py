@@ -18,8 +18,9 @@ from tests.distillation.two_processes import IMAGES, gradients
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("balance", [0, 1], ids=["fixed", "balanced"])
 def test_gradients_of_mutineck_with_joint_merging(
-    joint: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    joint: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, balance: int
 ) -> None:
     """Equal to 1e-5, L_merge and detection losses with them.
 
@@ -32,6 +33,7 @@ def test_gradients_of_mutineck_with_joint_merging(
     monkeypatch.setattr(RandomSampler, "random_choice", RandomSampler.random_choice)  # restored after the test
     config = distiller_config(joint.at("distillation", "mutineck/seed0"))
     config["student"]["backbone"]["norm_eval"] = True
+    config["guidance"]["weights"]["balance"] = balance
     data = first_batch(joint, IMAGES)
     torch.save(config, tmp_path / "config.pt")
     torch.save(data, tmp_path / "data.pt")
@@ -51,3 +53,4 @@ def test_gradients_of_mutineck_with_joint_merging(
     for term, value in one["terms"].items():
         if "loss" in term:
             assert two["terms"][term] == pytest.approx(value, rel=1e-4, abs=1e-6), term
+    assert two["shares"] == pytest.approx(one["shares"], rel=1e-4, abs=1e-9) and len(one["shares"]) > 8

@@ -310,19 +310,66 @@ def test_states_that_take_long_are_written_less_often_and_the_last_one_is(
     assert found == written
 
 
-def test_a_term_that_is_nearly_the_whole_loss_is_warned_of_once_and_gradients_are_logged(
+def test_distillation_that_is_nearly_the_whole_gradient_is_warned_of_once_and_gradients_are_logged(
     tiny: Study, ready: Study, tmp_path: Path
 ) -> None:
-    arm = {"fgd:faster_rcnn": {"weights": {"gamma": 1e4}}}
+    """Three terms share what teaches, each of them less than nearly all: their sum is what counts."""
+    arm = {"fgd:faster_rcnn": {"weights": {"gamma": 0.1, "alpha": 0.1, "beta": 0.1}}}
     schedule = {**SCHEDULE, "epochs": 2, "clip": None, "learning_rate": 1e-6}
-    study = derive(tiny, tmp_path / "s", arms=arm, schedule=schedule).at("distillation", "fgd-faster_rcnn/seed0")
+    every = {"distillation": {"shares_every": 3}}
+    study = derive(tiny, tmp_path / "s", arms=arm, schedule=schedule, **every).at(
+        "distillation", "fgd-faster_rcnn/seed0"
+    )
     with pytest.warns(
-        RuntimeWarning, match=r"loss_kd_attention is \d+ % of the loss at iteration 4: .*weight"
+        RuntimeWarning, match=r"distillation terms are \d+\.\d % of the gradient .* at iteration 4"
     ) as caught:
         distil(study)
-    assert len([item for item in caught if "of the loss" in str(item.message)]) == 1
+    assert len([item for item in caught if "of the gradient" in str(item.message)]) == 1
     norms = [float(row["value"]) for row in curves(study) if row["term"] == "grad_norm"]
     assert norms and all(norm > 0 for norm in norms), "logged though nothing is clipped"
+    shares = shares_of(study)
+    assert sorted(shares) == [1, 4, 7]
+    for found in shares.values():
+        assert sum(found.values()) == pytest.approx(1, abs=1e-4)
+        assert max(found.values()) < 0.95
+
+
+def shares_of(study: Study) -> dict[int, dict[str, float]]:
+    """Return each measured iteration's shares of the gradient."""
+    found: dict[int, dict[str, float]] = {}
+    for row in curves(study):
+        if row["term"].startswith("gradient/"):
+            term = row["term"].removeprefix("gradient/")
+            found.setdefault(int(row["iteration"]), {})[term] = float(row["value"])
+    return found
+
+
+def measured(study: Study, every: int) -> None:
+    asked = study.experiment.distillation.model_copy(update={"shares_every": every})
+    study.experiment = study.experiment.model_copy(update={"distillation": asked})
+
+
+def test_measuring_gradients_changes_no_weight_and_no_state_of_a_training(
+    tiny: Study, ready: Study, unstopped: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measured in every step, from the middle of a training that was not measured: it goes on, to the same end."""
+    from tests.detection.stopping import Stopped
+
+    study = study_of(tiny, ready, tmp_path / "s")
+    steps = stoppable(monkeypatch, tmp_path / "hook", "1 0 raise")
+    measured(study, 0)
+    with pytest.raises(Stopped):
+        distil(study)
+    before = len(steps.read_text())
+    measured(study, 1)
+    distil(study)
+    assert len(steps.read_text()) - before == (EPOCHS - 1) * STEPS
+    expected = weights(unstopped)
+    assert all(torch.equal(value, expected[name]) for name, value in weights(study).items())
+    assert sorted(shares_of(study)) == list(range(STEPS + 1, EPOCHS * STEPS + 1))
+    assert sorted(shares_of(unstopped)) == [1]
+    terms = {term for found in shares_of(study).values() for term in found}
+    assert terms == {row["term"] for row in curves(study) if row["term"].startswith("loss_")}
 
 
 def test_a_state_of_fewer_processes_goes_on_with_its_steps_and_another_model_is_refused(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ def plant_centroids(study: Study, channels: int = 32) -> None:
             category=torch.arange(m) // 2,
             size=torch.full((m,), 5),
             about={"teacher": name, "categories": categories, "k": 2, "seed": 0},
+            within=torch.eye(channels),
         )
         save_centroids(centroids, study.path("clusters", "centroids", f"{name}.safetensors"))
 

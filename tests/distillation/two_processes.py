@@ -18,7 +18,7 @@ def first(_sampler: Any, gallery: Any, number: int) -> Any:
 
 
 def gradients(config: Any, data: dict[str, Any], *, rank: int = 0, processes: int = 1) -> dict[str, Any]:
-    """Return the gradient of every parameter and the logged terms of one step on this process's share of the batch."""
+    """Return the gradient of every parameter, the logged terms and the shares of one step on this process's share of the batch."""
     from mmdet.core.bbox.samplers import RandomSampler
     from mmdet.utils import build_ddp
 
@@ -30,7 +30,7 @@ def gradients(config: Any, data: dict[str, Any], *, rank: int = 0, processes: in
     model = build_model(config)
     model.init_weights()
     model.train()
-    model.epoch = 1.0
+    model.epoch, model.measures = 1.0, True
     share = {name: value[rank * IMAGES // processes : (rank + 1) * IMAGES // processes] for name, value in data.items()}
     stepping = (
         build_ddp(model, "cpu", broadcast_buffers=False, find_unused_parameters=False) if processes > 1 else model
@@ -39,6 +39,7 @@ def gradients(config: Any, data: dict[str, Any], *, rank: int = 0, processes: in
     outputs["loss"].backward()
     return {
         "gradients": {name: p.grad for name, p in model.named_parameters() if p.requires_grad},
+        "shares": outputs["shares"],
         "terms": {name: float(value) for name, value in outputs["log_vars"].items()},
     }
 

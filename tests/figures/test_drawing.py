@@ -110,6 +110,22 @@ def test_the_detection_loss_holds_no_term_of_distillation() -> None:
     assert curves._common_terms(data) == ["loss_cls", "loss_bbox"]
 
 
+def test_loss_shares_are_of_the_gradient_and_of_the_loss_where_an_arm_did_not_measure_it(
+    finished: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawing = curves.loss_shares(finished)
+    assert drawing.figure.axes[0].get_ylabel() == "share of gradient, %"
+    rows = drawing.data.set_index(["arm", "term", "iteration"]).percent
+    assert rows["mutineck", "loss_kd_region", 41] == pytest.approx(100 * 0.7 / 2.6)
+    assert "all distillation terms of an arm together is 31 %" in drawing.caption  # 0.8 of 2.6
+    every = curves.read_curves(finished)
+    unmeasured = every[~((every.arm == "student") & every.term.str.startswith("gradient/"))]
+    monkeypatch.setattr(curves, "read_curves", lambda study: unmeasured)
+    drawing = curves.loss_shares(finished)
+    assert drawing.figure.axes[0].get_ylabel() == "share of loss, %"
+    assert "the gradient was not measured in every arm" in drawing.caption
+
+
 def test_thresholds_are_chosen_on_val_where_test_alone_is_listed(finished: Study) -> None:
     """`evaluation.splits: [test]` adds to what is measured; val is measured in any case, and chooses."""
     from mutineck.figures.detections import threshold

@@ -143,7 +143,7 @@ def write_run(study: Study, folder: Path, quality: float, seed: int, *, name: st
         rows += [row | {"name": name} for row in metric_rows(split, results)]
     write(folder / "metrics.json", rows)
     terms = {"loss_rpn_cls": 0.4, "loss_cls": 0.8, "loss_bbox": 0.6} | (
-        {"loss_region": 0.7, "loss_global": 0.1} if distilled else {}
+        {"loss_kd_region": 0.7, "loss_kd_global": 0.1} if distilled else {}
     )
     curve = []
     for iteration in range(1, 61):
@@ -151,6 +151,8 @@ def write_run(study: Study, folder: Path, quality: float, seed: int, *, name: st
         values = {term: share * fall * rng.uniform(0.8, 1.2) for term, share in terms.items()}
         values["loss"] = sum(values.values())
         values |= {f"share/{term}": values[term] / values["loss"] for term in terms}
+        if iteration % 20 == 1:
+            values |= {f"gradient/{term}": share / sum(terms.values()) for term, share in terms.items()}
         if iteration % 20 == 0:
             values["val/bbox_mAP"] = quality * (1 - np.exp(-iteration / 25)) + rng.normal(0, 0.01)
         epoch = (iteration + 19) // 20

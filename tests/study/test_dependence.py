@@ -84,13 +84,21 @@ PLACED = [
     ("student", "inherit=true", TAUGHT),
     (
         "distillation",
-        """temperature=2 alpha=1 beta=1 gamma=1 lambda=1 centroid=1 centroid_distance=1 centroid_cosine=0 peer=1 cwd=1
+        """temperature=2 alpha=1 beta=1 gamma=1 lambda=1 centroid=1 centroid_distance=1 centroid_cosine=0 centroid_loss=contrast peer=1 cwd=1
         warmup_epochs=1 strides=[8]""",
         TAUGHT,
     ),
     # Second stages are compared in arms with regions, and the proposals counted only there where they are.
     ("distillation", "logits=1", {"mutineck"}),
     ("distillation", "logit_proposals=3", NOTHING),
+    ("distillation", "shares_every=3", NOTHING),
+    ("distillation", "balance=3", TAUGHT),
+    (
+        "distillation.ratios",
+        """foreground=1 centre=1 boundary=1 background=1 attention=1 global=1 cwd=2 mgd=2 pkd=2 direction=1 distance=1
+        contrast=1 logits=1 deltas=1""",
+        NOTHING,
+    ),
     (
         "distillation.regions",
         "iou=0.2 score=0.2 top=3 quality_temperature=2 region=0.5 centre=0.5 rho=3",
@@ -160,10 +168,20 @@ def test_a_field_concerns_these_jobs_and_no_other(file: Path, path: str, value: 
         (["intermediate.mode=prior"], "distillation.regions.iou=0.2", {"intermediate", *TAUGHT}),
         (["intermediate.prior=true"], "distillation.regions.iou=0.2", {"intermediate", *TAUGHT}),
         (["intermediate.mode=joint"], "intermediate.schedule.epochs=9", NOTHING),
+        (["distillation.balance=3"], "distillation.ratios.cwd=2", TAUGHT),
+        (['arms.fgd:big.weights={"balance":3}'], "distillation.ratios.cwd=2", {"fgd-big"}),
         (["distillation.logits=1"], "distillation.logit_proposals=9", {"mutineck"}),
         ([], "evaluation={splits: [val], report: val}", {*MEASURED, *TABLES}),
     ],
-    ids=["prior alone", "prior beside gates", "not trained by itself", "compared second stages", "splits"],
+    ids=[
+        "prior alone",
+        "prior beside gates",
+        "not trained by itself",
+        "ratios",
+        "ratios of an arm",
+        "compared second stages",
+        "splits",
+    ],
 )
 def test_whether_a_field_is_read_may_depend_on_another(
     file: Path, given: list[str], changed: str, stale: set[str]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mutineck.distillation.losses.maps import pieces, widen
+from mutineck.distillation.losses.maps import pieces, total, widen
 
 
 class Strength(NamedTuple):
@@ -55,8 +55,11 @@ def attend(strength: Strength, temperature: float) -> Attention:
     return Attention(spatial.view_as(places), channels.shape[1] * channels.softmax(dim=1))
 
 
-def attention_distance(student: Attention, teacher: Attention) -> Tensor:
-    """Return `(1/N) (|A^S_T - A^S_S|_1 + |A^C_T - A^C_S|_1)`, a scalar; the teacher takes no gradient."""
-    spatial = (teacher.spatial.detach() - student.spatial).abs().sum()
-    channel = (teacher.channel.detach() - student.channel).abs().sum()
+def attention_distance(student: Attention, teacher: Attention, pictures: Tensor | None = None) -> Tensor:
+    """Return `(1/N) (|A^S_T - A^S_S|_1 + |A^C_T - A^C_S|_1)`, a scalar; the teacher takes no gradient.
+
+    Each picture counts by its weight if there are `pictures` `(N,)`.
+    """
+    spatial = total((teacher.spatial.detach() - student.spatial).abs(), pictures)
+    channel = total((teacher.channel.detach() - student.channel).abs(), pictures)
     return (spatial + channel) / len(student.spatial)

@@ -53,7 +53,9 @@ def choose_centroids(teacher: Tensor, labels: Tensor, centroids: Centroids, thre
     return Choice(row, best >= threshold)  # False for -inf (no centroid) and for nan
 
 
-def centroid_terms(student: Tensor, chosen: Tensor, gate: Tensor, count: Tensor) -> dict[str, Tensor]:
+def centroid_terms(
+    student: Tensor, chosen: Tensor, gate: Tensor, count: Tensor, shares: Tensor | None = None
+) -> dict[str, Tensor]:
     """Return the scalars `direction` and `distance`, not weighted; 0 with a gradient if nothing is gated.
 
     Args:
@@ -61,6 +63,7 @@ def centroid_terms(student: Tensor, chosen: Tensor, gate: Tensor, count: Tensor)
         chosen: E `(J, C)`.
         gate: h `(J,)` bool.
         count: scalar, the number of open gates (averaged over processes); the divisor is at least 1.
+        shares: `(J,)`, what each instance counts; 1 if None.
     """
     # Rows with a shut gate are dropped, not multiplied by 0, which would keep a non-finite row's nan.
     student, chosen = widen(student)[gate], widen(chosen.detach())[gate]
@@ -68,11 +71,25 @@ def centroid_terms(student: Tensor, chosen: Tensor, gate: Tensor, count: Tensor)
     reach = torch.linalg.vector_norm(student - chosen, dim=1)
     size = torch.linalg.vector_norm(chosen, dim=1).clamp(min=1e-6)
     relative = reach / size
+    away = functional.smooth_l1_loss(relative, torch.zeros_like(relative), reduction="none")
     divisor = count.to(turn).clamp(min=1)
-    return {
-        "direction": turn.sum() / divisor,
-        "distance": functional.smooth_l1_loss(relative, torch.zeros_like(relative), reduction="sum") / divisor,
-    }
+    if shares is not None:
+        turn, away = turn * shares[gate], away * shares[gate]
+    return {"direction": turn.sum() / divisor, "distance": away.sum() / divisor}
+
+
+def check_vectors(centroids: Centroids, student: Tensor, teacher: Tensor, labels: Tensor) -> None:
+    """Refuse instance vectors that differ in shape from each other or in length from the centroids.
+
+    Raises:
+        ValueError: they do; the message names all shapes.
+    """
+    width = centroids.centroids.shape[1]
+    if student.shape != teacher.shape or student.shape[1:] != (width,) or len(labels) != len(student):
+        raise ValueError(
+            f"instance vectors must be (J, {width}) with labels (J,), got student "
+            f"{tuple(student.shape)}, teacher {tuple(teacher.shape)}, labels {tuple(labels.shape)}"
+        )
 
 
 class CentroidLoss(nn.Module):
@@ -98,27 +115,25 @@ class CentroidLoss(nn.Module):
         self.threshold = threshold
         self.reduce = reduce
 
-    def forward(self, student: Tensor, teacher: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, student: Tensor, teacher: Tensor, labels: Tensor, shares: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Return the scalars `direction` and `distance`, not weighted.
 
         Args:
             student: instance vectors `(J, C)` as pooled, after the student's channel adapter.
             teacher: instance vectors `(J, C)` as pooled from the intermediate teacher; take no gradient.
             labels: `(J,)` int64, the student's labels.
+            shares: `(J,)`, what each instance counts; 1 if None.
 
         Raises:
             ValueError: if the vectors differ in shape from each other or in length from the centroids.
         """
-        width = self.centroids.centroids.shape[1]
-        if student.shape != teacher.shape or student.shape[1:] != (width,) or len(labels) != len(student):
-            raise ValueError(
-                f"instance vectors must be (J, {width}) with labels (J,), got student "
-                f"{tuple(student.shape)}, teacher {tuple(teacher.shape)}, labels {tuple(labels.shape)}"
-            )
+        check_vectors(self.centroids, student, teacher, labels)
         student = self.centroids.standardise(student)
         choice = choose_centroids(self.centroids.standardise(teacher.detach()), labels, self.centroids, self.threshold)
         chosen = self.centroids.centroids.to(student)[choice.row]
         count = choice.gate.sum().to(student)
         if self.reduce is not None:
             count = self.reduce(count)
-        return centroid_terms(student, chosen, choice.gate, count)
+        return centroid_terms(student, chosen, choice.gate, count, shares)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mutineck.distillation.losses.maps import map_pair
+from mutineck.distillation.losses.maps import map_pair, total
 
 PUBLISHED_WEIGHT = 10.0
 
@@ -30,15 +30,16 @@ class CWDLoss(nn.Module):
             raise ValueError(f"tau must be above 0, got {tau}")
         self.tau = tau
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor, pictures: Tensor | None = None) -> Tensor:
         """Return the loss, a scalar.
 
         Args:
             student: `(N, C, H, W)`, after its channel adapter.
             teacher: `(N, C, H, W)`; takes no gradient.
+            pictures: `(N,)`, what each picture counts; 1 if None.
         """
         student, teacher = map_pair(student, teacher)
         ours = (student.flatten(2) / self.tau).log_softmax(dim=2)
         theirs = (teacher.flatten(2) / self.tau).log_softmax(dim=2)
-        divergence = functional.kl_div(ours, theirs, reduction="sum", log_target=True)
-        return self.tau**2 * divergence / (student.shape[0] * student.shape[1])
+        divergence = functional.kl_div(ours, theirs, reduction="none", log_target=True)
+        return self.tau**2 * total(divergence, pictures) / (student.shape[0] * student.shape[1])

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from mutineck.detection.cells import cell_maximum, cell_ranges, spread
 from mutineck.distillation.losses.attention import attend, attention_distance, strength_of
 from mutineck.distillation.losses.fused import Sums, compare
-from mutineck.distillation.losses.maps import full_precision, map_pair, widen
+from mutineck.distillation.losses.maps import full_precision, map_pair, total, widen
 
 
 class FGDLoss(nn.Module):
@@ -43,13 +43,16 @@ class FGDLoss(nn.Module):
         self.student_context = GlobalContext(channels)
         self.teacher_context = GlobalContext(channels)
 
-    def forward(self, student: Tensor, teacher: Tensor, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def forward(
+        self, student: Tensor, teacher: Tensor, masks: Mapping[str, Tensor], pictures: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Return a scalar for each mask, by its name, and `attention` and `global`.
 
         Args:
             student: `(N, C, H, W)`, after its channel adapter.
             teacher: `(N, C, H, W)`; takes no gradient.
             masks: name to weights of cells `(N, H, W)`: FGD's, or the regions'.
+            pictures: `(N,)`, what each picture counts; 1 if None.
 
         Raises:
             ValueError: if the maps differ in shape, or a mask was drawn for another size or batch.
@@ -69,9 +72,9 @@ class FGDLoss(nn.Module):
             shift = theirs.shift(sums.teacher_context) - ours.shift(sums.student_context)
         error = sums.error * attention.spatial  # (N, H, W): A^S sum_c A^C (F_T - F_S)^2
         return {
-            **{name: (mask * error).sum() / n for name, mask in masks.items()},
-            "attention": attention_distance(attend(sums.strength, self.temperature), attention),
-            "global": global_distance(sums, shift, height * width),
+            **{name: total(mask * error, pictures) / n for name, mask in masks.items()},
+            "attention": attention_distance(attend(sums.strength, self.temperature), attention, pictures),
+            "global": global_distance(sums, shift, height * width, pictures),
         }
 
 
@@ -132,13 +135,14 @@ class GlobalContext(nn.Module):
         return self.transform(context[..., None, None]).flatten(1)
 
 
-def global_distance(sums: Sums, shift: Tensor, places: int) -> Tensor:
+def global_distance(sums: Sums, shift: Tensor, places: int, pictures: Tensor | None = None) -> Tensor:
     """Return `(1/N) ||R_T(F_T) - R_S(F_S)||^2` without making either: `||D||^2 + 2 shift . sum D + HW ||shift||^2`.
 
     Args:
         sums: of student and teacher.
         shift: `(N, C)`, what R_T adds to every place less what R_S adds; takes gradient, as both learn.
         places: HW.
+        pictures: `(N,)`, what each picture counts; 1 if None.
     """
-    cross = (sums.difference * shift).sum()
-    return (sums.squared.sum() + 2 * cross + places * shift.square().sum()) / len(shift)
+    cross, own = total(sums.difference * shift, pictures), total(shift.square(), pictures)
+    return (total(sums.squared[:, None], pictures) + 2 * cross + places * own) / len(shift)

@@ -40,6 +40,11 @@ def map_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return widen(student), widen(teacher.detach())
 
 
+def total(values: Tensor, pictures: Tensor | None) -> Tensor:
+    """Return the sum of values `(N, ...)`, of each picture times its weight if there are `pictures` `(N,)`."""
+    return values.sum() if pictures is None else (values.flatten(1).sum(dim=1) * pictures).sum()
+
+
 def pieces(maps: Tensor) -> Iterator[slice]:
     """Yield slices that cover the places P of maps `(N, C, P)`, so few at a time that a pass stays in the cache."""
     n, c, places = maps.shape

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mutineck.distillation.losses.maps import full_precision, map_pair
+from mutineck.distillation.losses.maps import full_precision, map_pair, total
 
 PUBLISHED_WEIGHTS = {"one_stage": 2e-5, "two_stage": 5e-7}
 PUBLISHED_MASK_RATIOS = {"one_stage": 0.65, "two_stage": 0.45}
@@ -36,12 +36,20 @@ class MGDLoss(nn.Module):
             nn.Conv2d(channels, channels, kernel_size=3, padding=1),
         )
 
-    def forward(self, student: Tensor, teacher: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        pictures: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """Return the loss, a scalar.
 
         Args:
             student: `(N, C, H, W)`, after its channel adapter.
             teacher: `(N, C, H, W)`; takes no gradient.
+            pictures: `(N,)`, what each picture counts; 1 if None.
             generator: draws the mask, on its own device; torch's global one if None, which shifts every
                 later random number of the run.
         """
@@ -51,4 +59,4 @@ class MGDLoss(nn.Module):
         keep = torch.rand(n, 1, height, width, generator=generator, device=device) >= self.mask_ratio
         with full_precision(student):
             generated = self.generation(student * keep.to(student.device))
-            return (generated - teacher).square().sum() / n
+            return total((generated - teacher).square(), pictures) / n

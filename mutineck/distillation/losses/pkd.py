@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mutineck.distillation.losses.maps import map_pair
+from mutineck.distillation.losses.maps import map_pair, total
 
 PUBLISHED_WEIGHT = 6.0
 
@@ -29,12 +29,14 @@ def standardised(features: Tensor) -> Tensor:
 class PKDLoss(nn.Module):
     """PKD of one level, unweighted; has no parameters and does not see a channel's scale or offset."""
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor, pictures: Tensor | None = None) -> Tensor:
         """Return the loss, a scalar.
 
         Args:
             student: `(N, C, H, W)`, after its channel adapter.
             teacher: `(N, C, H, W)`; takes no gradient.
+            pictures: `(N,)`, what each picture counts; 1 if None.
         """
         student, teacher = map_pair(student, teacher)
-        return 0.5 * (standardised(student) - standardised(teacher)).square().mean()
+        squares = (standardised(student) - standardised(teacher)).square()
+        return 0.5 * (squares.mean() if pictures is None else total(squares, pictures) / squares.numel())

@@ -17,7 +17,7 @@ def pair(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor
 def test_by_closed_form():
     student, teacher = pair()
     loss = MGDLoss(4, mask_ratio=0.5)
-    found = loss(student, teacher, torch.Generator().manual_seed(7))
+    found = loss(student, teacher, generator=torch.Generator().manual_seed(7))
     keep = torch.rand(2, 1, 9, 8, generator=torch.Generator().manual_seed(7)) >= 0.5
     first, _, last = loss.generation
     made = functional.conv2d(student * keep, first.weight, first.bias, padding=1).clamp(min=0)
@@ -31,7 +31,7 @@ def test_hidden_cells_take_no_gradient_from_a_generation_that_copies():
     for conv in (loss.generation[0], loss.generation[2]):
         torch.nn.init.dirac_(conv.weight)
         torch.nn.init.zeros_(conv.bias)
-    loss(student, teacher, torch.Generator().manual_seed(2)).backward()
+    loss(student, teacher, generator=torch.Generator().manual_seed(2)).backward()
     keep = (torch.rand(2, 1, 9, 8, generator=torch.Generator().manual_seed(2)) >= 0.65).expand_as(student)
     assert not student.grad[~keep].any()
     assert student.grad[keep & (student > 0)].all()
@@ -42,7 +42,7 @@ def test_an_own_generator_leaves_the_global_one_alone():
     student, teacher = pair()
     loss = MGDLoss(4)
     before = torch.get_rng_state()
-    one, other = (loss(student, teacher, torch.Generator().manual_seed(3)).item() for _ in range(2))
+    one, other = (loss(student, teacher, generator=torch.Generator().manual_seed(3)).item() for _ in range(2))
     assert one == other
     assert torch.equal(before, torch.get_rng_state())
 
