@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from mutineck.ablations.results import best_teacher, collect, first_seed, shown_arm
-from mutineck.detection.labelled import labelled_categories, of_labelled
+from mutineck.detection.labelled import is_complete, labelled_categories, of_labelled
 from mutineck.figures.style import arm_colours
 from mutineck.study.arms import ALONE
 from mutineck.study.jobs import Job
@@ -97,7 +97,10 @@ class Split:
 
         What a picture is not labelled for is left out: there it is neither right nor wrong.
         """
-        grouped = self._grouped(of_labelled(read_json(path), labelled_categories(self.document)))
+        rows = read_json(path)
+        if not is_complete(self.document):
+            rows = of_labelled(rows, labelled_categories(self.document))
+        grouped = self._grouped(rows)
         return {image: sorted(items, key=lambda item: -item["score"]) for image, items in grouped.items()}
 
     def _grouped(self, items: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
