@@ -117,20 +117,19 @@ def _add_detectors(command: _Command) -> None:
         "--split", default=None, choices=("train", "val", "test"), help="default: what the experiment reports"
     )
 
-    add = command("export", export, "write a student as stock mmdet reads it: OUT.pth and OUT.py")
-    add.add_argument("student", type=Path, help="folder of a student, e.g. outputs/shapes/distillation/mutineck/seed0")
-    add.add_argument("out", type=Path, help="path to write to, without its ending")
+    add = command("export", export, "write a detector as ONNX, or a student as stock mmdet reads it")
+    add.add_argument("detector", type=Path, help="folder of a student (outputs/...); for ONNX as `predict` takes it")
+    add.add_argument("out", type=Path, nargs="?", help="write a student to OUT.pth and OUT.py, for stock mmdet")
+    add.add_argument("--onnx", type=Path, metavar="FILE", help="write one ONNX file, for onnxruntime")
+    _preparing_arguments(add)
 
     add = command("predict", predict, "detect on new pictures: boxes drawn, and as COCO JSON")
     add.add_argument("detector", type=Path, help="folder of a student or teacher (outputs/...), or a checkpoint")
     add.add_argument("pictures", type=Path, help="a folder, read with all folders in it, or one picture")
     add.add_argument("--to", type=Path, required=True, metavar="DIR", help="write detections.json and drawn/ there")
-    add.add_argument("--config", metavar="PATH", help="mmdet config of a checkpoint (Python code: it is executed)")
+    _preparing_arguments(add)
     add.add_argument(
         "--score", type=_share, default=0.3, metavar="S", help="draw boxes of this score or more (default: 0.3)"
-    )
-    add.add_argument(
-        "--scale", type=_scale, metavar="WxH", help="fit pictures into this (default: as config or study say)"
     )
     add.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
 
@@ -176,6 +175,14 @@ def _study_arguments(parser: argparse.ArgumentParser) -> None:
         help="change a field of the experiment, e.g. dataset.root=PATH (may be repeated)",
     )
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="default: outputs")
+
+
+def _preparing_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what says how a detector that may be a checkpoint is shown pictures."""
+    parser.add_argument("--config", metavar="PATH", help="mmdet config of a checkpoint (Python code: it is executed)")
+    parser.add_argument(
+        "--scale", type=_scale, metavar="WxH", help="fit pictures into this (default: as config or study say)"
+    )
 
 
 def _positive(text: str) -> int:
@@ -323,11 +330,19 @@ def evaluate(given: argparse.Namespace) -> int:
 
 
 def export(given: argparse.Namespace) -> int:
-    """Write a student as stock mmdet reads it."""
-    from mutineck.distillation.export import export_student
+    """Write a detector as ONNX, or a student as stock mmdet reads it."""
+    if (given.onnx is None) == (given.out is None):
+        raise ValueError("say one of OUT (for stock mmdet: OUT.pth and OUT.py) and --onnx FILE (for onnxruntime)")
+    if given.out:
+        from mutineck.distillation.export import export_student
 
-    for path in export_student(given.student, given.out):
-        print(path)
+        for path in export_student(given.detector, given.out):
+            print(path)
+        return 0
+    from mutineck.detectors.deployment import export_onnx
+
+    path, compared = export_onnx(given.detector, given.onnx, config=given.config, scale=given.scale)
+    print(f"{path}: onnxruntime detects what PyTorch does ({compared} boxes of random pictures compared)")
     return 0
 
 

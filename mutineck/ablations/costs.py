@@ -9,9 +9,10 @@ import torch
 
 from mutineck.ablations.detectors import COSTS, detectors
 from mutineck.detection.complexity import latency, multiply_adds, parameters
-from mutineck.detection.evaluation import device_of
+from mutineck.detection.evaluation import Batch, device_of
 from mutineck.detection.frozen import freeze
-from mutineck.detection.protocols import drop_masks, neck_of, stock_detector
+from mutineck.detection.graph import UntraceableError, graph_latency
+from mutineck.detection.protocols import Detector, drop_masks, neck_of, stock_detector
 from mutineck.detectors.folders import load_model
 from mutineck.detectors.loaders import some_pictures
 from mutineck.study.arms import ALONE
@@ -26,7 +27,7 @@ def measure_costs(study: Study, *, passes: int = 10) -> Outcome[pd.DataFrame]:
     write `ablations/costs.csv`.
 
     Counted are plain detectors. Timed are frozen ones, with BatchNorm folded into convolutions, as teachers run; a
-    plain mmdet detector takes longer.
+    plain mmdet detector takes longer. On a CPU the student is timed in onnxruntime, too.
 
     Args:
         study: any stage of it; teachers and a student must be there.
@@ -34,7 +35,8 @@ def measure_costs(study: Study, *, passes: int = 10) -> Outcome[pd.DataFrame]:
 
     Returns:
         Found: a row a detector: `detector` (a teacher's name, `intermediate`, `student`), `parameters`,
-        `multiply_adds`, `milliseconds`, and how that was measured: `passes`, `threads`, `device`, `width`, `height`.
+        `multiply_adds`, `milliseconds`, `onnx_milliseconds` (of a student that can be exported, on a CPU), and how that
+        was measured: `passes`, `threads`, `device`, `width`, `height`.
 
     Raises:
         FileNotFoundError: a teacher is missing; the message names the command.
@@ -60,12 +62,25 @@ def measure_costs(study: Study, *, passes: int = 10) -> Outcome[pd.DataFrame]:
         elif name in shown.teachers:
             below[0] += sum(parameters(part) for part in (model.backbone, neck_of(model)) if part is not None)
             below[1] += multiply_adds(model, (height, width), maps_only=True)
+        exported = _in_onnxruntime(model, batch, passes) if name == ALONE and device.type == "cpu" else None
         freeze(model)  # last: its weights are others
         milliseconds = 1000 * latency(model, image, batch.metas, passes=passes)
         rows.append(
             {"detector": name, "parameters": weights, "multiply_adds": counted, "milliseconds": milliseconds}
+            | {"onnx_milliseconds": exported}
             | {"passes": passes, "threads": torch.get_num_threads(), "device": device.type}
             | {"width": width, "height": height}
         )
     table = pd.DataFrame(rows)
     return Outcome(table, writes=[write_table(table, study.path("ablations", COSTS))])
+
+
+def _in_onnxruntime(model: Detector, batch: Batch, passes: int) -> float | None:
+    """Return the milliseconds of a detector in onnxruntime; None where it cannot be exported."""
+    height, width = batch.metas[0]["img_shape"][:2]
+    try:
+        seconds = graph_latency(model, batch.image, (height, width), passes=passes, threads=torch.get_num_threads())
+    except UntraceableError as error:
+        print(f"not timed in onnxruntime: {error}")
+        return None
+    return 1000 * seconds

@@ -205,7 +205,12 @@ def _from_root(study: Study) -> Came:
         layout = find_layout(root, spec.format)
         study.note(*layout_inputs(layout))
     names = CategoryNames(spec.categories, spec.aliases)
-    reading = read_layout(root, layout, names, offset=spec.voc_offset, limit=spec.limit, seed=spec.seed)
+    limit = None if spec.pictures else spec.limit  # of those that are listed
+    reading = read_layout(root, layout, names, offset=spec.voc_offset, limit=limit, seed=spec.seed)
+    if spec.pictures is not None:
+        listed = study.experiment.find("dataset.pictures", spec.pictures)
+        study.note(listed)
+        _keep_listed(reading, listed, root)
     copies = same_content(root, _file_names(reading))
     came = Came(
         reading,
@@ -258,6 +263,31 @@ def shares_of(spec: DatasetSpec, source: Collected, found: Sequence[Collected]) 
 
 def _file_names(reading: Reading) -> list[str]:
     return [image["file_name"] for document in reading.documents.values() for image in document["images"]]
+
+
+def _keep_listed(reading: Reading, listed: Path, root: Path) -> None:
+    """Leave out of what was read the pictures that a file does not list, in place.
+
+    Raises:
+        DatasetError: the file lists none, or pictures that cannot be used or are not there.
+    """
+    names = {line.strip() for line in listed.read_text(encoding="utf-8").splitlines()} - {""}
+    if not names:
+        raise DatasetError(f"dataset.pictures: {listed} lists no picture")
+    stems = {
+        image["file_name"]: Path(image["file_name"]).stem for d in reading.documents.values() for image in d["images"]
+    }
+    if absent := sorted(names - set(stems.values())):
+        raise DatasetError(
+            f"dataset.pictures: {root} lacks {len(absent)} of the {len(names)} pictures that {listed} lists, or they "
+            f"cannot be used: {', '.join(absent[:5])}{', ...' if len(absent) > 5 else ''}",
+            reading.defects,
+        )
+    kept = {file_name for file_name, stem in stems.items() if stem in names}
+    reading.documents = {split: keep_images(document, kept) for split, document in reading.documents.items()}
+    of_others = len(stems) - len(kept)
+    if of_others:
+        reading.hints.append(f"{of_others} pictures that {listed.name} does not list are left out")
 
 
 def _read_as(layout: Layout, reading: Reading) -> str:

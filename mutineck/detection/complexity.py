@@ -53,11 +53,20 @@ def latency(model: Detector, image: Tensor, metas: Metas, *, passes: int = 10) -
         passes: measured passes.
     """
     wait: Callable[[], None] = torch.cuda.synchronize if image.is_cuda else lambda: None
-    taken = []
-    for _ in range(passes + 2):
+
+    def detect() -> None:
         wait()
-        started = time.perf_counter()
         model.simple_test(image, metas, rescale=True)
         wait()
+
+    return median_seconds(detect, passes)
+
+
+def median_seconds(detect: Callable[[], object], passes: int) -> float:
+    """Return the median seconds of a call, two calls for warming up."""
+    taken = []
+    for _ in range(passes + 2):
+        started = time.perf_counter()
+        detect()
         taken.append(time.perf_counter() - started)
     return statistics.median(taken[2:])

@@ -33,6 +33,8 @@ PAD_DIVISOR = 32
 SMALL_PROPOSALS = 200
 SMALL_ROI_SAMPLES = 64
 SMALL_ROI_SAMPLING = 2
+NEVER = 10**9
+"""Steps."""
 IMPORTS = (
     "mutineck.detection.backbones",
     "mutineck.detection.repeatable",
@@ -210,6 +212,8 @@ def model_config(spec: DetectorSpec, num_classes: int) -> dict[str, Any]:
     weights = spec.pretrained
     if weights == IMAGENET:
         weights = f"{'torchvision' if spec.backbone in RESNETS else IMAGENET}://{spec.backbone}"
+    if "random_size_interval" in model:
+        model["random_size_interval"] = NEVER  # YOLOX resizes batches by itself, which teachers do not see
     pretrained = {"type": "Pretrained", "checkpoint": weights} if weights else None
     model["backbone"].pop("pretrained", None)
     model["backbone"]["init_cfg"] = pretrained
@@ -324,10 +328,13 @@ def pipelines(spec: InputSpec, *, masks: bool = False, ignored: bool = False) ->
     normalise = {"type": "Normalize", "mean": list(spec.mean), "std": list(spec.std), "to_rgb": spec.to_rgb}
     pad = {"type": "Pad", "size_divisor": PAD_DIVISOR}
     targets = ["img", "gt_bboxes", "gt_labels", *["gt_masks"] * masks, *["gt_bboxes_ignore"] * ignored]
+    factor = {} if spec.multiscale == (1, 1) else {"ratio_range": spec.multiscale}
     train: Pipeline = [
         {"type": "LoadImageFromFile"},
         {"type": "LoadAnnotations", "with_bbox": True, "with_mask": masks},
-        {"type": "Resize", "img_scale": spec.scale, "keep_ratio": True},
+        *[{"type": "PhotoMetricDistortion"}] * spec.photometric,
+        *_cropping(spec.crop),
+        {"type": "Resize", "img_scale": spec.scale, "keep_ratio": True, **factor},
         {"type": "RandomFlip", "flip_ratio": spec.flip},
         normalise,
         pad,
@@ -349,6 +356,14 @@ def pipelines(spec: InputSpec, *, masks: bool = False, ignored: bool = False) ->
         {"type": "MultiScaleFlipAug", "img_scale": spec.scale, "flip": False, "transforms": inner},
     ]
     return train, test
+
+
+def _cropping(least: float) -> Pipeline:
+    if least == 1:
+        return []
+    # A part without an object is shown, too: one that is left out would be replaced by another picture.
+    how = {"crop_type": "relative_range", "crop_size": (least, least), "allow_negative_crop": True}
+    return [{"type": "RandomCrop", **how}]
 
 
 REPEATING = ("LoadImageFromFile", "LoadAnnotations", "Normalize", "Pad", "DefaultFormatBundle", "Collect")

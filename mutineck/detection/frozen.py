@@ -184,7 +184,7 @@ class FrozenDetector:
         """
         features = tuple(maps[stride] for stride in self.strides)
         self.to(features[0].device)  # maps that were kept come from no pass of this detector
-        found = (_two_stage if hasattr(self.model, "roi_head") else _one_stage)(self.model, features, metas)
+        found = _finder(self.model)(self.model, features, metas)
         return [self._relabel(boxes, scores, labels) for boxes, scores, labels in found]
 
     def maps_and_proposals(
@@ -302,15 +302,58 @@ def common_names(
 
 
 def detector_strides(model: Detector) -> tuple[int, ...]:
-    """Return the strides of a detector's neck, in the order of its maps."""
-    strides = dense_head(model).prior_generator.strides
-    return tuple(int(stride[0] if isinstance(stride, list | tuple) else stride) for stride in strides)  # type: ignore[arg-type]
+    """Return the strides of a detector's neck, in the order of its maps.
+
+    Raises:
+        ExperimentError: it has no neck whose maps could teach or be taught, or two of one stride.
+    """
+    if neck_of(model) is None and getattr(model.backbone, "out_channels", None) is None:
+        raise ExperimentError(f"{type(model).__name__} has no neck, whose maps are what is taught")
+    head = dense_head(model) if hasattr(model, "rpn_head") or hasattr(model, "bbox_head") else None
+    generator = getattr(head, "prior_generator", None)
+    if generator is None:
+        return _probed(model)[0]
+    return tuple(int(stride[0] if isinstance(stride, list | tuple) else stride) for stride in generator.strides)
 
 
 def detector_channels(model: Detector) -> int:
-    """Return the channels of every map of a detector's neck."""
+    """Return the channels of every map of a detector's neck.
+
+    Raises:
+        ExperimentError: its maps differ in their channels.
+    """
     neck = neck_of(model)
-    return int((model.backbone if neck is None else neck).out_channels)
+    channels: Any = getattr(model.backbone if neck is None else neck, "out_channels", None)
+    if channels is None:
+        channels = _probed(model)[1]
+    counts = sorted(set(channels)) if isinstance(channels, list | tuple) else [channels]
+    if len(counts) != 1:
+        raise ExperimentError(
+            f"{type(model).__name__}: the maps of its neck have {', '.join(map(str, counts))} channels; all need the "
+            "same number"
+        )
+    return int(counts[0])
+
+
+PROBE = 384
+"""Pixels; whole cells at every stride up to 128."""
+
+
+@torch.no_grad()
+def _probed(model: Detector) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return strides and channels of the maps that a detector gives for an empty picture."""
+    training = model.training
+    weight = next(model.parameters())
+    try:
+        maps = model.eval().extract_feat(weight.new_zeros(1, 3, PROBE, PROBE))
+    finally:
+        model.train(training)
+    if not isinstance(maps, list | tuple) or not all(isinstance(level, Tensor) and level.dim() == 4 for level in maps):
+        raise ExperimentError(f"{type(model).__name__}: its neck does not give a map a level")
+    strides = tuple(PROBE // level.shape[2] for level in maps)
+    if len(set(strides)) < len(strides):
+        raise ExperimentError(f"{type(model).__name__}: its maps have strides {strides}; each level needs its own")
+    return strides, tuple(level.shape[1] for level in maps)
 
 
 def renormaliser(given: Normalisation | None, wanted: Normalisation | None) -> Callable[[Tensor], Tensor]:
@@ -328,6 +371,46 @@ def renormaliser(given: Normalisation | None, wanted: Normalisation | None) -> C
     scale = std / column(wanted.std)
     shift = (mean - column(wanted.mean)) / column(wanted.std)
     return lambda image: (image.flip(1) if swap else image) * scale.to(image) + shift.to(image)
+
+
+Found = list[tuple[Tensor, Tensor, Tensor]]
+
+
+def gives_dense_boxes(head: Any) -> bool:
+    """Whether a one-stage head chooses and decodes its boxes in mmdet's usual way, so that it does so without NMS."""
+    from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+
+    if not isinstance(head, BaseDenseHead) or type(head).get_bboxes is not BaseDenseHead.get_bboxes:
+        return False
+    return "filter_scores_and_topk" in type(head)._get_bboxes_single.__globals__
+
+
+def _finder(model: Any) -> Callable[[Any, tuple[Tensor, ...], list[dict[str, Any]]], Found]:
+    """Return what finds a detector's proposals in its maps: before suppression, where its kind can be asked so."""
+    from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
+
+    if isinstance(getattr(model, "roi_head", None), StandardRoIHead | CascadeRoIHead):
+        regions = getattr(getattr(model, "rpn_head", None), "prior_generator", None)
+        return _final if regions is None else _two_stage
+    return _one_stage if gives_dense_boxes(getattr(model, "bbox_head", None)) else _final
+
+
+def _final(model: Any, features: tuple[Tensor, ...], metas: list[dict[str, Any]]) -> Found:
+    """A detector's detections, where its kind gives nothing before suppression; its backbone does not run again."""
+    model.extract_feat = lambda _image: features
+    try:
+        results = model.simple_test(features[0], metas, rescale=False)
+    finally:
+        del model.extract_feat
+    return [_rows(image[0] if isinstance(image, tuple) else image, features[0]) for image in results]
+
+
+def _rows(categories: Sequence[Any], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Turn each category's boxes with scores `(n, 5)` into boxes, scores and labels."""
+    rows = [torch.as_tensor(each, device=like.device, dtype=torch.float32).reshape(-1, 5) for each in categories]
+    labels = [torch.full((len(each),), label, device=like.device) for label, each in enumerate(rows)]
+    stacked = torch.cat(rows)
+    return stacked[:, :4], stacked[:, 4], torch.cat(labels)
 
 
 def _two_stage(
@@ -354,13 +437,7 @@ def _cascade(
         results = head.simple_test(features, regions, metas, rescale=False)
     finally:
         head.test_cfg = settings
-    found = []
-    for image in results:
-        rows = [torch.as_tensor(r, device=features[0].device) for r in image]
-        labels = torch.cat([torch.full((len(r),), label, device=features[0].device) for label, r in enumerate(rows)])
-        stacked = torch.cat(rows)
-        found.append((stacked[:, :4], stacked[:, 4], labels))
-    return found
+    return [_rows(image, features[0]) for image in results]
 
 
 def _spread_categories(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:

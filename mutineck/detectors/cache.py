@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mutineck.detection.configs import input_size, pipelines, variants
+from mutineck.detection.specs import OTHER
 from mutineck.study.experiment import Experiment, TeacherSpec
 from mutineck.study.stage import Study
 from mutineck.system.errors import ExperimentError
@@ -156,6 +157,8 @@ def cache_settings(study: Study, pipeline: list[dict[str, Any]] | None = None) -
                 "`auto`"
             )
         return settings
+    if count is None:
+        print("teacher cache: not used, since trainings see every picture changed anew")
     fits = count is not None and expected_bytes(study, count) <= resources.cache_gib * GIB
     return settings if fits else None
 
@@ -185,4 +188,4 @@ def _channels(teacher: TeacherSpec) -> int:
 
 
 def _finest(teacher: TeacherSpec) -> int:
-    return 4 if teacher.detector is None or teacher.detector.family.endswith("rcnn") else 8
+    return 4 if teacher.detector is None or teacher.detector.family.endswith(("rcnn", OTHER)) else 8

@@ -63,7 +63,7 @@ def predict_pictures(
     found = list_pictures(pictures, to / DRAWN)
     given = open_detector(detector, config)
     model, _ = given.load()
-    prepare = Compose(_pipeline(given, detector, scale))
+    prepare = Compose(preparing_pipeline(given, detector, scale))
     draw = drawing(given.categories) if drawing else None
     document = _empty_document(detector, given.categories)
     ids = [category["id"] for category in document["categories"]]
@@ -131,8 +131,12 @@ def list_pictures(pictures: Path, aside: Path) -> list[Path]:
     return found
 
 
-def _pipeline(given: GivenDetector, detector: Path, scale: tuple[int, int] | None) -> list[dict[str, Any]]:
-    """Return mmdet's test pipeline for a detector: its config's own, or this project's at a scale."""
+def preparing_pipeline(given: GivenDetector, detector: Path, scale: tuple[int, int] | None) -> list[dict[str, Any]]:
+    """Return mmdet's test pipeline for a detector: its config's own, or this project's at a scale.
+
+    Raises:
+        ExperimentError: neither the config nor a study around it says the scale.
+    """
     if scale is None and given.pipeline:
         return given.pipeline
     if scale is None:

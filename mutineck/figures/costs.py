@@ -34,6 +34,8 @@ def costs(study: Study) -> Drawing:
         if arm in reached.index
     ]
     data = pd.DataFrame(rows)
+    measured = table.loc[ALONE].get("onnx_milliseconds") if ALONE in table.index else None
+    exported = 0.0 if measured is None or pd.isna(measured) else float(measured)
     colours = arm_colours(study.experiment.arms)
     teachers = [name for name in table.index if name != ALONE]
     marks: dict[str, dict[str, Any]] = {
@@ -56,6 +58,8 @@ def costs(study: Study) -> Drawing:
             size = 5.5 if row["detector"] == ALONE else 6.5
             place = (row[field] / unit, row["mAP"])
             axis.plot(*place, markersize=size, linestyle="", clip_on=False, zorder=3, **marks[row["arm"]])
+            if field == "milliseconds" and row["detector"] == ALONE and exported:
+                axis.plot(exported, row["mAP"], mfc="none", mec=colours[row["arm"]], marker="o", ms=5.5, ls="")
         axis.set_xlabel(label)
         axis.set_xlim(0, 1.12 * float(data[field].max()) / unit)
         axis.xaxis.set_major_locator(MaxNLocator(5))
@@ -66,6 +70,8 @@ def costs(study: Study) -> Drawing:
     figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)), handletextpad=0.2)
     how = table.iloc[0]
     story = _story(table, teachers)
+    if exported:
+        story += f" Open circles: the student exported to ONNX, {exported:.3g} ms in onnxruntime."
     return Drawing(
         figure,
         data,

@@ -73,6 +73,8 @@ class DatasetSpec(Record):
     evaluation, for tools that mark them all."""
     download: bool = False
     """Fetch the published VOC or COCO data into `root` first, as far as it is not there."""
+    pictures: str | None = None
+    """File that lists the pictures to use, a name without its ending on each line; all of the data set's if null."""
     limit: int | None = Field(None, ge=1)
     """Keep only so many images of each split (a quick look)."""
     shapes: ShapesSpec = ShapesSpec()

@@ -6,12 +6,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from mutineck.detection.specs import AUGMENTATION, InputSpec
 from mutineck.study.arms import HEAD_WEIGHTS, ArmSpec
 from mutineck.study.experiment import INTERMEDIATE, Experiment
 from mutineck.study.jobs import Job
 from mutineck.study.starts import start_of
 from mutineck.system.records import differences
 
+LATER_AUGMENTATION = ("multiscale", "photometric", "crop")
+"""Fields of the input that there once were not: off, pictures are shown as they were then."""
 LATER_FIELDS = ("sees", "study", "teacher", "normalisation", "source")
 """Fields of a teacher that there once were not: left out, it is the teacher that it was then."""
 
@@ -28,12 +31,16 @@ def settings_of(experiment: Experiment, job: Job) -> dict[str, Any]:
         unread = ["negatives"] if experiment.dataset.negatives else []
         # Whether marked objects are background is for trainings to know.
         unread += [] if experiment.dataset.crowd == "objects" else ["crowd"]
-        unread += [field for field in ("hide", "sources") if not whole["dataset"][field]]
+        unread += [field for field in ("hide", "sources", "pictures") if not whole["dataset"][field]]
         return {"dataset": _without(whole["dataset"], "strict", "download", *unread)}
-    measured = {"input": whole["input"], "splits": sorted(experiment.evaluation.measured)}
+    off = InputSpec()
+    shown = _without(
+        whole["input"], *(f for f in LATER_AUGMENTATION if getattr(experiment.input, f) == getattr(off, f))
+    )
+    measured = {"input": shown, "splits": sorted(experiment.evaluation.measured)}
     teachers = {teacher["name"]: _without(teacher, "floor") for teacher in whole["teachers"]}
-    # What trains nothing sees no picture mirrored.
-    unmirrored = _without(whole["input"], "flip")
+    # What trains nothing sees pictures as they are.
+    unchanged = _without(whole["input"], *AUGMENTATION)
     # Trainings that take crowds for background are those from before there was this field.
     crowd = {"crowd": experiment.dataset.crowd} if experiment.dataset.crowd == "ignored" else {}
     if stage == "teachers" and job.item == INTERMEDIATE:
@@ -47,12 +54,12 @@ def settings_of(experiment: Experiment, job: Job) -> dict[str, Any]:
             if teacher[field] is None:
                 del teacher[field]
         if teacher["detector"] is None:
-            return measured | {"input": unmirrored, "teacher": _without(teacher, "schedule", "seed")}
+            return measured | {"input": unchanged, "teacher": _without(teacher, "schedule", "seed")}
         teacher["seed"] = experiment.seed_of(spec)
         return measured | crowd | {"teacher": teacher}
     if stage == "features":
         features = _without(whole["features"], "batch")
-        return {"features": features, "input": unmirrored, "teachers": experiment.merged_teachers}
+        return {"features": features, "input": unchanged, "teachers": experiment.merged_teachers}
     if stage == "clusters":
         return {"clusters": whole["clusters"]}
     if stage == "distillation":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mutineck.detection.specs import FAMILIES
+from mutineck.detection.specs import FAMILIES, OTHER
 from mutineck.study.arms import GENERALIST, INTERMEDIATE, OWN, ArmSpec
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def cannot_start(experiment: Experiment, start: str) -> str:
     student = experiment.student.detector
     teacher = experiment.teachers[0] if start == INTERMEDIATE else experiment.teacher(start)
     family = family_of(teacher)
-    if family is None or family == student.family:
+    if family is None or OTHER in (family, student.family) or family == student.family:
         return ""
     name = f"{start!r} (by its anchor {teacher.name!r})" if start == INTERMEDIATE else repr(start)
     return (

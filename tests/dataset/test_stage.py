@@ -27,7 +27,12 @@ def make_study(out: Path, /, **dataset: object) -> SimpleNamespace:
     spec = DatasetSpec(**dataset)
     return SimpleNamespace(
         experiment=SimpleNamespace(
-            dataset=spec, relative_to=None, teachers=(), input=InputSpec(), features=FeaturesSpec()
+            dataset=spec,
+            relative_to=None,
+            teachers=(),
+            input=InputSpec(),
+            features=FeaturesSpec(),
+            find=lambda field, given: Path(given),
         ),
         root=out,
         path=lambda *parts: out.joinpath(*parts),
@@ -95,6 +100,39 @@ def test_tables_for_the_notebook(shapes):
     assert table.loc["all boxes"].sum() == table.drop(index=["all boxes", "images"]).to_numpy().sum()
     assert summary.defect_counts().empty
     json.dumps(summary.results)
+
+
+def test_a_list_of_pictures_gives_the_study_of_a_folder_with_those_alone(voc_root, tmp_path):
+    fill(voc_root)
+    names = [f"{index:03d}" for index in range(0, 30, 2)]
+    listed = tmp_path / "pictures.txt"
+    listed.write_text("\n".join(names) + "\n")
+    whole = make_study(tmp_path / "whole", format="voc", root=str(voc_root.root), pictures=str(listed))
+    summary = convert(whole)
+    assert (
+        "15 pictures that pictures.txt does not list are left out"
+        in read_json(whole.path("dataset", "dataset.json"))["source"]["hints"]
+    )
+    part = tmp_path / "part"
+    shutil.copytree(voc_root.root, part)
+    for file in [*part.rglob("*.xml"), *part.rglob("*.jpg")]:
+        if file.stem not in names:
+            file.unlink()
+    alone = make_study(tmp_path / "alone", format="voc", root=str(part))
+    convert(alone)
+    found = []
+    for split in ("train", "val", "test"):
+        theirs, ours = (read_json(study.path("dataset", f"{split}.json")) for study in (alone, whole))
+        assert [image["file_name"] for image in ours["images"]] == [image["file_name"] for image in theirs["images"]]
+        assert [a["bbox"] for a in ours["annotations"]] == [a["bbox"] for a in theirs["annotations"]]
+        found += [Path(image["file_name"]).stem for image in ours["images"]]
+    assert sorted(found) == names and summary.results["images"]["train"] == 12
+    listed.write_text("000\nunicorn\n")
+    with pytest.raises(DatasetError, match=r"dataset\.pictures: .* lacks 1 of the 2 pictures .*: unicorn"):
+        convert(whole)
+    listed.write_text("\n")
+    with pytest.raises(DatasetError, match="lists no picture"):
+        convert(whole)
 
 
 def test_voc_is_divided_anew_with_ids_that_never_repeat(voc_root, tmp_path):

@@ -11,12 +11,13 @@ import torch
 
 from mutineck.detection.configs import dataset_config, pipelines
 from mutineck.detection.prepare import prepare
+from mutineck.detection.specs import InputSpec
 from mutineck.study.stage import Study
 from mutineck.system.files import read_json
 from mutineck.system.seeding import derive_seed, seed_everything
 
 
-def dataset_of(tiny: Study, seed: int = 0, epoch: int = 0, categories: list[str] | None = None) -> Any:
+def dataset_of(tiny: Study, seed: int = 0, epoch: int = 0, categories: list[str] | None = None, **changes: Any) -> Any:
     prepare()
     from mmcv.utils import import_modules_from_strings
     from mmdet.datasets import build_dataset
@@ -24,7 +25,7 @@ def dataset_of(tiny: Study, seed: int = 0, epoch: int = 0, categories: list[str]
     import_modules_from_strings(["mutineck.detection.repeatable"])
     categories = categories or tiny.dataset.categories
     annotations = tiny.path("dataset", "train.json")
-    train = pipelines(tiny.experiment.input)[0]
+    train = pipelines(tiny.experiment.input.model_copy(update=changes))[0]
     dataset = build_dataset(
         dataset_config(annotations, tiny.dataset.pictures, categories, train, seed=seed, test=False)
     )
@@ -85,6 +86,55 @@ def test_seed_and_epoch_each_change_the_augmentation(tiny: Study) -> None:
     found = [flips(dataset_of(tiny, seed, epoch)) for seed, epoch in ((0, 0), (0, 1), (1, 0), (0, 0))]
     assert found[0] == found[3] and found[0] != found[1] and found[0] != found[2]
     assert 0 < sum(found[0]) < len(found[0])
+
+
+WAYS: list[dict[str, Any]] = [{"multiscale": (0.5, 1.5)}, {"photometric": True}, {"crop": 0.4}]
+
+
+@pytest.mark.parametrize("way", [*WAYS, {name: value for way in WAYS for name, value in way.items()}])
+def test_every_augmentation_repeats_by_seed_epoch_and_picture(tiny: Study, way: dict[str, Any]) -> None:
+    def seen(seed: int, epoch: int, disturb: int) -> list[np.ndarray]:
+        seed_everything(disturb)
+        return pictures(dataset_of(tiny, seed, epoch, flip=0.0, **way))
+
+    first = seen(0, 0, 1)
+    again, later, other, plain = seen(0, 0, 2), seen(0, 1, 1), seen(1, 0, 1), pictures(dataset_of(tiny, flip=0.0))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    for changed in (later, other, plain):
+        assert sum(not np.array_equal(a, b) for a, b in zip(first, changed, strict=True)) > len(first) / 2
+
+
+def test_augmentation_that_is_off_leaves_the_pipeline_as_it_was(tiny: Study) -> None:
+    train = pipelines(tiny.experiment.input)[0]
+    assert [step["type"] for step in train][:4] == ["LoadImageFromFile", "LoadAnnotations", "Resize", "RandomFlip"]
+    assert train[2] == {"type": "Resize", "img_scale": tiny.experiment.input.scale, "keep_ratio": True}
+
+
+def test_pictures_are_scaled_and_cropped_within_their_bounds_and_boxes_go_with_them() -> None:
+    """One bright box on black: wherever the picture was cut and however scaled, the box is where it is bright."""
+    from mmcv.utils import build_from_cfg
+    from mmdet.datasets import PIPELINES
+
+    prepare()
+    black = np.zeros((120, 160, 3), np.uint8)
+    black[30:90, 40:120] = 255
+    spec = InputSpec(scale=(160, 120), flip=0.0, multiscale=(0.5, 1.5), crop=0.6)
+    steps = [build_from_cfg(step, PIPELINES) for step in pipelines(spec)[0][2:4]]
+    sizes = []
+    for seed in range(40):
+        np.random.seed(seed)
+        row: dict[str, Any] = {"img": black, "img_fields": ["img"], "bbox_fields": ["gt_bboxes"]}
+        row |= {"img_shape": black.shape, "gt_labels": np.array([0])}
+        row["gt_bboxes"] = np.array([[40.0, 30, 120, 90]], np.float32)
+        for step in steps:
+            row = step(row)
+            if type(step).__name__ == "RandomCrop":
+                height, width = row["img"].shape[:2]
+                assert 96 <= width <= 160 and 72 <= height <= 120
+        y, x = np.nonzero(row["img"][:, :, 0] > 127)
+        assert row["gt_bboxes"][0] == pytest.approx([x.min(), y.min(), x.max() + 1, y.max() + 1], abs=1)
+        sizes.append(max(row["img"].shape[:2]))
+    assert 80 <= min(sizes) < 110 and 200 < max(sizes) <= 240
 
 
 def epoch_of(tiny: Study, workers: int, epoch: int, disturb: int = 0) -> list[tuple[str, bool]]:

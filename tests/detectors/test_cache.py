@@ -178,6 +178,16 @@ def test_augmentation_that_draws_anew_is_refused(tiny: Study, tmp_path: Path, na
     assert cache_settings(study) is not None
 
 
+@pytest.mark.parametrize("change", [{"multiscale": (0.5, 1.5)}, {"photometric": True}, {"crop": 0.5}])
+def test_an_experiment_that_augments_keeps_nothing_and_says_so(
+    tiny: Study, tmp_path: Path, change: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = study_of(tiny, tmp_path / "s")
+    augmented = study.experiment.model_copy(update={"input": study.experiment.input.model_copy(update=change)})
+    assert cache_settings(Study(augmented, study.root, study.job)) is None
+    assert "teacher cache: not used, since trainings see every picture changed anew" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("word", "meaning"), [("on", "on"), ("off", "off"), ("auto", "auto"), ("'off'", "off"), ("yes", "on")]
 )

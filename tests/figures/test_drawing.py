@@ -44,6 +44,15 @@ def test_same_bytes_when_drawn_again(name: str, finished: Study) -> None:
     assert len(entry["caption"]) > 40 and len(entry["alt"]) > 20 and entry["title"]
 
 
+def test_the_figure_of_costs_shows_the_student_in_onnxruntime_beside_pytorch(finished: Study) -> None:
+    drawing = load("costs")(finished)
+    assert "Open circles: the student exported to ONNX, 9 ms in onnxruntime." in drawing.caption
+    points = drawing.figure.axes[2].lines
+    assert [line for line in points if line.get_markerfacecolor() == "none" and list(line.get_xdata()) == [9.0]]
+    students = drawing.data[drawing.data["detector"] == "student"]
+    assert (students["onnx_milliseconds"] == 9.0).all()
+
+
 def test_every_figure_has_a_section() -> None:
     assert {section for section, _ in FIGURES.values()} == set(SECTIONS)
 

@@ -50,7 +50,7 @@ PLACED = [
     ("dataset", "crowd=background", {"big", "intermediate", *STUDENTS}),
     (
         "dataset",
-        'format=coco root=a split=null seed=3 negatives=false categories=[cat] aliases={"a":"b"} voc_offset=0 limit=9',
+        'format=coco root=a split=null seed=3 negatives=false categories=[cat] aliases={"a":"b"} voc_offset=0 limit=9 pictures=a.txt',
         {"dataset"},
     ),
     ("dataset.shapes", "images=99 size=[9,9] max_objects=3", {"dataset"}),
@@ -62,7 +62,7 @@ PLACED = [
     ("dataset.hide", "splits=[train,val] seed=3", {"dataset"}),
     ("dataset.hide.parts.p", "name=r categories=[cat] share=3", {"dataset"}),
     ("input", "scale=[9,9] mean=[1,2,3] std=[1,2,3] to_rgb=false", {*MEASURED, "features"}),
-    ("input", "flip=0.2", {"big", "intermediate", *STUDENTS}),
+    ("input", "flip=0.2 multiscale=[0.5,2] photometric=true crop=0.5", {"big", "intermediate", *STUDENTS}),
     ("teachers.big.detector", DETECTORS, {"big"}),
     ("teachers.big.schedule", SCHEDULE, {"big"}),
     ("teachers.big.sees", "brightness=dark area=small", {"big"}),
