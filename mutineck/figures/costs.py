@@ -38,14 +38,7 @@ def costs(study: Study) -> Drawing:
     exported = 0.0 if measured is None or pd.isna(measured) else float(measured)
     colours = arm_colours(study.experiment.arms)
     teachers = [name for name in table.index if name != ALONE]
-    marks: dict[str, dict[str, Any]] = {
-        TEACHER + name: {
-            "marker": MARKERS[1:][position % (len(MARKERS) - 1)],
-            "color": "black",
-            "markerfacecolor": "white" if name == INTERMEDIATE else "black",
-        }
-        for position, name in enumerate(teachers)
-    }
+    marks = _teacher_marks(teachers)
     labels = {
         TEACHER + name: name if name == INTERMEDIATE else f"teacher {name}{part_known(frame, TEACHER + name, split)}"
         for name in teachers
@@ -82,6 +75,18 @@ def costs(study: Study) -> Drawing:
         "backbones and necks of all its teachers. Times hold for the machine that measured them.",
         f"Three scatter plots of mAP over cost for {len(teachers)} teachers and {len(arms)} arms. {story}",
     )
+
+
+def _teacher_marks(teachers: list[str]) -> dict[str, dict[str, Any]]:
+    """Return how each teacher's points are drawn, by its name in tables: black, the intermediate one hollow."""
+    return {
+        TEACHER + name: {
+            "marker": MARKERS[1:][position % (len(MARKERS) - 1)],
+            "color": "black",
+            "markerfacecolor": "white" if name == INTERMEDIATE else "black",
+        }
+        for position, name in enumerate(teachers)
+    }
 
 
 def _story(table: pd.DataFrame, teachers: list[str]) -> str:
