@@ -72,6 +72,7 @@ def keep(name: str, outputs: Path) -> None:
     if (resampled := root / "ablations" / RESAMPLED).is_file():
         shutil.copyfile(resampled, _resampled(KEPT / name))
     last = max(done, key=lambda manifest: manifest["finished"])
+    tables = manifests[Job("ablations")] or last
     trained = max((m for m in done if m["stage"] == "distillation"), key=lambda manifest: manifest["finished"])
     write_json(
         KEPT / f"{name}.json",
@@ -84,7 +85,7 @@ def keep(name: str, outputs: Path) -> None:
             "remarks": remarks(experiment, root),
             "machine": machine(experiment.resources.device),
             "revision": trained["revision"],
-            "tables_revision": last["revision"],
+            "tables_revision": tables["revision"],
             "versions": last["versions"],
             "finished": last["finished"],
             "untaught": {arm: like for arm in experiment.arms if (like := untaught_like(experiment, arm))},
@@ -194,7 +195,7 @@ def _one_study(study: StudyResults, about: dict[str, Any]) -> str:
     minutes = sum(about["job_seconds"].values()) / 60
     lines = [
         f"{about['description']} mAP on {study.split}, {seeds} seed{'s' if seeds > 1 else ''}, "
-        f"{minutes:.0f} minutes of jobs, one after another: `{about['command']}`.",
+        f"{minutes:.0f} minutes of jobs, one after another: `{about['command']}`.{_two_revisions(about)}",
         "",
         f"| who | mAP, % |{' over the same start untaught |' if untaught else ''} over the student alone |",
         f"|---|---|{'---|' if untaught else ''}---|",
@@ -209,6 +210,14 @@ def _one_study(study: StudyResults, about: dict[str, Any]) -> str:
         taught = f"{group.mean() - values.get_group(like).mean():+.1f}" if like else ""
         lines.append(f"| {who} | {group.mean():.1f}{spread} |{f' {taught} |' if untaught else ''} {gain} |")
     return "\n".join([*lines, "", *_who_teaches_what(study, about)])
+
+
+def _two_revisions(about: dict[str, Any]) -> str:
+    """Return by which revisions a study was trained and its tables were computed, where these are two."""
+    trained, tables = (about.get(key, {}).get("git") for key in ("revision", "tables_revision"))
+    if not tables or trained == tables:
+        return ""
+    return f" Trained at revision {trained[:7]}; tables and resamples are of its predictions, at {tables[:7]}."
 
 
 def _who_teaches_what(study: StudyResults, about: dict[str, Any]) -> list[str]:

@@ -83,7 +83,7 @@ def finished(documents: Path) -> Path:
             "seconds": 60.0,
             "peak_memory_mib": 900.0,
             "finished": f"2000-01-01T00:00:{number:02d}Z",
-            "revision": {"git": "abc", "dirty": False},
+            "revision": {"git": "abc" if job.stage != "ablations" else "fed", "dirty": False},
             "versions": {},
             "writes": {},
             "settings": settings_of(experiment, job),
@@ -145,6 +145,8 @@ def test_a_study_of_several_seeds_is_kept_and_told(
     readme = (finished / "README.md").read_text(encoding="utf-8")
     assert readme.startswith("before\n") and readme.endswith("after\n")
     assert "Made up. mAP on test, 2 seeds" in readme
+    assert "Trained at revision abc; tables and resamples are of its predictions, at fed." in readme
+    assert (about["revision"]["git"], about["tables_revision"]["git"]) == ("abc", "fed")
     page = (finished / "results.md").read_text(encoding="utf-8")
     assert ["two_seeds", "20.5 ± 0.7", "30.5 ± 0.7 (big)", "35.5 ± 0.7", "55.0", "2"] in rows_of(page)
     assert ["two_seeds", "1.0", "1.0", "1.0"] in rows_of(page)
