@@ -140,7 +140,7 @@ def exif(orientation: int) -> bytes:
         (("teachers/none", "{0}"), "neither a detector's folder nor a checkpoint"),
         (("teachers/fcos", "{0}/nowhere"), r"nowhere: there is no such folder \(endings that are read: \.jpg "),
         (("teachers/fcos", "{0}/bad"), r"bad: none of the 1 pictures can be read; the lines above say why"),
-        (("alone", "{0}"), "neither its config nor a study around it says .* --scale WIDTHxHEIGHT"),
+        (("alone", "{0}"), "neither its config nor a study around it gives .* --scale WIDTHxHEIGHT"),
     ],
 )
 def test_what_cannot_be_done_is_refused(
