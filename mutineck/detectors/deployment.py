@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mutineck import __version__
 from mutineck.detection.configs import dicts_in
 from mutineck.detection.graph import UntraceableError, export_graph
 from mutineck.detection.protocols import stock_detector
@@ -63,6 +63,6 @@ def _metadata(
         "scale": scale,
         "keep_ratio": resize.get("keep_ratio", True),
         "size_divisor": steps.get("Pad", {}).get("size_divisor", 1),
-        "made_by": f"mutineck {__version__}",
+        "made_by": f"mutineck {version('mutineck')}",
     }
     return {name: json.dumps(value) for name, value in about.items()}

@@ -68,7 +68,7 @@ def test_nothing_there_is_said_not_hidden(tmp_path: Path, capsys: pytest.Capture
     drawn = draw_all(study).found
     assert [item.name for item in drawn] == names()
     assert all(item.path is None and "mutineck run" in item.reason for item in drawn)
-    assert capsys.readouterr().out.count("skipped: needs") == len(drawn)
+    assert capsys.readouterr().out.count("skipped: an input is missing") == len(drawn)
 
 
 def test_unknown_name_has_near_matches(finished: Study) -> None:

@@ -64,7 +64,10 @@ def test_letters_that_no_font_has_are_said_once(capsys: pytest.CaptureFixture[st
         warnings.simplefilter("error")
         figure._repr_png_()
     told = capsys.readouterr().out
-    assert told.startswith("this figure: no font here has '\U00012000', so boxes") and told.count("\n") == 1
+    assert (
+        told.startswith("this figure: no font here has '\U00012000', so they are drawn as boxes")
+        and told.count("\n") == 1
+    )
 
 
 def test_a_dollar_sign_is_a_letter() -> None:

@@ -101,7 +101,7 @@ TOPICS = (
         "numbers",
         "loss, gradient or state not finite; a term that swamps the rest; gradient norms",
         "the run stops, naming term, iteration and pictures, and leaves the last good state; a warning, once",
-        _tests("distillation.test_training", "a_non_finite", "a_state_that_is_not_finite", "a_term"),
+        _tests("distillation.test_training", "a_non_finite", "a_state_that_is_not_finite", "distillation_that"),
     ),
     Topic(
         "does it repeat?",

@@ -175,7 +175,7 @@ def test_reserved_teacher_names(write, name):
     ("arms", "message"),
     [
         ({"student": {"feature": "fgd", "source": "big"}}, "'student' is the student that nobody teaches"),
-        ({"teacher:big": {"feature": "fgd", "source": "big"}}, "begins with 'teacher:' are teachers' rows"),
+        ({"teacher:big": {"feature": "fgd", "source": "big"}}, "begins with 'teacher:', which marks teachers"),
     ],
     ids=["a taught student", "a teacher's row"],
 )
@@ -203,7 +203,7 @@ COMPARED = {"distillation": {"logits": 1.0}}
             "pkd:mean",
             {"weights": {"alpha": 1, "peer": 2}},
             {},
-            "weights: alpha would not be read: .* have peer, strides",
+            "weights: alpha would not be read: .* have balance, peer, strides, warmup_epochs",
         ),
         ("fgd:mean", {"weights": {"peer": 2, "logits": 1}}, {}, "weights: peer, logits would not be read"),
         ("mutineck", {"weights": {"logit_proposals": 9}}, {}, "weights: logit_proposals would not be read"),
@@ -236,7 +236,7 @@ def test_second_stages_that_the_student_lacks_are_not_weighed(write):
 
 
 def test_a_prior_without_gates_is_refused(write):
-    with pytest.raises(ExperimentError, match="intermediate: `prior: true` adds to the gates"):
+    with pytest.raises(ExperimentError, match="intermediate: `prior: true` adds to learned gates"):
         load_experiment(write(EXPERIMENT), ["intermediate.mode=prior", "intermediate.prior=true"])
 
 
