@@ -51,7 +51,7 @@ def test_a_study_on_photographs_goes_from_first_weights_to_a_taught_student(name
     prepare_intermediate(study.at("teachers", INTERMEDIATE))
     plant_centroids(study, 64)
     for arm in ("student@intermediate", "mutineck@intermediate"):
-        rows = distil(study.at("distillation", f"{arm}/seed0")).results
+        rows = distil(study.at("distillation", f"{arm}/seed0")).found
         assert any(row["metric"] == "bbox_mAP" for row in rows)
 
 
