@@ -41,7 +41,7 @@ from mutineck.study.experiment_file import study_files
 from mutineck.study.jobs import Job, jobs
 from mutineck.study.last_run import last_overrides
 from mutineck.study.manifest import read_manifest, revision
-from mutineck.study.starts import untaught_like
+from mutineck.study.starts import untaught
 from mutineck.system.files import read_json, write_json, write_text
 from mutineck.system.tables import read_table
 
@@ -88,7 +88,7 @@ def keep(name: str, outputs: Path) -> None:
             "tables_revision": tables["revision"],
             "versions": last["versions"],
             "finished": last["finished"],
-            "untaught": {arm: like for arm in experiment.arms if (like := untaught_like(experiment, arm))},
+            "untaught": untaught(experiment),
             "omega": omega(root),
             "job_seconds": {_job(manifest): manifest["seconds"] for manifest in done},
             "job_memory_mib": {_job(manifest): manifest["peak_memory_mib"] for manifest in done},
@@ -150,8 +150,8 @@ def read_kept(path: Path) -> StudyResults:
         if found:
             seconds[arm] = statistics.median(found)
     resampled = read_resampled(_resampled(path), frame, about["split"])
-    data, remarked, untaught = about.get("data", ""), about.get("remarks", ()), about.get("untaught", {})
-    return StudyResults(path.stem, frame, about["split"], seconds, data, remarked, untaught, resampled)
+    data, remarked, alike = about.get("data", ""), about.get("remarks", ()), about.get("untaught", {})
+    return StudyResults(path.stem, frame, about["split"], seconds, data, remarked, alike, resampled)
 
 
 def kept_studies() -> list[tuple[StudyResults, dict[str, Any]]]:
@@ -190,15 +190,15 @@ def _one_study(study: StudyResults, about: dict[str, Any]) -> str:
     rows = scores(study.frame, study.split)
     values = rows.assign(value=100 * rows["value"]).groupby("arm", sort=False)["value"]
     alone = values.get_group("student").mean() if "student" in values.groups else None
-    untaught = {} if {*study.untaught.values()} <= {"student"} else study.untaught
+    alike = {} if {*study.untaught.values()} <= {"student"} else study.untaught
     seeds = len(about["seeds"])
     minutes = sum(about["job_seconds"].values()) / 60
     lines = [
         f"{about['description']} mAP on {study.split}, {seeds} seed{'s' if seeds > 1 else ''}, "
         f"{minutes:.0f} minutes of jobs, one after another: `{about['command']}`.{_two_revisions(about)}",
         "",
-        f"| who | mAP, % |{' over the same start untaught |' if untaught else ''} over the student alone |",
-        f"|---|---|{'---|' if untaught else ''}---|",
+        f"| who | mAP, % |{' over the same start untaught |' if alike else ''} over the student alone |",
+        f"|---|---|{'---|' if alike else ''}---|",
     ]
     for name, group in values:
         arm = str(name)
@@ -206,9 +206,9 @@ def _one_study(study: StudyResults, about: dict[str, Any]) -> str:
         who = f"*teacher {arm.removeprefix(TEACHER)}*{part}" if arm.startswith(TEACHER) else f"`{arm}`"
         spread = f" ± {group.std(ddof=1):.1f}" if len(group) > 1 else ""
         gain = "" if alone is None or arm.startswith(TEACHER) or arm == "student" else f"{group.mean() - alone:+.1f}"
-        like = untaught.get(arm)
+        like = alike.get(arm)
         taught = f"{group.mean() - values.get_group(like).mean():+.1f}" if like else ""
-        lines.append(f"| {who} | {group.mean():.1f}{spread} |{f' {taught} |' if untaught else ''} {gain} |")
+        lines.append(f"| {who} | {group.mean():.1f}{spread} |{f' {taught} |' if alike else ''} {gain} |")
     return "\n".join([*lines, "", *_who_teaches_what(study, about)])
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import multiprocessing
-import subprocess
 import tempfile
 import time
 import traceback
@@ -28,6 +27,7 @@ from mutineck.detection.frozen import FrozenDetector, build_model
 from mutineck.detectors.loaders import evaluation_loader
 from mutineck.distillation.stage import MODULES, distiller_config
 from mutineck.study.experiment import Experiment
+from mutineck.study.manifest import revision
 from mutineck.study.stage import Study
 from mutineck.system.errors import ExperimentError
 from mutineck.system.files import write_text
@@ -172,8 +172,8 @@ def ask(config: Path, batch: Any, study: Study) -> tuple[list[str], float]:
     return answers, time.monotonic() - start
 
 
-def written(rows: Sequence[tuple[Path, list[str]]], revision: str) -> str:
-    """Return the page."""
+def written(rows: Sequence[tuple[Path, list[str]]], made_by: str) -> str:
+    """Return the page, of rows that a revision made."""
     taught = [sum(answers[i].startswith(YES) for _, answers in rows) for i in (0, 1)]
     lines = [
         "# Other detectors of mmdet",
@@ -181,7 +181,7 @@ def written(rows: Sequence[tuple[Path, list[str]]], revision: str) -> str:
         f"A config of {len(rows)} of the {len(chosen_configs())} folders of mmdet {_mmdet_version()}'s `configs/`, "
         f"built with random weights: {taught[0]} can teach, {taught[1]} can be taught.",
         "Written by `python -m scripts.zoo --write [FOLDER...]`. A step each says that it runs, not how much it helps.",
-        f"Revision {revision}.",
+        f"Revision {made_by}.",
         "",
         "A teacher needs a neck that gives a map a level, all of the same number of channels, and boxes with scores. "
         "Where a head gives none before non-maximum suppression, its detections serve. A student needs the same maps, "
@@ -203,11 +203,8 @@ def _mmdet_version() -> str:
     return str(mmdet.__version__)
 
 
-def _revision() -> str:
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or "unknown"
+def _short(code: Mapping[str, Any]) -> str:
+    return f"{code['git'][:12]}{'-dirty' * bool(code['dirty'])}" if code.get("git") else "unknown"
 
 
 def main() -> None:
@@ -218,7 +215,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     register()
-    rows, revision = [], _revision()
+    rows, made_by = [], _short(revision())
     with tempfile.TemporaryDirectory() as temporary:
         study = random_study(Experiment.model_validate(STUDY), Path(temporary) / "study")
         batch = next(iter(evaluation_loader(study, "train", batch=2)))
@@ -227,7 +224,7 @@ def main() -> None:
             print(f"{seconds:5.0f} s  {config}: {answers[0]} / {answers[1]}", flush=True)
             rows.append((config, answers))
     if given.write:
-        write_text(TABLE, written(rows, revision))
+        write_text(TABLE, written(rows, made_by))
         print(TABLE)
 
 

@@ -18,7 +18,7 @@ from mutineck.study.experiment import INTERMEDIATE, load_experiment
 from mutineck.study.jobs import Job
 from mutineck.study.manifest import read_manifest
 from mutineck.study.stage import EXPERIMENT_FILE, Study, run_command
-from mutineck.study.starts import untaught_like
+from mutineck.study.starts import untaught
 from mutineck.system.files import read_json
 
 DIFFERENCE = (
@@ -75,7 +75,7 @@ def read_study(root: Path) -> StudyResults:
         seconds,
         fingerprint(root),
         remarks(experiment, root),
-        {arm: like for arm in experiment.arms if (like := untaught_like(experiment, arm))},
+        untaught(experiment),
         resampled,
     )
 

@@ -14,7 +14,7 @@ from mutineck.study.arms import ALONE, ENSEMBLE
 from mutineck.study.checks import remarks
 from mutineck.study.experiment import Experiment
 from mutineck.study.stage import Outcome, Study
-from mutineck.study.starts import untaught_like
+from mutineck.study.starts import untaught
 from mutineck.system.files import write_text
 
 METRICS = {
@@ -34,11 +34,6 @@ GAINS = {"taught": "over the same start", "gain": "over the student"}
 DASH = "–"
 
 
-def baselines(experiment: Experiment) -> dict[str, str | None]:
-    """Return for each arm the one that starts as it does, learns for as long and is not taught, None without one."""
-    return {arm: untaught_like(experiment, arm) for arm in experiment.arms}
-
-
 def comparisons(
     frame: pd.DataFrame, experiment: Experiment, split: str, resampled: pd.DataFrame | None = None
 ) -> pd.DataFrame:
@@ -47,7 +42,7 @@ def comparisons(
     Where the two are one arm, it is said once.
     """
     found = [
-        paired_differences(frame, split, against=given, resampled=resampled) for given in (baselines(experiment), ALONE)
+        paired_differences(frame, split, against=given, resampled=resampled) for given in (untaught(experiment), ALONE)
     ]
     rows = pd.concat([each for each in found if len(each)] or found[:1], ignore_index=True)
     return rows.drop_duplicates(["arm", "against"], ignore_index=True)
@@ -72,7 +67,7 @@ def summarise(
             row["arm"]: row
             for row in paired_differences(frame, split, against=given, resampled=resampled).to_dict("records")
         }
-        for column, given in (("taught", baselines(experiment)), ("gain", ALONE))
+        for column, given in (("taught", untaught(experiment)), ("gain", ALONE))
     }
     rows = []
     for name in names:

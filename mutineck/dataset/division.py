@@ -75,7 +75,7 @@ def _labels(document: Mapping[str, Any]) -> dict[str, set[str]]:
 
 
 def joined(documents: Sequence[Mapping[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Return one document for each split of several sources' documents; test is val where no source has one."""
+    """Return one document for each split that any of several sources has."""
     whole: dict[str, dict[str, Any]] = {}
     for split in SPLITS:
         parts = [each[split] for each in documents if split in each]
@@ -83,6 +83,4 @@ def joined(documents: Sequence[Mapping[str, dict[str, Any]]]) -> dict[str, dict[
             whole[split] = parts[0] | {
                 key: [row for part in parts for row in part[key]] for key in ("images", "annotations")
             }
-    if "val" in whole:
-        whole.setdefault("test", whole["val"])
     return whole

@@ -144,23 +144,23 @@ def convert(study: Study) -> DatasetSummary:
 
 def _convert(study: Study) -> DatasetSummary:
     spec = study.experiment.dataset
-    came = _from_sources(study) if spec.folders else _from_root(study)
+    raw = _from_sources(study) if spec.folders else _from_root(study)
     try:
-        source = _source(came, spec)
+        source = _source(raw, spec)
         train, scale = source.splits["train"], study.experiment.input.scale
         source.hints += small_at_input(train, scale, study.experiment.features.minimum_size)
         refuse_unknown(study.experiment.teachers, train)
     except ValueError as error:  # of the splits, which know no defects
-        raise DatasetError(str(error), came.reading.defects) from error
-    source.hints = [*came.said, *source.hints]
-    source.notes |= came.notes
+        raise DatasetError(str(error), raw.reading.defects) from error
+    source.hints = [*raw.remarks, *source.hints]
+    source.notes |= raw.notes
     if spec.format != "shapes":
         source.notes["hints"] = source.hints
     for hint in source.hints:
         tell(hint)
     if spec.strict:
         refuse_defects(source.defects)
-    summary = _write(study, source, came.reading.files)
+    summary = _write(study, source, raw.reading.files)
     data = Dataset.read(study.root)
     tell("\n".join(filter(None, map(data.measured_on, ("val", "test")))))
     if source.defects:
@@ -172,7 +172,7 @@ Divided = tuple[dict[str, dict[str, Any]], dict[str, Any]]
 
 
 @dataclass
-class Came:
+class RawData:
     """The pictures and labels of a study as they came, from one folder or several.
 
     Attributes:
@@ -182,7 +182,7 @@ class Came:
         divide: given a picture's name -> what it is a copy of, returns the documents of the splits, and how they came
             about.
         notes: what the folders were taken for, for ``dataset.json``.
-        said: the same in sentences.
+        remarks: the same in sentences.
     """
 
     reading: Reading
@@ -190,10 +190,10 @@ class Came:
     copies: dict[str, str]
     divide: Callable[[Mapping[str, str]], Divided]
     notes: dict[str, Any]
-    said: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
 
-def _from_root(study: Study) -> Came:
+def _from_root(study: Study) -> RawData:
     """Read the one folder that `dataset.root` names, or the scenes that are generated."""
     spec = study.experiment.dataset
     if spec.format == "shapes":
@@ -212,7 +212,7 @@ def _from_root(study: Study) -> Came:
         study.note(listed)
         _keep_listed(reading, listed, root)
     copies = same_content(root, _file_names(reading))
-    came = Came(
+    raw = RawData(
         reading,
         image_root,
         copies,
@@ -220,12 +220,12 @@ def _from_root(study: Study) -> Came:
         {"format": spec.format},
     )
     if spec.format != "shapes":
-        came.notes = {"format": layout.format, "layout": layout.title}
-        came.said = [_read_as(layout, reading), *layout.remarks]
-    return came
+        raw.notes = {"format": layout.format, "layout": layout.title}
+        raw.remarks = [_read_as(layout, reading), *layout.remarks]
+    return raw
 
 
-def _from_sources(study: Study) -> Came:
+def _from_sources(study: Study) -> RawData:
     """Read several folders, each labelled for its own categories."""
     spec = study.experiment.dataset
     root, found, copies, categories = collect(study)
@@ -249,8 +249,8 @@ def _from_sources(study: Study) -> Came:
         splits = {each.spec.name: notes["split"] for each, (_, notes) in zip(found, parts, strict=True)}
         return joined([documents for documents, _ in parts]), {"split": splits, "seed": spec.seed}
 
-    said = [f"{each.spec.name}: {_read_as(each.layout, each.reading)}" for each in found]
-    return Came(whole, str(root), copies, divide, notes, said)
+    remarks = [f"{each.spec.name}: {_read_as(each.layout, each.reading)}" for each in found]
+    return RawData(whole, str(root), copies, divide, notes, remarks)
 
 
 def shares_of(spec: DatasetSpec, source: Collected, found: Sequence[Collected]) -> Shares | None:
@@ -274,9 +274,7 @@ def _keep_listed(reading: Reading, listed: Path, root: Path) -> None:
     names = {line.strip() for line in listed.read_text(encoding="utf-8").splitlines()} - {""}
     if not names:
         raise DatasetError(f"dataset.pictures: {listed} lists no picture")
-    stems = {
-        image["file_name"]: Path(image["file_name"]).stem for d in reading.documents.values() for image in d["images"]
-    }
+    stems = {name: Path(name).stem for name in _file_names(reading)}
     if absent := sorted(names - set(stems.values())):
         raise DatasetError(
             f"dataset.pictures: {root} lacks {len(absent)} of the {len(names)} pictures that {listed} lists, or they "
@@ -353,16 +351,16 @@ def _generate(study: Study) -> Path:
     return folder
 
 
-def _source(came: Came, spec: DatasetSpec) -> Source:
+def _source(raw: RawData, spec: DatasetSpec) -> Source:
     """Divide what is not divided yet, and say which pictures are there twice."""
-    reading, copies = came.reading, came.copies
+    reading, copies = raw.reading, raw.copies
     read = reading.read()
     marked = marked_hint(reading.documents.values(), spec.crowd)
     if spec.crowd == "objects":
         for item in (item for document in reading.documents.values() for item in document["annotations"]):
             item["iscrowd"] = 0
     together = {name: photograph(copies.get(name, name)) for name in _file_names(reading)}
-    documents, notes = came.divide(together)
+    documents, notes = raw.divide(together)
     documents.setdefault("test", documents["val"])
     if spec.limit is not None:
         limited = {id(each): _limited(each, spec.limit, spec.seed) for each in documents.values()}
@@ -386,7 +384,7 @@ def _source(came: Came, spec: DatasetSpec) -> Source:
             documents[split], hidden[split] = hide_labels(documents[split], spec.hide, together)
         notes = notes | {SOURCES: labelled_for(spec.hide, categories)}
     counts = {"read": read, "found": dict(reading.found)}
-    return Source(came.image_root, documents, reading.defects + defects, hints, counts, reading.notes | notes, hidden)
+    return Source(raw.image_root, documents, reading.defects + defects, hints, counts, reading.notes | notes, hidden)
 
 
 def _never_shown(train: Mapping[str, Any]) -> list[str]:

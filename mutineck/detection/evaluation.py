@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mutineck.detection.configs import pipelines
-from mutineck.detection.labelled import LABELLED, is_complete, labelled_categories, of_labelled
+from mutineck.detection.labelled import on_labelled_pictures
 from mutineck.detection.prepare import prepare
 from mutineck.detection.protocols import Detector, Metas
 from mutineck.detection.specs import InputSpec
@@ -263,21 +263,6 @@ def coco_evaluation(truth: Any, predictions: Sequence[dict[str, Any]], ids: list
     evaluation.params.catIds = ids
     evaluation.params.maxDets = [1, 10, MOST_DETECTIONS]
     return evaluation
-
-
-def on_labelled_pictures(
-    document: Mapping[str, Any], predictions: Sequence[dict[str, Any]]
-) -> Sequence[dict[str, Any]]:
-    """Return the predictions that count. Where a picture has neither object nor prediction, pycocotools skips it."""
-    if is_complete(document):
-        return predictions
-    labelled = labelled_categories(document)
-    if stray := [a for a in document["annotations"] if a["category_id"] not in labelled[a["image_id"]]]:
-        raise ValueError(
-            f"annotation {stray[0]['id']}: image {stray[0]['image_id']} is not labelled for its category "
-            f"{stray[0]['category_id']}: add the category to {LABELLED}, or take the annotation out"
-        )
-    return of_labelled(predictions, labelled)
 
 
 def _evaluated(truth: Any, predictions: Sequence[dict[str, Any]], ids: list[int], kind: str) -> Any:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mutineck.detection.complexity import median_seconds
 from mutineck.detection.frozen import gives_dense_boxes
 from mutineck.detection.prepare import prepare
-from mutineck.detection.protocols import drop_masks
+from mutineck.detection.protocols import box_heads, drop_masks
 
 INPUTS, OUTPUTS = ("image", "shape"), ("boxes", "scores", "labels")
 OPSET = 17
@@ -100,7 +100,7 @@ class DetectionGraph(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         rois = torch.cat([torch.zeros_like(boxes[:, :1]), boxes], dim=1)  # (R, 5): picture 0, box
         cascaded = isinstance(self.roi_head.bbox_head, nn.ModuleList)
-        stages = list(self.roi_head.bbox_head) if cascaded else [self.roi_head.bbox_head]
+        stages: list[Any] = [*box_heads(self.roi_head)]
         scores = []
         for number, stage in enumerate(stages):
             result = self.roi_head._bbox_forward(*([number] if cascaded else []), features, rois)

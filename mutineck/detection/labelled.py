@@ -7,7 +7,7 @@ together. A record without the field is labelled for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 LABELLED = "labelled_category_ids"
@@ -46,3 +46,22 @@ def of_labelled(rows: Iterable[dict[str, Any]], labelled: Mapping[int, frozenset
         labelled: as `labelled_categories` returns it.
     """
     return [row for row in rows if row["category_id"] in labelled[row["image_id"]]]
+
+
+def on_labelled_pictures(
+    document: Mapping[str, Any], predictions: Sequence[dict[str, Any]]
+) -> Sequence[dict[str, Any]]:
+    """Return the predictions that count. Where a picture has neither object nor prediction, pycocotools skips it.
+
+    Raises:
+        ValueError: an annotation of a category that its picture is not labelled for.
+    """
+    if is_complete(document):
+        return predictions
+    labelled = labelled_categories(document)
+    if stray := [a for a in document["annotations"] if a["category_id"] not in labelled[a["image_id"]]]:
+        raise ValueError(
+            f"annotation {stray[0]['id']}: image {stray[0]['image_id']} is not labelled for its category "
+            f"{stray[0]['category_id']}: add the category to {LABELLED}, or take the annotation out"
+        )
+    return of_labelled(predictions, labelled)

@@ -14,7 +14,7 @@ import torch
 from mmcv.runner import HOOKS, RUNNERS, EpochBasedRunner, Hook, get_dist_info
 from mmdet.datasets import DATASETS, CocoDataset
 
-from mutineck.detection.evaluation import on_labelled_pictures
+from mutineck.detection.labelled import on_labelled_pictures
 from mutineck.detection.loading import CheckpointError, match_weights, read_checkpoint
 from mutineck.detection.prepare import prepare
 from mutineck.detection.protocols import plain_detector

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mutineck.detection.evaluation import MOST_DETECTIONS, coco_evaluation, on_labelled_pictures
+from mutineck.detection.evaluation import MOST_DETECTIONS, coco_evaluation
 from mutineck.system.seeding import derive_seed
 
 LEVEL = 0.95
@@ -71,7 +71,6 @@ def resampled_ap(
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(annotations))
         ids = {category["name"]: category["id"] for category in truth.loadCats(truth.getCatIds())}
-        predictions = on_labelled_pictures(truth.dataset, predictions)
         evaluation = coco_evaluation(truth, predictions, [ids[name] for name in categories], "bbox")
         params = evaluation.params
         params.areaRng, params.areaRngLbl, params.maxDets = params.areaRng[:1], params.areaRngLbl[:1], [MOST_DETECTIONS]

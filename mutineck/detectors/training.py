@@ -26,12 +26,12 @@ def split_config(
 ) -> dict[str, Any]:
     """Return mmdet's data config of a split, or of other `annotations` on the same pictures."""
     ignored = study.experiment.dataset.crowd == "ignored"
-    train_pipeline, preparing_pipeline = pipelines(study.experiment.input, masks=masks, ignored=ignored)
+    train_pipeline, test_pipeline = pipelines(study.experiment.input, masks=masks, ignored=ignored)
     return dataset_config(
         (annotations or study.need("dataset", f"{split}.json")).resolve(),
         study.dataset.pictures.resolve(),
         categories,
-        preparing_pipeline if test else train_pipeline,
+        test_pipeline if test else train_pipeline,
         seed=seed,
         test=test,
         # To a teacher of some categories, a picture of others would be no more than background.

@@ -153,8 +153,7 @@ def train_student(study: Study) -> tuple[Any, Any]:
     modules = [*MODULES, *detector_imports(student_detector(study))]
     if arm.needs_intermediate and experiment.intermediate.mode == "joint":
         modules += custom_imports(read_config(study.need("teachers", INTERMEDIATE, "config.py")))
-    every = {"interval": experiment.distillation.shares_every}
-    hooks = [{**hook, **every} if hook in HOOKS[:1] else hook for hook in HOOKS]
+    hooks = [{**HOOKS[0], "interval": experiment.distillation.shares_every}, *HOOKS[1:]]
     config = detector_training(
         study, model_dict, categories, schedule, seed=study.job.seed, masks=masks, hooks=hooks, modules=modules
     )

@@ -12,7 +12,7 @@ from mutineck.clusters.centroids import Centroids
 from mutineck.detection.cells import box_levels, cell_maximum, cell_ranges, pad_boxes, spread
 from mutineck.detection.roi import instance_vectors
 from mutineck.distillation.losses import mgd
-from mutineck.distillation.losses.centroid import CentroidLoss
+from mutineck.distillation.losses.centroid import CentroidLoss, InstanceLoss
 from mutineck.distillation.losses.contrast import ContrastLoss
 from mutineck.distillation.losses.cwd import CWDLoss
 from mutineck.distillation.losses.fgd import FGDLoss, fgd_masks
@@ -105,7 +105,7 @@ class TeacherLoss(nn.Module):
 
         self.losses = nn.ModuleDict({str(s): loss() for s in levels.compared})
         self.channel_wise = CWDLoss()
-        self.centroid_loss: CentroidLoss | ContrastLoss | None = None
+        self.centroid_loss: InstanceLoss | None = None
         if centroids is not None and weights.centroid_loss == "contrast":
             self.centroid_loss = ContrastLoss(centroids, reduce=reduce)
         elif centroids is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ import cv2
 import numpy as np
 
 from mutineck.ablations.results import best_teacher, collect, first_seed, shown_arm
-from mutineck.detection.labelled import is_complete, labelled_categories, of_labelled
+from mutineck.detection.labelled import on_labelled_pictures
 from mutineck.figures.style import arm_colours
 from mutineck.study.arms import ALONE
 from mutineck.study.jobs import Job
@@ -97,13 +98,10 @@ class Split:
 
         What a picture is not labelled for is left out: there it is neither right nor wrong.
         """
-        rows = read_json(path)
-        if not is_complete(self.document):
-            rows = of_labelled(rows, labelled_categories(self.document))
-        grouped = self._grouped(rows)
+        grouped = self._grouped(on_labelled_pictures(self.document, read_json(path)))
         return {image: sorted(items, key=lambda item: -item["score"]) for image, items in grouped.items()}
 
-    def _grouped(self, items: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
+    def _grouped(self, items: Iterable[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
         found: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for item in items:
             if item["category_id"] in self.label_of:

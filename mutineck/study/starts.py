@@ -90,6 +90,11 @@ def untaught_like(experiment: Experiment, name: str) -> str | None:
     )
 
 
+def untaught(experiment: Experiment) -> dict[str, str]:
+    """Return arm -> the one that `untaught_like` finds, of those for which it finds one."""
+    return {arm: like for arm in experiment.arms if (like := untaught_like(experiment, arm))}
+
+
 def _levels(detector: DetectorSpec | None, family: str) -> str:
     """Return ` with strides ...` of a detector as its family has them; of another config, they are not known."""
     return "" if detector is None or detector.config else f" with strides {STRIDES[family]}"

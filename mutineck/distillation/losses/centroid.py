@@ -78,62 +78,71 @@ def centroid_terms(
     return {"direction": turn.sum() / divisor, "distance": away.sum() / divisor}
 
 
-def check_vectors(centroids: Centroids, student: Tensor, teacher: Tensor, labels: Tensor) -> None:
-    """Refuse instance vectors that differ in shape from each other or in length from the centroids.
-
-    Raises:
-        ValueError: they do; the message names all shapes.
-    """
-    width = centroids.centroids.shape[1]
-    if student.shape != teacher.shape or student.shape[1:] != (width,) or len(labels) != len(student):
-        raise ValueError(
-            f"instance vectors must be (J, {width}) with labels (J,), got student "
-            f"{tuple(student.shape)}, teacher {tuple(teacher.shape)}, labels {tuple(labels.shape)}"
-        )
-
-
-class CentroidLoss(nn.Module):
-    """Centroid loss over a batch's ground-truth boxes: two terms, unweighted.
+class InstanceLoss(nn.Module):
+    """A loss of instance vectors beside a teacher's centroids, unweighted; has no parameters.
 
     Args:
-        centroids: of the intermediate teacher's instance vectors.
-        threshold: least cosine between the teacher's vector and its centroid.
-        reduce: averages a scalar over processes; None in a single one. All processes must call the loss
-            in every step, with or without boxes.
+        centroids: of the teacher's instance vectors, with the statistics that bring vectors into their space.
+        reduce: averages a scalar over processes; None in a single one. All processes must call the loss in every step,
+            with or without boxes.
     """
 
-    def __init__(
-        self,
-        centroids: Centroids,
-        *,
-        threshold: float = 0.5,
-        reduce: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
+    def __init__(self, centroids: Centroids, *, reduce: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()
         # A plain attribute: buffers would enter the student's checkpoint.
         self.centroids = centroids
-        self.threshold = threshold
         self.reduce = reduce
 
     def forward(
         self, student: Tensor, teacher: Tensor, labels: Tensor, shares: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Return the scalars `direction` and `distance`, not weighted.
+        """Return the loss's scalars by name, not weighted; 0 with a gradient without an instance.
 
         Args:
             student: instance vectors `(J, C)` as pooled, after the student's channel adapter.
-            teacher: instance vectors `(J, C)` as pooled from the intermediate teacher; take no gradient.
+            teacher: instance vectors `(J, C)` as pooled from the teacher; take no gradient.
             labels: `(J,)` int64, the student's labels.
             shares: `(J,)`, what each instance counts; 1 if None.
 
         Raises:
             ValueError: if the vectors differ in shape from each other or in length from the centroids.
         """
-        check_vectors(self.centroids, student, teacher, labels)
-        student = self.centroids.standardise(student)
-        choice = choose_centroids(self.centroids.standardise(teacher.detach()), labels, self.centroids, self.threshold)
+        width = self.centroids.centroids.shape[1]
+        if student.shape != teacher.shape or student.shape[1:] != (width,) or len(labels) != len(student):
+            raise ValueError(
+                f"instance vectors must be (J, {width}) with labels (J,), got student "
+                f"{tuple(student.shape)}, teacher {tuple(teacher.shape)}, labels {tuple(labels.shape)}"
+            )
+        ours, theirs = (self.centroids.standardise(vectors) for vectors in (student, teacher.detach()))
+        return self.terms(ours, theirs, labels, shares)
+
+    def terms(self, student: Tensor, teacher: Tensor, labels: Tensor, shares: Tensor | None) -> dict[str, Tensor]:
+        """Return what `forward` does, given standardised vectors."""
+        raise NotImplementedError
+
+    def count(self, counted: Tensor, like: Tensor) -> Tensor:
+        """Return how many instances are counted, `(J,)` bool, the mean over processes."""
+        count = counted.sum().to(like)
+        return count if self.reduce is None else self.reduce(count)
+
+
+class CentroidLoss(InstanceLoss):
+    """Centroid loss over a batch's ground-truth boxes: the terms `direction` and `distance`.
+
+    Args:
+        centroids: see `InstanceLoss`.
+        threshold: least cosine between the teacher's vector and its centroid.
+        reduce: see `InstanceLoss`.
+    """
+
+    def __init__(
+        self, centroids: Centroids, *, threshold: float = 0.5, reduce: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        super().__init__(centroids, reduce=reduce)
+        self.threshold = threshold
+
+    def terms(self, student: Tensor, teacher: Tensor, labels: Tensor, shares: Tensor | None) -> dict[str, Tensor]:
+        """Return `direction` and `distance`; see `InstanceLoss.forward`."""
+        choice = choose_centroids(teacher, labels, self.centroids, self.threshold)
         chosen = self.centroids.centroids.to(student)[choice.row]
-        count = choice.gate.sum().to(student)
-        if self.reduce is not None:
-            count = self.reduce(count)
-        return centroid_terms(student, chosen, choice.gate, count, shares)
+        return centroid_terms(student, chosen, choice.gate, self.count(choice.gate, student), shares)

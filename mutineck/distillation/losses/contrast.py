@@ -15,11 +15,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from mutineck.clusters.centroids import Centroids
-from mutineck.distillation.losses.centroid import check_vectors
+from mutineck.distillation.losses.centroid import InstanceLoss
 from mutineck.distillation.losses.maps import full_precision, widen
 
 TEMPERATURE = 0.1
@@ -31,52 +31,32 @@ def whitening(covariance: Tensor) -> Tensor:
     return (vectors * values.rsqrt() @ vectors.T).float()
 
 
-class ContrastLoss(nn.Module):
-    """Contrast loss over a batch's ground-truth boxes, unweighted; has no parameters.
+class ContrastLoss(InstanceLoss):
+    """Contrast loss over a batch's ground-truth boxes: the term `contrast`.
 
     Args:
-        centroids: of the teacher's instance vectors, with their covariance within categories.
-        reduce: averages a scalar over processes; None in a single one. All processes must call the loss in every step,
-            with or without boxes.
+        centroids: see `InstanceLoss`; with the covariance of vectors within categories.
+        reduce: see `InstanceLoss`.
 
     Raises:
         ValueError: the centroids have no covariance: they were made before there was one.
     """
 
     def __init__(self, centroids: Centroids, *, reduce: Callable[[Tensor], Tensor] | None = None) -> None:
-        super().__init__()
+        super().__init__(centroids, reduce=reduce)
         if centroids.within is None:
             raise ValueError(
                 "distillation.centroid_loss: contrast needs the covariance of vectors within categories, and these "
                 "centroids were made without. Make them anew: mutineck run EXPERIMENT --force clusters --until clusters"
             )
-        # Plain attributes: buffers would enter the student's checkpoint.
-        self.centroids = centroids
-        self.whiten = whitening(centroids.within)
-        self.reduce = reduce
+        self.whiten = whitening(centroids.within)  # no buffer, as the centroids are none
 
-    def forward(
-        self, student: Tensor, teacher: Tensor, labels: Tensor, shares: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """Return the scalar `contrast`, not weighted; 0 with a gradient without an instance.
-
-        Args:
-            student: instance vectors `(J, C)` as pooled, after the student's channel adapter.
-            teacher: instance vectors `(J, C)` as pooled from the teacher; take no gradient.
-            labels: `(J,)` int64; instances of a category without centroid are left out.
-            shares: `(J,)`, what each instance counts; 1 if None.
-
-        Raises:
-            ValueError: if the vectors differ in shape from each other or in length from the centroids.
-        """
-        check_vectors(self.centroids, student, teacher, labels)
+    def terms(self, student: Tensor, teacher: Tensor, labels: Tensor, shares: Tensor | None) -> dict[str, Tensor]:
+        """Return `contrast`; see `InstanceLoss.forward`. Instances of a category without centroid are left out."""
         known = torch.isin(labels, self.centroids.category.to(labels))
-        ours = self._log_shares(self.centroids.standardise(student)[known])
-        theirs = self._log_shares(self.centroids.standardise(teacher.detach())[known])
+        ours, theirs = self._log_shares(student[known]), self._log_shares(teacher[known])
         each = functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=1)
-        count = known.sum().to(each)
-        if self.reduce is not None:
-            count = self.reduce(count)
+        count = self.count(known, each)
         if shares is not None:
             each = each * shares[known]
         return {"contrast": each.sum() / count.clamp(min=1)}
