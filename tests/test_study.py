@@ -97,7 +97,12 @@ def test_a_changed_arm_weight_makes_stale_what_depends_on_it_and_nothing_else(st
 def test_results_hold_every_arm_and_teacher(study: Path) -> None:
     experiment = load_experiment("smoke")
     results = pd.read_csv(study / "ablations" / "results.csv")
-    expected = {*experiment.arms, *(f"teacher:{t.name}" for t in experiment.teachers), "teacher:intermediate"}
+    expected = {
+        *experiment.arms,
+        *(f"teacher:{t.name}" for t in experiment.teachers),
+        "teacher:intermediate",
+        "teacher:ensemble",
+    }
     assert set(results.arm) == expected
     assert set(results.split) == {"val", "test"}
     assert results.value.between(0, 1).all()

@@ -109,9 +109,15 @@ def _portable(report: Mapping[str, Any] | None) -> str:
 
 
 def _machine(about: Mapping[str, Any]) -> str:
-    minutes = [each["minutes"] for each in about["runs"] if each["ended"]]
-    taken = f", {min(minutes):.0f} to {max(minutes):.0f} minutes each" if minutes else ""
-    return f"{len(about['runs'])} runs{taken}, {about['finished'][:10]}, revision {short(about['revision']['git'])}"
+    minutes = [f"{each['minutes']:.0f}" for each in about["runs"] if each["ended"]]
+    runs = "1 run" if len(about["runs"]) == 1 else f"{len(about['runs'])} runs"
+    span = (
+        f"{min(minutes, key=int)} to {max(minutes, key=int)} minutes each"
+        if minutes[1:]
+        else "".join(minutes) + " minutes"
+    )
+    taken = f", {span}" if minutes else ""
+    return f"{runs}{taken}, {about['finished'][:10]}, revision {short(about['revision']['git'])}"
 
 
 def _percent(value: float | None) -> str:
